@@ -1,0 +1,30 @@
+"""The error numbers that mm returns, as negative integers are returned by the kernel (include/uapi/asm-generic/errno-base.h)."""
+
+from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOMEM, ENXIO, EOPNOTSUPP
+
+ENOTSUPP = 524  # kernel-internal, include/linux/errno.h
+E2BIG = 7
+EHWPOISON = 133
+
+__all__ = [
+    "E2BIG",
+    "EAGAIN",
+    "EBUSY",
+    "EEXIST",
+    "EHWPOISON",
+    "EINVAL",
+    "EIO",
+    "ENODEV",
+    "ENOMEM",
+    "ENOTSUPP",
+    "ENXIO",
+    "EOPNOTSUPP",
+    "errno_name",
+]
+
+_NAMES = {value: name for name, value in list(globals().items()) if name.startswith("E") and isinstance(value, int)}
+
+
+def errno_name(rc: int) -> str:
+    """`-ENOMEM` for -12; other integers as digits."""
+    return f"-{_NAMES[-rc]}" if -rc in _NAMES else str(rc)

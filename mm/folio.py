@@ -1,0 +1,46 @@
+"""struct folio as far as the hugetlb pool uses it (include/linux/hugetlb.h, enum hugetlb_page_flags, Linux 7.3)."""
+
+from __future__ import annotations
+
+from mm.mmzone import Zone
+
+
+class Folio:
+    """A huge page. Pool folios are frozen (refcount 0); a mapped one has refcount 1."""
+
+    __slots__ = (
+        "cma",
+        "hugetlb",
+        "hwpoison",
+        "nid",
+        "order",
+        "pfn",
+        "raw_hwp_unreliable",
+        "refcount",
+        "temporary",
+        "vmemmap_optimized",
+        "zone",
+    )
+
+    def __init__(self, pfn: int, order: int, zone: Zone) -> None:
+        self.pfn = pfn
+        self.order = order
+        self.zone = zone
+        self.nid = zone.nid
+        self.refcount = 0
+        self.hugetlb = False
+        """PGTY_hugetlb in the head's page type."""
+        self.vmemmap_optimized = False
+        """HPageVmemmapOptimized: the only record of HVO state."""
+        self.temporary = False
+        self.cma = False
+        self.raw_hwp_unreliable = False
+        self.hwpoison = False
+
+    def __repr__(self) -> str:
+        return f"<folio {self.pfn:#x} order {self.order}>"
+
+    @property
+    def end_pfn(self) -> int:
+        """First pfn after the folio."""
+        return self.pfn + (1 << self.order)

@@ -1,0 +1,3 @@
+"""placeholder"""
+from mm.kernel import Kernel
+def hugetlb_init(k: Kernel) -> None: ...

@@ -1,0 +1,83 @@
+"""One modelled kernel: the shared parts of `mm` tied together, with one side's implementation of the seam behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mm.fault import FaultInjector
+from mm.hstate import HState
+from mm.machine import Machine
+from mm.memblock import Memblock
+from mm.memory import MemoryBlocks
+from mm.mmzone import Node, Sections
+from mm.page import MemMap
+from mm.page_alloc import PageAllocator
+from mm.pgmap import PgMap
+from mm.pgtable import VmemmapTables
+from mm.runs import RunMap
+from mm.vmstat import Vmstat
+
+if TYPE_CHECKING:
+    from mm.vmemmap import VmemmapPaths
+
+
+class BootRequest(NamedTuple):
+    """`hugepagesz= hugepages=` for one size; `nid` None asks for round robin over all nodes."""
+
+    order: int
+    count: int
+    nid: int | None
+
+
+MIGRATE_UNMOVABLE, MIGRATE_MOVABLE = "unmovable", "movable"
+
+
+class Kernel:
+    """State of one kernel from power-on. `boot()` must be the first operation after the reserve requests."""
+
+    def __init__(self, machine: Machine, make_paths: Callable[[Kernel], VmemmapPaths]) -> None:
+        self.machine = machine
+        self.arch = arch = machine.geometry()
+        self.faults = FaultInjector()
+        self.vmstat = Vmstat()
+        self.nodes = [Node(nid) for nid in range(machine.nodes)]
+        self.sections = Sections(arch)
+        self.memblock = Memblock(machine.nodes)
+        self.pages = PageAllocator(self.nodes, arch.pmd_order)
+        self.tables = VmemmapTables(arch)
+        self.memmap = MemMap(self.tables, self.vmstat)
+        self.pageblocks: RunMap[str] = RunMap()
+        """Pageblock number -> MIGRATE_*."""
+        self.memory_blocks = MemoryBlocks(arch)
+        self.pgmaps: list[PgMap] = []
+        """Live device page maps, in the order they were made (the kernel's pgmap_array)."""
+        self.hstates: dict[int, HState] = {}
+        """Pools by order, largest first."""
+        for shift in arch.hugetlb_shifts:
+            order = shift - arch.page_shift
+            smaller = [s - arch.page_shift for s in arch.hugetlb_shifts if s < shift]
+            self.hstates[order] = HState(order, max(smaller, default=0), machine.nodes)
+        self.boot_requests: list[BootRequest] = []
+        """Huge pages asked for on the command line, in order."""
+        self.slab_available = False
+        """False while only memblock can allocate."""
+        self.log: list[str] = []
+        """Complaints of the operation in progress: WARN and "Bad page" texts."""
+        self.warned_once: set[str] = set()
+        self.paths = make_paths(self)
+
+    def warn(self, text: str) -> None:
+        """WARN_ON: the text goes to the log."""
+        self.log.append(text)
+
+    def warn_once(self, text: str) -> None:
+        """WARN_ON_ONCE."""
+        if text not in self.warned_once:
+            self.warned_once.add(text)
+            self.log.append(text)
+
+    def set_pageblocks(self, lo_pfn: int, hi_pfn: int, migratetype: str) -> None:
+        """set_pageblock_migratetype for every pageblock whose first pfn lies in [lo_pfn, hi_pfn)."""
+        order = self.arch.pmd_order
+        self.pageblocks.set(-(-lo_pfn >> order), -(-hi_pfn >> order), migratetype)

@@ -1,0 +1,52 @@
+"""What a program's `machine` line describes: the hardware and the kernel command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mm.arch import ARCHES, Arch
+
+LOW_RAM_LIMIT = 2816 << 20
+LOW_RAM = 2 << 30
+HIGH_RAM_START = 4 << 30
+GRANULE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine and its boot configuration; sizes in bytes, defaults as in docs/language.md."""
+
+    arch: str = "x86_64"
+    page: int = 4096
+    ram: int = 4 << 30
+    nodes: int = 1
+    hugetlb_free_vmemmap: bool = True
+    deferred_init: bool = True
+    memmap_on_memory: str = "off"
+
+    def geometry(self) -> Arch:
+        """The architecture's geometry."""
+        return ARCHES[self.arch, self.page]
+
+    def ram_ranges(self) -> tuple[tuple[int, int, int], ...]:
+        """Boot RAM as (nid, start_pfn, end_pfn), in address order; these are the handles ram0, ram1, ...
+
+        Laid out as QEMU's q35 does: below 2816M all RAM lies at 0, else 2G lie at 0 and the rest from 4G up. Nodes take equal
+        shares, rounded down to 2M, in address order; the last node takes the rest.
+        """
+        if self.ram < LOW_RAM_LIMIT:
+            spans = [(0, self.ram)]
+        else:
+            spans = [(0, LOW_RAM), (HIGH_RAM_START, HIGH_RAM_START + self.ram - LOW_RAM)]
+        share = self.ram // self.nodes // GRANULE * GRANULE
+        out: list[tuple[int, int, int]] = []
+        nid, left = 0, share if self.nodes > 1 else self.ram
+        for start, end in spans:
+            while start < end:
+                take = end - start if nid == self.nodes - 1 else min(end - start, left)
+                out.append((nid, start // self.page, (start + take) // self.page))
+                start += take
+                left -= take
+                if left == 0 and nid < self.nodes - 1:
+                    nid, left = nid + 1, share
+        return tuple(out)

@@ -1,0 +1,61 @@
+"""The boot allocator (mm/memblock.c, Linux 7.3): memory by node, top-down, until it hands what is left to the buddy allocator.
+
+Left out: mirrored memory, hotpluggable memory, regions that are not multiples of 2M.
+"""
+
+from __future__ import annotations
+
+from mm.page_alloc import Extents
+from mm.runs import RunSet
+
+
+class Memblock:
+    """Free boot memory of each node, and what was reserved without its struct pages being initialised."""
+
+    __slots__ = ("free_by_node", "noinit")
+
+    def __init__(self, nodes: int) -> None:
+        self.free_by_node = [RunSet() for _ in range(nodes)]
+        """Per node: free pfns."""
+        self.noinit = RunSet()
+        """Reserved pfns marked MEMBLOCK_RSRV_NOINIT: nobody initialises their struct pages."""
+
+    def add(self, nid: int, lo: int, hi: int) -> None:
+        """memblock_add_node."""
+        self.free_by_node[nid].add(lo, hi)
+
+    def alloc(self, nid: int, n: int, align: int, exact: bool = False) -> int | None:
+        """`n` frames aligned to `align`, highest address first, of node `nid`, else (unless exact) of any node; None if none."""
+        order = [nid] if exact else [nid] + [i for i in range(len(self.free_by_node)) if i != nid]
+        for node in order:
+            free = self.free_by_node[node]
+            for lo, hi in zip(reversed(free.starts), reversed(free.ends), strict=True):
+                pfn = (hi - n) // align * align
+                if pfn >= lo:
+                    free.remove(pfn, pfn + n)
+                    return pfn
+        return None
+
+    def alloc_many(self, nid: int, count: int, n: int) -> Extents:
+        """`count` allocations of `n` frames each, aligned to n, as extents (first pfn, frames); fewer when memory runs out.
+
+        Neighbouring allocations are joined in one extent, so that the memmap of a 16T machine is one run.
+        """
+        out: Extents = []
+        for node in [nid] + [i for i in range(len(self.free_by_node)) if i != nid]:
+            free = self.free_by_node[node]
+            for lo, hi in list(zip(reversed(free.starts), reversed(free.ends), strict=True)):
+                if not count:
+                    return out
+                hi = hi // n * n
+                take = min(count, (hi - -(-lo // n) * n) // n)
+                if take > 0:
+                    out.append((hi - take * n, take * n))
+                    free.remove(hi - take * n, hi)
+                    count -= take
+        return out
+
+    def release(self, lo: int, hi: int, nid: int) -> None:
+        """memblock_free: the range is free boot memory again."""
+        self.free_by_node[nid].add(lo, hi)
+        self.noinit.remove(lo, hi)

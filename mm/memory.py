@@ -1,0 +1,42 @@
+"""Memory block devices (drivers/base/memory.c, Linux 7.3): which blocks exist, and which are online in which zone.
+
+The operations on them (add, remove, online, offline) are in `mm.memory_hotplug`. Left out: block groups, auto-online policy (the model
+behaves as memhp_default_state=offline), blocks larger than a section.
+"""
+
+from __future__ import annotations
+
+from mm.altmap import Altmap
+from mm.arch import Arch
+from mm.runs import RunMap
+
+
+class MemoryBlocks:
+    """All memory block devices by block number; one block is one section on x86-64 machines below 64G of RAM."""
+
+    __slots__ = ("altmaps", "nid", "pages", "touched", "zone")
+
+    OFFLINE = (-1, -1)
+
+    def __init__(self, arch: Arch) -> None:
+        self.pages = arch.pages_per_section
+        """Base pages of one block."""
+        self.zone: RunMap[tuple[int, int]] = RunMap()
+        """Block -> key of the zone it is online in, or OFFLINE; a gap is no block device."""
+        self.nid: RunMap[int] = RunMap()
+        self.altmaps: dict[int, Altmap] = {}
+        """Blocks whose memmap lies in themselves."""
+        self.touched: list[tuple[int, int]] = []
+        """Ranges of block numbers that changed since the oracle last looked."""
+
+    def put(self, lo: int, hi: int, nid: int, zone: tuple[int, int]) -> None:
+        """Blocks [lo, hi) exist, with this state."""
+        self.zone.set(lo, hi, zone)
+        self.nid.set(lo, hi, nid)
+        self.touched.append((lo, hi))
+
+    def drop(self, lo: int, hi: int) -> None:
+        """Blocks [lo, hi) are gone."""
+        self.zone.clear(lo, hi)
+        self.nid.clear(lo, hi)
+        self.touched.append((lo, hi))

@@ -1,0 +1,236 @@
+"""struct page contents, read and written through the vmemmap mapping as the hardware does (include/linux/mm_types.h).
+
+Contents are classes, not words: enough to tell whether a struct page is initialised, for which zone, and as what. They are kept
+per struct page where the vmemmap page is private, and per frame where it is shared: a write through a writable alias changes every
+alias, a write through a read-only one is a fault, and so is one to an unmapped page.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mm.page_alloc import KernelBug
+from mm.pgtable import Mapping, Shared, Strided, VmemmapTables
+from mm.runs import RunMap
+from mm.vmstat import Vmstat
+
+
+class Raw(NamedTuple):
+    """Never written since the memory was allocated."""
+
+    kind: str = "raw"
+
+
+class Poison(NamedTuple):
+    """page_init_poison: hot-added and not yet initialised."""
+
+    kind: str = "poison"
+
+
+class Plain(NamedTuple):
+    """An initialised base page of a zone, in no compound page."""
+
+    nid: int
+    zone: int
+    kind: str = "plain"
+
+
+class Compound(NamedTuple):
+    """Pages of compound pages of `order`, whose heads lie at pfn % 2^order == phase: head and tails as prep_compound_page left them."""
+
+    order: int
+    phase: int
+    nid: int
+    zone: int
+    use: str
+    """"hugetlb" or "devdax"."""
+    kind: str = "compound"
+
+
+class Tail(NamedTuple):
+    """Tails as the shared tail page of (zone, order) holds them, or copied from it."""
+
+    order: int
+    nid: int
+    zone: int
+    reserved: bool = False
+    """PG_reserved is set (candidate, ZONE_DEVICE)."""
+    kind: str = "tail"
+
+
+class SelfHosted(NamedTuple):
+    """A page that holds part of its own block's memmap (PageVmemmapSelfHosted)."""
+
+    nid: int
+    zone: int
+    kind: str = "selfhosted"
+
+
+Content = Raw | Poison | Plain | Compound | Tail | SelfHosted
+
+RAW = Raw()
+POISON = Poison()
+
+
+class Row(NamedTuple):
+    """What is seen through a `Strided` mapping with a separate tail frame: kept pages show `kept`, the others `tail`."""
+
+    period: int
+    """In struct pages."""
+    keep: int
+    """In struct pages."""
+    phase: int
+    """pfn of a period's start, modulo period."""
+    kept: Content
+    tail: Content
+    kind: str = "row"
+
+
+class MemMap:
+    """All struct pages. Ranges are pfns; `n` counts struct pages and must be whole vmemmap pages where the mapping is shared."""
+
+    __slots__ = ("frames", "own", "spp", "tables", "touched", "vmstat")
+
+    def __init__(self, tables: VmemmapTables, vmstat: Vmstat) -> None:
+        self.tables = tables
+        self.vmstat = vmstat
+        self.spp = tables.arch.spp
+        self.own: RunMap[Content] = RunMap()
+        """pfn -> content where the vmemmap page is private; a gap in mapped memory is Raw."""
+        self.frames: dict[int, Content] = {}
+        """Shared frame -> content of each of its struct pages."""
+        self.touched: list[tuple[int, int]] = []
+        """Ranges of pfns written since the oracle last looked."""
+
+    def init(self, pfn: int, n: int, content: Content) -> None:
+        """Write struct pages as initialisation code does; counted in `struct_pages_initialized`."""
+        self.vmstat.struct_pages_initialized += n
+        self.write(pfn, n, content)
+
+    def write(self, pfn: int, n: int, content: Content) -> None:
+        """Write `content` to the struct pages of [pfn, pfn + n) through the mapping."""
+        spp = self.spp
+        end = pfn + n
+        done = pfn
+        for vlo, vhi, m in self.tables.runs(pfn // spp, -(-end // spp)):
+            lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)
+            if lo != done:
+                break
+            if m.kind == "shared" or m.kind == "strided":
+                self._write_shared(m, lo, hi, content)
+            else:
+                self.own.set(lo, hi, content)
+            done = hi
+        self.touched.append((pfn, end))
+        if done != end:
+            raise KernelBug(f"page fault: struct page of pfn {done:#x} is written but not mapped")
+
+    def _write_shared(self, m: Mapping, lo: int, hi: int, content: Content) -> None:
+        if isinstance(m, Shared):
+            if not m.rw:
+                raise KernelBug(f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page")
+            self.frames[m.frame] = content
+            return
+        if not isinstance(m, Strided):
+            raise AssertionError(m)
+        spp = self.spp
+        period, keep, phase = m.period * spp, m.keep * spp, m.phase * spp
+        if m.tail is None:
+            # The last kept page shows at every tail slot: a write to one alias is a write to all of them.
+            if (lo - phase) % period == 0 and (hi - phase) % period == 0:
+                self.own.set(lo, hi, content)
+                return
+            while lo < hi:
+                start = lo - (lo - phase) % period
+                stop = min(hi, start + period)
+                alias = start + keep - spp
+                if lo < alias:
+                    self.own.set(lo, min(stop, alias), content)
+                if stop > alias:
+                    self.own.set(alias, start + period, content)
+                lo = stop
+            return
+        if not m.tail_rw and (hi - lo > keep or (lo - phase) % period + hi - lo > keep):
+            raise KernelBug(f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page")
+        if m.tail_rw and (hi - lo > keep or (lo - phase) % period + hi - lo > keep):
+            self.frames[m.tail] = content
+        self.own.set(lo, hi, content)
+
+    def init_heads(self, pfn: int, end: int, stride: int, n: int, content: Content) -> None:
+        """Initialise the first `n` struct pages of each compound of `stride` pages in [pfn, end), all with `content`.
+
+        One call for a whole row, so that a 1 TiB device costs no loop over its compound pages. Raises KernelBug where a struct
+        page is not mapped or read-only.
+        """
+        compounds = (end - pfn) // stride
+        self.vmstat.struct_pages_initialized += n * compounds
+        spp = self.spp
+        done = pfn
+        for vlo, vhi, m in self.tables.runs(pfn // spp, -(-end // spp)):
+            lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)
+            if lo != done:
+                break
+            done = hi
+            if (
+                isinstance(m, Strided)
+                and m.period * spp == stride
+                and (pfn - m.phase * spp) % stride == 0
+                and (n == m.keep * spp or n == stride)
+                and (m.tail is None or n <= m.keep * spp)
+            ):
+                self.own.set(lo, hi, content)
+                self.touched.append((lo, hi))
+                continue
+            at = lo - (lo - pfn) % stride
+            if n == stride:
+                self.write(lo, hi - lo, content)
+                continue
+            while at < hi:
+                s, e = max(at, lo), min(at + n, hi)
+                if s < e:
+                    self.write(s, e - s, content)
+                at += stride
+        if done != end:
+            raise KernelBug(f"page fault: struct page of pfn {done:#x} is initialised but not mapped")
+
+    def forget(self, pfn: int, n: int) -> None:
+        """The vmemmap pages of [pfn, pfn + n) are unmapped or get fresh frames: what was stored for them is gone."""
+        self.own.clear(pfn, pfn + n)
+        self.touched.append((pfn, pfn + n))
+
+    def content(self, pfn: int) -> Content | None:
+        """What a read of the struct page of `pfn` shows; None when it is not mapped."""
+        m = self.tables.get(pfn // self.spp)
+        if m is None:
+            return None
+        if isinstance(m, Shared):
+            return self.frames.get(m.frame, RAW)
+        if isinstance(m, Strided) and m.tail is not None and (pfn // self.spp - m.phase) % m.period >= m.keep:
+            return self.frames.get(m.tail, RAW)
+        got = self.own.get(pfn)
+        return RAW if got is None else got
+
+    def view(self, lo: int, hi: int) -> list[tuple[int, int, Content | Row]]:
+        """What is seen at [lo, hi), as runs of pfns; unmapped parts are left out. lo and hi are multiples of spp."""
+        spp = self.spp
+        out: list[tuple[int, int, Content | Row]] = []
+        for vlo, vhi, m in self.tables.runs(lo // spp, -(-hi // spp)):
+            s, e = max(vlo * spp, lo), min(vhi * spp, hi)
+            if isinstance(m, Shared):
+                out.append((s, e, self.frames.get(m.frame, RAW)))
+                continue
+            row = isinstance(m, Strided) and m.tail is not None
+            done = s
+            for rlo, rhi, c in self.own.runs(s, e):
+                if done < rlo:
+                    out.append((done, rlo, self._row(m, RAW) if row else RAW))
+                out.append((rlo, rhi, self._row(m, c) if row else c))
+                done = rhi
+            if done < e:
+                out.append((done, e, self._row(m, RAW) if row else RAW))
+        return out
+
+    def _row(self, m: Mapping, kept: Content) -> Row:
+        assert isinstance(m, Strided) and m.tail is not None
+        spp = self.spp
+        return Row(m.period * spp, m.keep * spp, m.phase * spp, kept, self.frames.get(m.tail, RAW))

@@ -1,0 +1,278 @@
+"""The page allocator: who owns each page frame, and which frames are free (mm/page_alloc.c, Linux 7.3).
+
+Left out: watermarks, lowmem reserve, migratetype fallback, compaction and reclaim, per-cpu lists (counted as free). Placement is
+the model's own and deterministic: single frames come from broken pageblocks first, lowest address first, and a pageblock is
+broken at the high end of the zone; huge pages come from the low end. So a side that needs fewer memmap frames still puts its huge
+pages where the other side does, until memory runs short.
+"""
+
+from __future__ import annotations
+
+from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
+from mm.runs import RunMap, RunSet
+
+OWNER_RESERVED = "reserved"
+"""Kernel image and the like: taken at boot, never freed."""
+OWNER_MEMMAP_BOOT = "memmap_boot"
+"""Memmap frame from memblock (reserved flag set): freed by free_reserved_page, counted in NR_MEMMAP_BOOT."""
+OWNER_MEMMAP = "memmap"
+"""Memmap frame from the buddy allocator, counted in NR_MEMMAP."""
+OWNER_TAIL_BOOT = "tail_boot"
+"""Shared tail frame of a (zone, order) from memblock."""
+OWNER_TAIL = "tail"
+"""Shared tail frame of a (zone, order) from the buddy allocator."""
+OWNER_PGTABLE_BOOT = "pgtable_boot"
+OWNER_PGTABLE = "pgtable"
+OWNER_HUGETLB = "hugetlb"
+OWNER_PAGES = "pages"
+"""Order-0 pages taken by `pages alloc movable=off`."""
+OWNER_PAGES_MOVABLE = "pages_movable"
+OWNER_SELFHOSTED = "selfhosted"
+"""Memmap frames that lie in the memory block they describe (memmap_on_memory)."""
+OWNER_ALTMAP = "altmap"
+"""Memmap frames in the device they describe."""
+
+BOOT_OWNERS = frozenset({OWNER_RESERVED, OWNER_MEMMAP_BOOT, OWNER_TAIL_BOOT, OWNER_PGTABLE_BOOT})
+
+KERNEL_ZONES = (2, 1, 0)
+MOVABLE_ZONES = (3, 2, 1, 0)
+
+Extents = list[tuple[int, int]]
+"""Runs of page frames as (first pfn, number of frames)."""
+
+
+class KernelBug(Exception):
+    """The modelled kernel would hit BUG(), panic, or a fault: what the message says happened."""
+
+
+class PageAllocator:
+    """All page frames: their owner, reference counts above one, and the zones' free areas."""
+
+    __slots__ = ("block_order", "nodes", "owners", "refs", "touched", "zone_of")
+
+    def __init__(self, nodes: list[Node], block_order: int) -> None:
+        self.nodes = nodes
+        self.block_order = block_order
+        """pageblock_order, also the order of a PMD-sized block."""
+        self.owners: RunMap[str] = RunMap()
+        """Frames in use -> OWNER_*; free, offline and absent frames are gaps."""
+        self.refs: dict[int, int] = {}
+        """Reference counts of frames where they differ from 1."""
+        self.zone_of: RunMap[Zone] = RunMap()
+        """Online RAM: pfn -> zone (page_zone)."""
+        self.touched: list[tuple[int, int]] = []
+        """Frame ranges whose owner changed since the oracle last looked, as (first pfn, end pfn)."""
+
+    # -- free areas -------------------------------------------------------------------------------------------------
+
+    def _give(self, zone: Zone, lo: int, hi: int) -> None:
+        """Put [lo, hi) on the zone's free areas, merging whole pageblocks."""
+        order = self.block_order
+        if lo & ((1 << order) - 1) == 0 and hi & ((1 << order) - 1) == 0:
+            zone.blocks.add(lo >> order, hi >> order)
+            return
+        lo, hi = zone.frags.add(lo, hi)
+        first, last = -(-lo >> order), hi >> order
+        if first < last:
+            zone.frags.remove(first << order, last << order)
+            zone.blocks.add(first, last)
+
+    def _take(self, zone: Zone, lo: int, hi: int) -> None:
+        """Remove [lo, hi), which must be free, from the zone's free areas, breaking pageblocks at its ends."""
+        order = self.block_order
+        first, last = lo >> order, -(-hi >> order)
+        for blk_lo, blk_hi in zone.blocks.runs(first, last):
+            zone.blocks.remove(blk_lo, blk_hi)
+            left, right = blk_lo << order, blk_hi << order
+            if left < lo:
+                zone.frags.add(left, min(lo, right))
+            if right > hi:
+                zone.frags.add(max(hi, left), right)
+        zone.frags.remove(lo, hi)
+
+    def is_free(self, lo: int, hi: int) -> bool:
+        """Whether all frames of [lo, hi) are online and free."""
+        return self.free_count(lo, hi) == hi - lo
+
+    def free_count(self, lo: int, hi: int) -> int:
+        """How many frames of [lo, hi) are free."""
+        order = self.block_order
+        n = 0
+        for s, e, zone in self.zone_of.runs(lo, hi):
+            n += zone.frags.count(s, e)
+            for b, c in zone.blocks.runs(s >> order, -(-e >> order)):
+                n += min(c << order, e) - max(b << order, s)
+        return n
+
+    def zonelist(self, nid: int, indices: tuple[int, ...], thisnode: bool) -> list[Zone]:
+        """Zones in the order an allocation on `nid` tries them: the node's own, then (unless thisnode) the other nodes'."""
+        zones = self.nodes[nid].zones
+        out = [zones[i] for i in indices]
+        if not thisnode:
+            for node in self.nodes:
+                if node.nid != nid:
+                    out += [node.zones[i] for i in indices]
+        return out
+
+    # -- allocation -------------------------------------------------------------------------------------------------
+
+    def alloc_page(self, nid: int, owner: str, thisnode: bool = False) -> int | None:
+        """One frame with kernel GFP; None when no zone has one. The caller has passed its allocation point."""
+        got = self.alloc_bulk(1, nid, owner, thisnode=thisnode)
+        return got[0][0] if got else None
+
+    def alloc_bulk(
+        self, n: int, nid: int, owner: str, thisnode: bool = False, zones: tuple[int, ...] = KERNEL_ZONES
+    ) -> Extents:
+        """`n` single-frame allocations in a row, as extents in allocation order; fewer frames when memory runs out."""
+        out: Extents = []
+        order = self.block_order
+        for zone in self.zonelist(nid, zones, thisnode):
+            frags, blocks = zone.frags, zone.blocks
+            while n:
+                if frags.starts:
+                    lo = frags.starts[0]
+                    hi = min(frags.ends[0], lo + n)
+                    frags.remove(lo, hi)
+                elif blocks.starts:
+                    top = blocks.ends[-1]
+                    want = min(n >> order, top - blocks.starts[-1])
+                    if want:
+                        blocks.remove(top - want, top)
+                        lo, hi = (top - want) << order, top << order
+                    else:
+                        blocks.remove(top - 1, top)
+                        frags.add((top - 1) << order, top << order)
+                        continue
+                else:
+                    break
+                self.owners.set(lo, hi, owner)
+                self.touched.append((lo, hi))
+                out.append((lo, hi - lo))
+                n -= hi - lo
+            if not n:
+                break
+        return out
+
+    def alloc_block(
+        self, order: int, nid: int, owner: str, thisnode: bool, zones: tuple[int, ...] = MOVABLE_ZONES
+    ) -> int | None:
+        """One naturally aligned block of `order` >= pageblock_order, lowest address first; None when there is none.
+
+        Stands for alloc_pages of a huge page and, above MAX_PAGE_ORDER, for alloc_contig_pages (which on a real kernel
+        also moves movable pages out of the way; left out).
+        """
+        step = 1 << (order - self.block_order)
+        for zone in self.zonelist(nid, zones, thisnode):
+            blocks = zone.blocks
+            if blocks.total < step:
+                continue
+            for lo, hi in zip(blocks.starts, blocks.ends, strict=True):
+                first = -(-lo // step) * step
+                if first + step <= hi:
+                    blocks.remove(first, first + step)
+                    pfn = first << self.block_order
+                    self.owners.set(pfn, pfn + (1 << order), owner)
+                    self.touched.append((pfn, pfn + (1 << order)))
+                    return pfn
+        return None
+
+    def alloc_kernel_block(self, nid: int, owner: str) -> int | None:
+        """One PMD-sized block with kernel GFP and retry-mayfail, from the high end; None when there is none."""
+        for zone in self.zonelist(nid, KERNEL_ZONES, False):
+            if zone.blocks.starts:
+                top = zone.blocks.ends[-1]
+                zone.blocks.remove(top - 1, top)
+                pfn = (top - 1) << self.block_order
+                self.owners.set(pfn, pfn + (1 << self.block_order), owner)
+                self.touched.append((pfn, pfn + (1 << self.block_order)))
+                return pfn
+        return None
+
+    # -- freeing ----------------------------------------------------------------------------------------------------
+
+    def free(self, pfn: int, n: int) -> None:
+        """Give frames [pfn, pfn + n), all owned by one owner, back to the buddy allocator.
+
+        Frames taken from memblock were never managed: they raise managed_pages, as free_reserved_page does.
+        Raises KernelBug on a double free and on a frame that is not online RAM ("Bad page state").
+        """
+        run = self.owners.run(pfn)
+        if run is None or run[1] < pfn + n:
+            raise KernelBug(f"bad page state: frames {pfn:#x}+{n} are freed but not all allocated")
+        boot = run[2] in BOOT_OWNERS
+        self.owners.clear(pfn, pfn + n)
+        self.touched.append((pfn, pfn + n))
+        done = pfn
+        for lo, hi, zone in self.zone_of.runs(pfn, pfn + n):
+            if lo != done:
+                break
+            if boot:
+                zone.managed_pages += hi - lo
+            self._give(zone, lo, hi)
+            done = hi
+        if done != pfn + n:
+            raise KernelBug(f"bad page state: frame {done:#x} is freed but is not online RAM")
+
+    def free_extents(self, extents: Extents) -> None:
+        """`free` for each extent."""
+        for pfn, n in extents:
+            self.free(pfn, n)
+
+    def get_refs(self, frame: int, n: int) -> None:
+        """Take `n` more references on `frame`."""
+        self.refs[frame] = self.refs.get(frame, 1) + n
+
+    def put_refs(self, frame: int, n: int) -> bool:
+        """Drop `n` references on `frame`; True when the last one is gone (the caller then frees the frame)."""
+        left = self.refs.get(frame, 1) - n
+        if left < 0:
+            raise KernelBug(f"reference count of frame {frame:#x} falls below zero")
+        if left > 1:
+            self.refs[frame] = left
+        else:
+            self.refs.pop(frame, None)
+        return left == 0
+
+    # -- onlining ---------------------------------------------------------------------------------------------------
+
+    def online(self, zone: Zone, lo: int, hi: int, free: bool) -> None:
+        """Frames [lo, hi) become online RAM of `zone`; with `free` they are managed and go to its free areas."""
+        self.zone_of.set(lo, hi, zone)
+        if free:
+            zone.managed_pages += hi - lo
+            self._give(zone, lo, hi)
+            self.touched.append((lo, hi))
+
+    def offline(self, zone: Zone, lo: int, hi: int) -> None:
+        """Frames [lo, hi), all free, leave `zone` (__offline_isolated_pages)."""
+        self._take(zone, lo, hi)
+        zone.managed_pages -= hi - lo
+        self.zone_of.clear(lo, hi)
+        self.touched.append((lo, hi))
+
+    def claim(self, lo: int, hi: int, owner: str) -> None:
+        """Record an owner for frames that no zone manages (reserved at boot, self-hosted, altmap)."""
+        self.owners.set(lo, hi, owner)
+        self.touched.append((lo, hi))
+
+    def disclaim(self, lo: int, hi: int) -> None:
+        """Forget the owner of frames recorded by `claim`."""
+        self.owners.clear(lo, hi)
+        self.touched.append((lo, hi))
+
+    def free_set(self, zone: Zone) -> RunSet:
+        """All free frames of a zone as one set of pfns (for the full comparison and for reports)."""
+        out = zone.frags.copy()
+        for lo, hi in zone.blocks.items():
+            out.add(lo << self.block_order, hi << self.block_order)
+        return out
+
+
+def default_zone_for_kernel_pfn(nodes: list[Node], nid: int, start_pfn: int, end_pfn: int) -> Zone:
+    """default_kernel_zone_for_pfn (mm/memory_hotplug.c): first kernel zone that intersects the range, else Normal."""
+    for idx in range(ZONE_MOVABLE):
+        zone = nodes[nid].zones[idx]
+        if zone.start_pfn < end_pfn and start_pfn < zone.end_pfn:
+            return zone
+    return nodes[nid].zones[ZONE_NORMAL]

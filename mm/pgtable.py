@@ -1,0 +1,233 @@
+"""The kernel page tables of the vmemmap (arch/x86/mm/init_64.c, mm/sparse-vmemmap.c, mm/hugetlb_vmemmap.c).
+
+The vmemmap is indexed by *vmemmap page number*, vpn = pfn // spp. Its mapping is a `RunMap` of four forms, each a function of the
+vpn, so that a run can be cut anywhere and equal neighbours merge:
+
+  Leaf(delta)             part of a PMD leaf, RW; vpn maps frame vpn + delta
+  Pte(delta, rw)          base pages with consecutive frames; vpn maps frame vpn + delta
+  Shared(frame, rw)       every vpn maps the one frame
+  Strided(...)            a row of compound pages: per `period` vpns the first `keep` map frames of their own (consecutive over
+                          the whole row), the others map `tail`, or the period's last kept frame when `tail` is None
+
+Page-table pages themselves are frames too: PTE tables by PMD index (vpn // ptrs), PMD tables by PUD index, PUD tables by PGD index.
+Installing and freeing frames is the business of the callers; this module only knows the entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mm.arch import Arch
+from mm.page_alloc import Extents, KernelBug
+from mm.runs import RunMap
+
+
+class Leaf(NamedTuple):
+    """PMD leaf, RW, private frames: vpn maps frame vpn + delta."""
+
+    delta: int
+    kind: str = "leaf"
+
+
+class Pte(NamedTuple):
+    """PTEs with private, consecutive frames: vpn maps frame vpn + delta."""
+
+    delta: int
+    rw: bool
+    kind: str = "pte"
+
+
+class Shared(NamedTuple):
+    """PTEs that all map one frame."""
+
+    frame: int
+    rw: bool
+    kind: str = "shared"
+
+
+class Strided(NamedTuple):
+    """PTEs of a row of compound pages, all of `period` vpns. Build it with `strided`, which makes it canonical."""
+
+    period: int
+    keep: int
+    phase: int
+    """vpn of a period's start, modulo `period`."""
+    base: int
+    """First kept frame of the (possibly fictitious) period that starts at vpn `phase`."""
+    rw: bool
+    """Protection of the kept pages."""
+    tail: int | None
+    """Frame that the other pages map; None: the period's last kept frame."""
+    tail_rw: bool
+    kind: str = "strided"
+
+    def kept_frame(self, vpn: int) -> int:
+        """Frame of a kept page, or of the last kept page of vpn's period."""
+        period, at = divmod(vpn - self.phase, self.period)
+        return self.base + period * self.keep + min(at, self.keep - 1)
+
+
+Mapping = Leaf | Pte | Shared | Strided
+
+
+def strided(start_vpn: int, period: int, keep: int, frame: int, rw: bool, tail: int | None, tail_rw: bool) -> Strided:
+    """The row of compound pages that begins at `start_vpn` with kept frame `frame`."""
+    phase = start_vpn % period
+    base = frame - (start_vpn - phase) // period * keep
+    return Strided(period, keep, phase, base, rw, tail, tail_rw)
+
+
+def frame_at(m: Mapping, vpn: int) -> int:
+    """The frame that `vpn` maps under `m`."""
+    if isinstance(m, Leaf | Pte):
+        return vpn + m.delta
+    if isinstance(m, Shared):
+        return m.frame
+    if m.tail is not None and (vpn - m.phase) % m.period >= m.keep:
+        return m.tail
+    return m.kept_frame(vpn)
+
+
+def writable(m: Mapping, vpn: int) -> bool:
+    """Whether `vpn` is mapped RW under `m`."""
+    if isinstance(m, Leaf):
+        return True
+    if isinstance(m, Strided):
+        return m.rw if (vpn - m.phase) % m.period < m.keep else m.tail_rw
+    return m.rw
+
+
+def private_frames(m: Mapping, lo: int, hi: int) -> Extents:
+    """Extents of the kept (not shared by `tail`) frames that [lo, hi) maps under `m`; Strided runs must be whole periods."""
+    if isinstance(m, Leaf | Pte):
+        return [(lo + m.delta, hi - lo)]
+    if isinstance(m, Shared):
+        return []
+    if (lo - m.phase) % m.period or (hi - m.phase) % m.period:
+        raise KernelBug(f"vmemmap pages {lo:#x}..{hi:#x} cut a compound page of {m.period} vmemmap pages")
+    return [(m.kept_frame(lo), (hi - lo) // m.period * m.keep)]
+
+
+def shared_uses(m: Mapping, lo: int, hi: int) -> tuple[int, int] | None:
+    """(frame, PTEs that map it) for the frame shared over the whole of [lo, hi), or None if `m` has none."""
+    if isinstance(m, Shared):
+        return m.frame, hi - lo
+    if isinstance(m, Strided) and m.tail is not None:
+        return m.tail, (hi - lo) // m.period * (m.period - m.keep)
+    return None
+
+
+PTE_TABLE, PMD_TABLE, PUD_TABLE = 0, 1, 2
+
+
+class VmemmapTables:
+    """The entries of init_mm for the vmemmap, and the frames of its page tables."""
+
+    __slots__ = ("arch", "counted", "entries", "spans", "tables", "touched")
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        self.entries: RunMap[Mapping] = RunMap()
+        ptrs = arch.ptrs_per_pte
+        self.spans = (ptrs, ptrs * ptrs, ptrs * ptrs * ptrs)
+        """Vmemmap pages covered by one PTE, PMD and PUD table."""
+        self.tables: tuple[RunMap[int], RunMap[int], RunMap[int]] = (RunMap(), RunMap(), RunMap())
+        """Per level: table index (vpn // span) -> frame - index."""
+        self.counted: set[int] = set()
+        """Indices of PTE tables that NR_PAGETABLE counts (made by splitting a leaf for HVO)."""
+        self.touched: list[tuple[int, int]] = []
+        """Ranges of vpns whose entries changed since the oracle last looked."""
+
+    def get(self, vpn: int) -> Mapping | None:
+        """The form that maps `vpn`, or None."""
+        return self.entries.get(vpn)
+
+    def runs(self, lo: int, hi: int) -> list[tuple[int, int, Mapping]]:
+        """Mapped runs of [lo, hi), clipped, ascending."""
+        return self.entries.runs(lo, hi)
+
+    def set(self, lo: int, hi: int, m: Mapping) -> None:
+        """Install `m` for [lo, hi), replacing what was there."""
+        self.entries.set(lo, hi, m)
+        self.touched.append((lo, hi))
+
+    def clear(self, lo: int, hi: int) -> list[tuple[int, int, Mapping]]:
+        """Remove the entries of [lo, hi) and return them as clipped runs."""
+        old = self.entries.runs(lo, hi)
+        self.entries.clear(lo, hi)
+        self.touched.append((lo, hi))
+        return old
+
+    def map_extents(self, lo: int, extents: Extents, rw: bool = True) -> int:
+        """Map consecutive vpns from `lo` to the frames of `extents` in order; returns the vpn after the last."""
+        for frame, n in extents:
+            self.set(lo, lo + n, Pte(frame - lo, rw))
+            lo += n
+        return lo
+
+    def holes(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The unmapped parts of [lo, hi), ascending."""
+        out = []
+        for s, e, _ in self.entries.runs(lo, hi):
+            if lo < s:
+                out.append((lo, s))
+            lo = e
+        if lo < hi:
+            out.append((lo, hi))
+        return out
+
+    def missing_tables(self, level: int, lo: int, hi: int) -> list[tuple[int, int]]:
+        """Index ranges of the tables of `level` that [lo, hi) needs and that do not exist yet."""
+        span = self.spans[level]
+        first, last = lo // span, -(-hi // span)
+        out = []
+        for s, e, _ in self.tables[level].runs(first, last):
+            if first < s:
+                out.append((first, s))
+            first = e
+        if first < last:
+            out.append((first, last))
+        return out
+
+    def add_tables(self, level: int, index: int, extents: Extents) -> int:
+        """Install table pages with consecutive indices from `index`; returns the index after the last."""
+        for frame, n in extents:
+            self.tables[level].set(index, index + n, frame - index)
+            index += n
+        return index
+
+    def split_leaf(self, pmd: int, frame: int) -> None:
+        """Replace the PMD leaf with index `pmd` by a PTE table in `frame` with the same 512 RW entries."""
+        ptrs = self.arch.ptrs_per_pte
+        lo, hi = pmd * ptrs, (pmd + 1) * ptrs
+        leaf = self.entries.get(lo)
+        if not isinstance(leaf, Leaf):
+            raise KernelBug(f"vmemmap PMD {pmd:#x} is split but is no leaf")
+        self.tables[PTE_TABLE].set(pmd, pmd + 1, frame - pmd)
+        self.set(lo, hi, Pte(leaf.delta, True))
+
+    def pop_empty_tables(self, lo: int, hi: int) -> Extents:
+        """Detach the tables over [lo, hi), all levels, in which no entry is left; returns their frames (the caller frees them)."""
+        out: Extents = []
+        for level, span in enumerate(self.spans):
+            for s, e, delta in self.tables[level].runs(lo // span, -(-hi // span)):
+                # Inside the cleared range all are empty; only the two at its ends can still be in use.
+                while s < e and self._in_use(level, s):
+                    s += 1
+                while s < e and self._in_use(level, e - 1):
+                    e -= 1
+                if s < e:
+                    self.tables[level].clear(s, e)
+                    if level == PTE_TABLE:
+                        self.counted.difference_update(c for c in list(self.counted) if s <= c < e)
+                    out.append((s + delta, e - s))
+        return out
+
+    def _in_use(self, level: int, index: int) -> bool:
+        span = self.spans[level]
+        if level == PTE_TABLE:
+            return bool(self.entries.runs(index * span, (index + 1) * span))
+        ptrs = self.arch.ptrs_per_pte
+        if self.tables[level - 1].runs(index * ptrs, (index + 1) * ptrs):
+            return True
+        return level == PMD_TABLE and bool(self.entries.runs(index * span, (index + 1) * span))

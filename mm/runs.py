@@ -1,0 +1,226 @@
+"""Runs: maps and sets over integers whose cost follows the number of runs, not the number of integers.
+
+A 1G page has 4096 vmemmap pages and a 16T machine four billion page frames, but both are a handful of runs. `RunMap` keeps
+maximal runs of equal values; a value must therefore mean the same at every position of its run (store a difference to the
+position, not a position). `RunSet` is the same for membership.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class RunMap(Generic[V]):
+    """Integer -> value as maximal half-open runs [lo, hi) of equal values; positions without a value are gaps."""
+
+    __slots__ = ("ends", "starts", "vals")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.vals: list[V] = []
+
+    def __len__(self) -> int:
+        """Number of runs."""
+        return len(self.starts)
+
+    def get(self, x: int) -> V | None:
+        """Value at `x`, or None in a gap."""
+        i = bisect_right(self.starts, x) - 1
+        if i >= 0 and x < self.ends[i]:
+            return self.vals[i]
+        return None
+
+    def run(self, x: int) -> tuple[int, int, V] | None:
+        """The maximal run that holds `x`, or None in a gap."""
+        i = bisect_right(self.starts, x) - 1
+        if i >= 0 and x < self.ends[i]:
+            return self.starts[i], self.ends[i], self.vals[i]
+        return None
+
+    def runs(self, lo: int, hi: int) -> list[tuple[int, int, V]]:
+        """The runs that meet [lo, hi), clipped to it, ascending; gaps are left out."""
+        starts, ends, vals = self.starts, self.ends, self.vals
+        i = bisect_right(starts, lo) - 1
+        if i < 0 or ends[i] <= lo:
+            i += 1
+        out: list[tuple[int, int, V]] = []
+        n = len(starts)
+        while i < n and starts[i] < hi:
+            s, e = starts[i], ends[i]
+            out.append((s if s > lo else lo, e if e < hi else hi, vals[i]))
+            i += 1
+        return out
+
+    def items(self) -> list[tuple[int, int, V]]:
+        """All runs, ascending."""
+        return list(zip(self.starts, self.ends, self.vals, strict=True))
+
+    def set(self, lo: int, hi: int, val: V) -> None:
+        """Give every position of [lo, hi) the value `val`, merging with equal neighbours."""
+        if lo >= hi:
+            return
+        starts, ends, vals = self.starts, self.ends, self.vals
+        i = bisect_left(ends, lo)  # first run that ends at or after lo: touches or overlaps
+        j = bisect_right(starts, hi)  # one past the last run that starts at or before hi
+        new_s: list[int] = []
+        new_e: list[int] = []
+        new_v: list[V] = []
+        if i < j:
+            s, v = starts[i], vals[i]
+            if s < lo:
+                if v == val:
+                    lo = s
+                elif ends[i] >= lo:
+                    new_s.append(s)
+                    new_e.append(lo)
+                    new_v.append(v)
+            e, v = ends[j - 1], vals[j - 1]
+            if e > hi:
+                if v == val:
+                    hi = e
+                    tail = False
+                else:
+                    tail = True
+            else:
+                tail = False
+            new_s.append(lo)
+            new_e.append(hi)
+            new_v.append(val)
+            if tail:
+                new_s.append(hi)
+                new_e.append(e)
+                new_v.append(v)
+        else:
+            new_s.append(lo)
+            new_e.append(hi)
+            new_v.append(val)
+        starts[i:j] = new_s
+        ends[i:j] = new_e
+        vals[i:j] = new_v
+
+    def clear(self, lo: int, hi: int) -> None:
+        """Make [lo, hi) a gap."""
+        if lo >= hi:
+            return
+        starts, ends, vals = self.starts, self.ends, self.vals
+        i = bisect_right(ends, lo)  # first run that ends after lo
+        j = bisect_left(starts, hi)  # one past the last run that starts before hi
+        if i >= j:
+            return
+        new_s: list[int] = []
+        new_e: list[int] = []
+        new_v: list[V] = []
+        if starts[i] < lo:
+            new_s.append(starts[i])
+            new_e.append(lo)
+            new_v.append(vals[i])
+        if ends[j - 1] > hi:
+            new_s.append(hi)
+            new_e.append(ends[j - 1])
+            new_v.append(vals[j - 1])
+        starts[i:j] = new_s
+        ends[i:j] = new_e
+        vals[i:j] = new_v
+
+    def copy(self) -> RunMap[V]:
+        """An independent copy (values are shared)."""
+        new: RunMap[V] = RunMap.__new__(RunMap)
+        new.starts, new.ends, new.vals = self.starts.copy(), self.ends.copy(), self.vals.copy()
+        return new
+
+
+class RunSet:
+    """A set of integers as maximal half-open runs [lo, hi); `total` is its size."""
+
+    __slots__ = ("ends", "starts", "total")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.total = 0
+
+    def __contains__(self, x: int) -> bool:
+        i = bisect_right(self.starts, x) - 1
+        return i >= 0 and x < self.ends[i]
+
+    def __len__(self) -> int:
+        """Number of runs."""
+        return len(self.starts)
+
+    def covers(self, lo: int, hi: int) -> bool:
+        """Whether all of [lo, hi) is in the set."""
+        i = bisect_right(self.starts, lo) - 1
+        return i >= 0 and hi <= self.ends[i]
+
+    def overlaps(self, lo: int, hi: int) -> bool:
+        """Whether any of [lo, hi) is in the set."""
+        i = bisect_right(self.ends, lo)
+        return i < len(self.starts) and self.starts[i] < hi
+
+    def runs(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The runs that meet [lo, hi), clipped, ascending."""
+        i = bisect_right(self.ends, lo)
+        j = bisect_left(self.starts, hi)
+        return [(max(s, lo), min(e, hi)) for s, e in zip(self.starts[i:j], self.ends[i:j], strict=True)]
+
+    def items(self) -> list[tuple[int, int]]:
+        """All runs, ascending."""
+        return list(zip(self.starts, self.ends, strict=True))
+
+    def count(self, lo: int, hi: int) -> int:
+        """How many members lie in [lo, hi)."""
+        return sum(e - s for s, e in self.runs(lo, hi))
+
+    def add(self, lo: int, hi: int) -> tuple[int, int]:
+        """Add [lo, hi); returns the maximal run that now holds it."""
+        starts, ends = self.starts, self.ends
+        i = bisect_left(ends, lo)
+        j = bisect_right(starts, hi)
+        if i < j:
+            gone = 0
+            for k in range(i, j):
+                gone += ends[k] - starts[k]
+            if starts[i] < lo:
+                lo = starts[i]
+            if ends[j - 1] > hi:
+                hi = ends[j - 1]
+            self.total += hi - lo - gone
+        else:
+            self.total += hi - lo
+        starts[i:j] = [lo]
+        ends[i:j] = [hi]
+        return lo, hi
+
+    def remove(self, lo: int, hi: int) -> None:
+        """Remove [lo, hi) (whatever part of it is in the set)."""
+        starts, ends = self.starts, self.ends
+        i = bisect_right(ends, lo)
+        j = bisect_left(starts, hi)
+        if i >= j:
+            return
+        gone = 0
+        for k in range(i, j):
+            gone += ends[k] - starts[k]
+        new_s: list[int] = []
+        new_e: list[int] = []
+        if starts[i] < lo:
+            new_s.append(starts[i])
+            new_e.append(lo)
+            gone -= lo - starts[i]
+        if ends[j - 1] > hi:
+            new_s.append(hi)
+            new_e.append(ends[j - 1])
+            gone -= ends[j - 1] - hi
+        starts[i:j] = new_s
+        ends[i:j] = new_e
+        self.total -= gone
+
+    def copy(self) -> RunSet:
+        """An independent copy."""
+        new = RunSet.__new__(RunSet)
+        new.starts, new.ends, new.total = self.starts.copy(), self.ends.copy(), self.total
+        return new
