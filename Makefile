@@ -1,0 +1,62 @@
+# Every target makes the environment that it needs: .venv, from requirements.lock.
+# Another interpreter: make test PYTHON=python3.13
+PYTHON ?= python3
+
+BIN := .venv/bin
+# The stamp carries the interpreter's version, so that changing PYTHON makes a new environment.
+STAMP := .venv/made-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+PACKAGES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,mm reference candidate fuzz live zoo)))
+
+# lint-imports refuses to start while one of these is missing.
+ROOMS := mm reference candidate fuzz
+
+# Run a command; print what it said only if it failed.
+quietly = out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; status=1; }
+
+.PHONY: help venv smoke test lint bench lock clean
+
+help:
+	@echo "make smoke | test | lint | bench | lock | clean   (see CONTRIBUTING.md)"
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	    { echo "Python 3.11 to 3.14 is needed: name one with make PYTHON=python3.12."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "Python's venv module is missing: on Debian and Ubuntu, install the package python3-venv."; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip -qq --disable-pip-version-check install --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/pip -qq --disable-pip-version-check install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+smoke: venv
+	@$(BIN)/vmemmap-fuzz smoke
+
+test: venv
+	@$(BIN)/pytest
+
+# All four run even if the first fails, so that one round shows everything.
+lint: venv
+	@status=0; \
+	$(call quietly,$(BIN)/ruff check .); \
+	$(call quietly,$(BIN)/ruff format --check .); \
+	$(call quietly,$(BIN)/mypy $(PACKAGES)); \
+	$(if $(filter-out $(PACKAGES),$(ROOMS)),,$(call quietly,$(BIN)/lint-imports);) \
+	exit $$status
+
+bench: venv
+	@for bench in $(wildcard bench/*.py); do $(BIN)/python $$bench || exit 1; done
+
+# Renews every pin for all supported Python versions at once. Commit the result.
+lock:
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/pip -qq --disable-pip-version-check install uv
+	@.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make lock" \
+	    --group build --group dev --output-file requirements.lock pyproject.toml
+	@rm -rf .venv-lock
+
+clean:
+	@rm -rf .venv .venv-lock build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
