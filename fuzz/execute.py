@@ -1,0 +1,367 @@
+"""Running programs on both models in lock step.
+
+One `Op` is one kernel entry point (docs/architecture.md, "Entry points"), called once on each side, and then the oracle looks at both
+kernels. `Lockstep` steps operation by operation, so that a generator can look at the live state in between; `run_program` runs a
+whole program.
+
+A kernel that hits BUG, a panic or a fault does not end the fuzzer: the operation's outcome is then a string instead of a number
+and the program ends there. So does any other exception out of a model, which is a mistake of ours.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from candidate.framework import UnifiedFramework
+from fuzz.oracle.compare import Oracle
+from fuzz.oracle.finding import Finding, Outcome
+from fuzz.program.model import Op, Program
+from mm.arch import Arch
+from mm.boot import boot
+from mm.dax import dev_dax_probe, dev_dax_remove
+from mm.errno import EINVAL, ENODEV
+from mm.folio import Folio
+from mm.hugetlb import dissolve_free_hugetlb_folio, hugetlb_map, hugetlb_unmap
+from mm.hugetlb_sysfs import demote_store, nr_hugepages_store, nr_overcommit_hugepages_store
+from mm.kernel import BootRequest, Kernel
+from mm.machine import Machine
+from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
+from mm.page_alloc import Extents, KernelBug, pages_alloc, pages_free
+from mm.pgmap import PgMap
+from mm.vmemmap import VmemmapPaths
+from reference.paths import SeparatePaths
+
+Args = dict[str, Any]
+MakePaths = Callable[[Kernel], VmemmapPaths]
+Profile = Literal["posted", "merged"]
+
+FULL_EVERY = 16
+"""Operations between two full comparisons."""
+
+
+class MemoryRange(NamedTuple):
+    """What a handle of kind `m` stands for."""
+
+    start_pfn: int
+    nr: int
+
+    def block(self, arch: Arch, index: int) -> int:
+        """Number of the index-th memory block that the range touches, -1 if it has no such block."""
+        per = arch.pages_per_section
+        first, last = self.start_pfn // per, -(-(self.start_pfn + self.nr) // per)
+        return first + index if index < last - first else -1
+
+
+class Side:
+    """One kernel and what the program's handles mean in it."""
+
+    __slots__ = ("handles", "kernel", "page_shift")
+
+    def __init__(self, machine: Machine, make_paths: MakePaths) -> None:
+        self.kernel = Kernel(machine, make_paths)
+        self.page_shift = self.kernel.arch.page_shift
+        self.handles: dict[str, Any] = {
+            f"ram{i}": MemoryRange(start, end - start) for i, (_, start, end) in enumerate(machine.ram_ranges())
+        }
+        """Live handles; one whose making was refused is not here."""
+
+    def order(self, size: int) -> int:
+        """Order of a huge page of `size` bytes."""
+        return size.bit_length() - 1 - self.page_shift
+
+    def pfns(self, at: int, size: int) -> tuple[int, int] | None:
+        """(first pfn, pages) of a range in bytes, None when it is not whole pages."""
+        if (at | size) & ((1 << self.page_shift) - 1):
+            return None
+        return at >> self.page_shift, size >> self.page_shift
+
+    def run(self, op: Op) -> Outcome:
+        """Do the operation: what the kernel returns, or how it died."""
+        kernel = self.kernel
+        kernel.log.clear()
+        args = op.args
+        nid = args.get("node")
+        if nid is not None and nid >= len(kernel.nodes):
+            return -EINVAL
+        if op.name != "fail alloc":
+            kernel.faults.begin()
+        try:
+            return ENTRIES[op.name](self, args, op.result)
+        except KernelBug as bug:
+            return f"bug: {bug}"
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            folder, _, name = where.filename.replace("\\", "/").rpartition("/")
+            return f"crash: {type(error).__name__}: {error} ({folder.rpartition('/')[2]}/{name}:{where.lineno})"
+
+
+# -- one function an operation --------------------------------------------------------------------------------------
+
+
+def _reserve(side: Side, args: Args, result: str | None) -> int:
+    side.kernel.boot_requests.append(BootRequest(side.order(args["size"]), args["count"], args["node"]))
+    return 0
+
+
+def _boot(side: Side, args: Args, result: str | None) -> int:
+    return boot(side.kernel)
+
+
+def _resize(side: Side, args: Args, result: str | None) -> int:
+    return nr_hugepages_store(side.kernel, side.order(args["size"]), args["to"], args["node"])
+
+
+def _overcommit(side: Side, args: Args, result: str | None) -> int:
+    return nr_overcommit_hugepages_store(side.kernel, side.order(args["size"]), args["to"])
+
+
+def _demote(side: Side, args: Args, result: str | None) -> int:
+    return demote_store(side.kernel, side.order(args["size"]), args["count"], args["node"])
+
+
+def _map(side: Side, args: Args, result: str | None) -> int:
+    order = side.order(args["size"])
+    mapped: list[Folio] = []
+    rc = hugetlb_map(side.kernel, order, args["count"], args["node"], mapped)
+    if rc == 0 and result:
+        side.handles[result] = order, mapped
+    return rc
+
+
+def _unmap(side: Side, args: Args, result: str | None) -> int:
+    mapping = side.handles.pop(args["u"], None)
+    if mapping is None:
+        return -ENODEV
+    hugetlb_unmap(side.kernel, *mapping)
+    return 0
+
+
+def _dissolve(side: Side, args: Args, result: str | None) -> int:
+    return dissolve_free_hugetlb_folio(side.kernel, args["at"] >> side.page_shift)
+
+
+def _sysctl(side: Side, args: Args, result: str | None) -> int:
+    return side.kernel.paths.hugetlb_optimize_vmemmap_sysctl(args["hugetlb_optimize_vmemmap"])
+
+
+def _memory_add(side: Side, args: Args, result: str | None) -> int:
+    pfns = side.pfns(args["at"], args["size"])
+    if pfns is None:
+        return -EINVAL
+    rc = add_memory(side.kernel, args["node"], *pfns, args["memmap_on_memory"])
+    if rc == 0 and result:
+        side.handles[result] = MemoryRange(*pfns)
+    return rc
+
+
+def _block(side: Side, args: Args) -> int:
+    """The block device that m and block= name, -1 if there is none."""
+    memory: MemoryRange | None = side.handles.get(args["m"])
+    if memory is None:
+        return -1
+    block = memory.block(side.kernel.arch, args["block"])
+    return block if block >= 0 and side.kernel.memory_blocks.zone.get(block) is not None else -1
+
+
+def _memory_online(side: Side, args: Args, result: str | None) -> int:
+    block = _block(side, args)
+    return -ENODEV if block < 0 else memory_block_online(side.kernel, block, args["zone"])
+
+
+def _memory_offline(side: Side, args: Args, result: str | None) -> int:
+    block = _block(side, args)
+    return -ENODEV if block < 0 else memory_block_offline(side.kernel, block)
+
+
+def _memory_remove(side: Side, args: Args, result: str | None) -> int:
+    memory = side.handles.get(args["m"])
+    if memory is None:
+        return -ENODEV
+    rc = remove_memory(side.kernel, *memory)
+    if rc == 0:
+        del side.handles[args["m"]]
+    return rc
+
+
+def _dax_create(side: Side, args: Args, result: str | None) -> int:
+    ranges = []
+    for at, size in zip(args["at"], args["size"], strict=True):
+        pfns = side.pfns(at, size)
+        if pfns is None:
+            return -EINVAL
+        ranges.append((pfns[0], pfns[0] + pfns[1]))
+    made = dev_dax_probe(side.kernel, ranges, args["align"], args["altmap"], args["node"])
+    if isinstance(made, PgMap):
+        if result:
+            side.handles[result] = made
+        return 0
+    return made
+
+
+def _dax_destroy(side: Side, args: Args, result: str | None) -> int:
+    pgmap = side.handles.pop(args["d"], None)
+    if pgmap is None:
+        return -ENODEV
+    dev_dax_remove(side.kernel, pgmap)
+    return 0
+
+
+def _pages_alloc(side: Side, args: Args, result: str | None) -> int:
+    got = pages_alloc(side.kernel, args["node"], args["count"], args["movable"])
+    if isinstance(got, int):
+        return got
+    if result:
+        side.handles[result] = got
+    return 0
+
+
+def _pages_free(side: Side, args: Args, result: str | None) -> int:
+    extents: Extents | None = side.handles.pop(args["p"], None)
+    if extents is None:
+        return -ENODEV
+    pages_free(side.kernel, extents)
+    return 0
+
+
+def _fail_alloc(side: Side, args: Args, result: str | None) -> int:
+    side.kernel.faults.nth = args["nth"]
+    return 0
+
+
+ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
+    "reserve": _reserve,
+    "boot": _boot,
+    "hugetlb resize": _resize,
+    "hugetlb overcommit": _overcommit,
+    "hugetlb demote": _demote,
+    "hugetlb map": _map,
+    "hugetlb unmap": _unmap,
+    "hugetlb dissolve": _dissolve,
+    "sysctl": _sysctl,
+    "memory add": _memory_add,
+    "memory online": _memory_online,
+    "memory offline": _memory_offline,
+    "memory remove": _memory_remove,
+    "dax create": _dax_create,
+    "dax destroy": _dax_destroy,
+    "pages alloc": _pages_alloc,
+    "pages free": _pages_free,
+    "fail alloc": _fail_alloc,
+}
+"""What each operation of the language does to a side."""
+
+
+# -- lock step ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one operation did."""
+
+    rcs: tuple[Outcome, Outcome]
+    """Reference's, candidate's."""
+    finding: Finding | None
+    terminal: str | None
+    """Ledger clause that explains why the two sides part for good here; the program ends."""
+
+
+@dataclass(slots=True)
+class RunOutcome:
+    """What a program did. `verdict` is "explained" when a terminal ledger clause ended it early."""
+
+    verdict: Literal["ok", "finding", "explained"]
+    finding: Finding | None
+    ops_executed: int
+    clauses: set[str] = field(default_factory=set)
+    """Ledger clauses that explained a difference."""
+    rcs: list[tuple[Outcome, Outcome]] = field(default_factory=list)
+
+
+class Lockstep:
+    """Both sides, stepped together and compared after every step.
+
+    After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow.
+    """
+
+    __slots__ = ("candidate", "full_every", "oracle", "over", "reference", "steps")
+
+    def __init__(
+        self,
+        machine: Machine,
+        profile: Profile = "posted",
+        *,
+        full_every: int = FULL_EVERY,
+        make_reference: MakePaths = SeparatePaths,
+        make_candidate: MakePaths | None = None,
+    ) -> None:
+        self.reference = Side(machine, make_reference)
+        self.candidate = Side(machine, make_candidate or (lambda k: UnifiedFramework(k, profile)))
+        self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile)
+        self.full_every = full_every
+        """Operations between two full comparisons, 0 for none but the last."""
+        self.steps = 0
+        self.over = False
+
+    def step(self, op: Op) -> StepResult:
+        """Run one operation on both sides and compare."""
+        oracle = self.oracle
+        oracle.before(op)
+        rc = self.reference.run(op)
+        rc2 = self.candidate.run(op)
+        self.steps += 1
+        full = self.full_every and self.steps % self.full_every == 0
+        finding = oracle.after(op, rc, rc2, bool(full))
+        if finding is not None or oracle.terminal is not None or oracle.dead:
+            self.over = True
+        return StepResult((rc, rc2), finding, oracle.terminal)
+
+    def finish(self) -> Finding | None:
+        """The full comparison at the end of a program."""
+        if self.over:
+            return None
+        self.over = True
+        return self.oracle.full()
+
+
+Observer = Callable[[Lockstep, Op, StepResult], None]
+
+
+def run_program(
+    program: Program,
+    *,
+    profile: Profile = "posted",
+    full_every: int = FULL_EVERY,
+    observer: Observer | None = None,
+    make_reference: MakePaths = SeparatePaths,
+    make_candidate: MakePaths | None = None,
+) -> RunOutcome:
+    """Run a program from power-on to its end, or to the first finding or terminal clause."""
+    pair = Lockstep(
+        program.machine, profile, full_every=full_every, make_reference=make_reference, make_candidate=make_candidate
+    )
+    return run_ops(pair, program.ops, observer)
+
+
+def run_ops(pair: Lockstep, ops: Iterable[Op], observer: Observer | None = None) -> RunOutcome:
+    """Run operations on a fresh or already stepped pair, and the final full comparison."""
+    out = RunOutcome("ok", None, 0)
+    for op in ops:
+        result = pair.step(op)
+        out.rcs.append(result.rcs)
+        if observer is not None:
+            observer(pair, op, result)
+        out.finding = result.finding
+        if pair.over:
+            if result.terminal is not None and result.finding is None:
+                out.verdict = "explained"
+            break
+    else:
+        out.finding = pair.finish()
+    out.ops_executed = len(out.rcs)
+    out.clauses = pair.oracle.clauses
+    if out.finding is not None:
+        out.verdict = "finding"
+    return out
