@@ -42,6 +42,11 @@ class FaultInjector:
             return True
         return False
 
+    def room(self, n: int) -> int:
+        """How many of the next `n` points would succeed; passes none. For callers that learn only from the allocator how many
+        points they reach: they take at most that many, `grant` what they got, and pass one more point if they wanted more."""
+        return min(n, self.armed - self.reached - 1) if self.armed > self.reached else n
+
     def grant(self, kind: str, n: int) -> int:
         """Pass up to `n` points of one kind in a row; returns how many succeed (less than n: the next one failed)."""
         ok = n
