@@ -6,7 +6,7 @@ from mm.folio import Folio
 
 
 class HState:
-    """Counters and free lists of one huge page size, per node. Free lists hold head pfns; the END of the list is the list head."""
+    """Counters and free lists of one huge page size, per node."""
 
     __slots__ = (
         "demote_order",
@@ -33,8 +33,9 @@ class HState:
         self.nr = [0] * nodes
         """nr_huge_pages_node."""
         self.surplus = [0] * nodes
-        self.free: list[list[int]] = [[] for _ in range(nodes)]
-        """hugepage_freelists: enqueue appends (list_move puts at the head), dequeue pops."""
+        self.free: list[dict[int, Folio]] = [{} for _ in range(nodes)]
+        """hugepage_freelists, by head pfn in insertion order: the END is the list head. Enqueue inserts, dequeue takes the last,
+        and a folio in the middle leaves in constant time."""
         self.resv = 0
         """resv_huge_pages."""
         self.nr_overcommit = 0
