@@ -162,20 +162,38 @@ class PageAllocator:
         Stands for alloc_pages of a huge page and, above MAX_PAGE_ORDER, for alloc_contig_pages (which on a real kernel
         also moves movable pages out of the way; left out).
         """
-        step = 1 << (order - self.block_order)
+        got = self.alloc_blocks(order, 1, nid, owner, thisnode, zones)
+        return got[0][0] if got else None
+
+    def alloc_blocks(
+        self, order: int, n: int, nid: int, owner: str, thisnode: bool, zones: tuple[int, ...] = MOVABLE_ZONES
+    ) -> Extents:
+        """`alloc_block` `n` times in a row, as extents in allocation order; fewer when memory runs out."""
+        shift = self.block_order
+        step = 1 << (order - shift)
+        out: Extents = []
         for zone in self.zonelist(nid, zones, thisnode):
             blocks = zone.blocks
             if blocks.total < step:
                 continue
-            for lo, hi in zip(blocks.starts, blocks.ends, strict=True):
-                first = -(-lo // step) * step
-                if first + step <= hi:
-                    blocks.remove(first, first + step)
-                    pfn = first << self.block_order
-                    self.owners.set(pfn, pfn + (1 << order), owner)
-                    self.touched.append((pfn, pfn + (1 << order)))
-                    return pfn
-        return None
+            at = 0  # runs before this one hold no aligned block
+            while n and at < len(blocks.starts):
+                first = -(-blocks.starts[at] // step) * step
+                take = min(n, (blocks.ends[at] - first) // step)
+                if take <= 0:
+                    at += 1
+                    continue
+                if first > blocks.starts[at]:
+                    at += 1
+                blocks.remove(first, first + take * step)
+                lo, hi = first << shift, (first + take * step) << shift
+                self.owners.set(lo, hi, owner)
+                self.touched.append((lo, hi))
+                out.append((lo, hi - lo))
+                n -= take
+            if not n:
+                break
+        return out
 
     def alloc_kernel_block(self, nid: int, owner: str) -> int | None:
         """One PMD-sized block with kernel GFP and retry-mayfail, from the high end; None when there is none."""
