@@ -1,3 +1,548 @@
-"""placeholder"""
+"""The pools of huge pages, as far as both trees share them (mm/hugetlb.c, Linux 7.3).
+
+A folio is in its pool (`HState.folios`) from accounting until removal, free or mapped. The free lists are dicts in insertion order
+whose END is the kernel's list head: enqueue inserts, dequeue is `popitem`, and a folio in the middle leaves in constant time.
+
+Left out: CMA, cgroups, subpools and reservations that outlive an operation, gigantic pages without run-time support, poison marks
+that move to raw pages when a poisoned folio is freed.
+
+Atomic freeing: the kernel hands optimized folios that are freed in atomic context to a work item (`free_hpage_workfn`). Here every
+operation runs that work before it returns; until then the folios wait on a list that the operation owns, last one first.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from mm.errno import EBUSY, EINVAL, ENOMEM
+from mm.folio import Folio
+from mm.hstate import HState
 from mm.kernel import Kernel
-def hugetlb_init(k: Kernel) -> None: ...
+from mm.page import Compound, Plain
+from mm.page_alloc import KERNEL_ZONES, MOVABLE_ZONES, OWNER_HUGETLB, Extents, KernelBug
+
+MAX_PAGE_ORDER = 10
+"""Largest block of the buddy allocator (include/linux/mmzone.h); a larger hstate is gigantic."""
+
+
+@cache
+def _compound(order: int, nid: int, zone: int) -> Compound:
+    return Compound(order, 0, nid, zone, "hugetlb")
+
+
+@cache
+def _plain(nid: int, zone: int) -> Plain:
+    return Plain(nid, zone)
+
+
+def hstate_is_gigantic(h: HState) -> bool:
+    """hstate_is_gigantic (include/linux/hugetlb.h): the buddy allocator has no such block; alloc_contig_pages makes one."""
+    return h.order > MAX_PAGE_ORDER
+
+
+def htlb_zones(h: HState) -> tuple[int, ...]:
+    """Zones that htlb_alloc_mask allows (include/linux/hugetlb.h): gigantic pages stay out of ZONE_MOVABLE.
+
+    Left out: the sysctl vm.movable_gigantic_pages.
+    """
+    return KERNEL_ZONES if h.order > MAX_PAGE_ORDER else MOVABLE_ZONES
+
+
+def folio_at(k: Kernel, pfn: int) -> Folio | None:
+    """The pool folio that covers `pfn` (page_folio where that is a hugetlb folio), or None."""
+    for h in k.hstates.values():
+        folio = h.folios.get(pfn & -h.pages)
+        if folio is not None:
+            return folio
+    return None
+
+
+# -- allocation -----------------------------------------------------------------------------------------------------
+
+
+def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:
+    """init_new_hugetlb_folio for every folio of `extents`, in order; one write of struct pages for each extent."""
+    order, step = h.order, h.pages
+    out: list[Folio] = []
+    for pfn, n in extents:
+        zone = k.pages.zone_of.get(pfn)
+        if zone is None:
+            raise KernelBug(f"huge page at {pfn:#x} is in no zone")
+        k.memmap.write(pfn, n, _compound(order, zone.nid, zone.idx))
+        out += [Folio(p, order, zone) for p in range(pfn, pfn + n, step)]
+    for folio in out:
+        folio.hugetlb = True
+    return out
+
+
+def only_alloc_fresh_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
+    """only_alloc_fresh_hugetlb_folio (mm/hugetlb.c, 7.3): point `HP`. Left out: how hard the allocator tries."""
+    if k.faults.fails("HP"):
+        return None
+    got = k.pages.alloc_blocks(h.order, 1, nid, OWNER_HUGETLB, thisnode, htlb_zones(h))
+    return _new_folios(k, h, got)[0] if got else None
+
+
+def alloc_fresh_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
+    """alloc_fresh_hugetlb_folio (mm/hugetlb.c, 7.3): a frozen folio, optimized on its own; the caller accounts it."""
+    folio = only_alloc_fresh_hugetlb_folio(k, h, nid, thisnode)
+    if folio is not None:
+        k.paths.hugetlb_vmemmap_optimize_folio(h, folio)
+    return folio
+
+
+def next_node(start: int, nodes: range) -> int:
+    """get_valid_node_allowed (mm/hugetlb_internal.h): `start` if allowed, else the next allowed node, wrapping."""
+    return start if nodes.start <= start < nodes.stop else nodes.start
+
+
+def alloc_pool_huge_folio(k: Kernel, h: HState, nodes: range) -> Folio | None:
+    """alloc_pool_huge_folio (mm/hugetlb.c, 7.3): try every node of `nodes` once, from the next in turn; point `HP` for each."""
+    for _ in nodes:
+        nid = next_node(h.next_nid_to_alloc, nodes)
+        h.next_nid_to_alloc = next_node(nid + 1, nodes)
+        folio = only_alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)
+        if folio is not None:
+            return folio
+    return None
+
+
+def alloc_pool_huge_folios(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
+    """alloc_pool_huge_folio up to `n` times, until it fails; folios in allocation order.
+
+    The part in which every node serves its turns is done at once; from the first failure on it goes one by one.
+    """
+    out = _alloc_in_turns(k, h, nodes, min(n, k.faults.room(n)))
+    while len(out) < n:
+        folio = alloc_pool_huge_folio(k, h, nodes)
+        if folio is None:
+            break
+        out.append(folio)
+    return out
+
+
+def _alloc_in_turns(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
+    """The first of `n` turns over `nodes` that all succeed, in turn order."""
+    if not n:
+        return []
+    zones = htlb_zones(h)
+    m = len(nodes)
+    if m == 1:
+        nid = nodes.start
+        folios = _new_folios(k, h, k.pages.alloc_blocks(h.order, n, nid, OWNER_HUGETLB, True, zones))
+        if folios:
+            h.next_nid_to_alloc = nid
+            k.faults.grant("HP", len(folios))
+        return folios
+    first = next_node(h.next_nid_to_alloc, nodes) - nodes.start
+    turn = [nodes.start + (first + i) % m for i in range(m)]
+    blocks = [k.pages.alloc_blocks(h.order, (n - i + m - 1) // m, nid, OWNER_HUGETLB, True, zones) for i, nid in enumerate(turn)]
+    done = n
+    for i, got in enumerate(blocks):
+        have = sum(count for _, count in got) >> h.order
+        if have < (n - i + m - 1) // m:
+            done = min(done, i + have * m)
+    rows: list[list[Folio]] = []
+    for i, got in enumerate(blocks):
+        kept, rest = _cut(got, (max(done - i, 0) + m - 1) // m << h.order)
+        k.pages.free_extents(rest)
+        rows.append(_new_folios(k, h, kept))
+    k.faults.grant("HP", done)
+    h.next_nid_to_alloc = turn[done % m]
+    return [rows[i % m][i // m] for i in range(done)]
+
+
+def _cut(extents: Extents, n: int) -> tuple[Extents, Extents]:
+    """The first `n` frames of `extents`, and the rest."""
+    kept: Extents = []
+    for i, (pfn, count) in enumerate(extents):
+        if count > n:
+            if n:
+                kept.append((pfn, n))
+            return kept, [(pfn + n, count - n), *extents[i + 1 :]]
+        kept.append((pfn, count))
+        n -= count
+    return kept, []
+
+
+# -- accounting -----------------------------------------------------------------------------------------------------
+
+
+def account_new_hugetlb_folio(h: HState, folio: Folio) -> None:
+    """account_new_hugetlb_folio (mm/hugetlb.c, 7.3)."""
+    h.nr[folio.nid] += 1
+    h.folios[folio.pfn] = folio
+    h.touched = True
+
+
+def enqueue_hugetlb_folio(h: HState, folio: Folio) -> None:
+    """enqueue_hugetlb_folio (mm/hugetlb.c, 7.3): to the head of its node's free list."""
+    h.free[folio.nid][folio.pfn] = folio
+    h.touched = True
+
+
+def add_boot_folio(k: Kernel, h: HState, folio: Folio) -> None:
+    """The end of prep_and_add_bootmem_folios for one folio (mm/hugetlb.c, 7.3): account and enqueue."""
+    account_new_hugetlb_folio(h, folio)
+    enqueue_hugetlb_folio(h, folio)
+
+
+def prep_and_add_allocated_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
+    """prep_and_add_allocated_folios (mm/hugetlb.c, 7.3): optimize in bulk, then account and enqueue, all in list order."""
+    if not folios:
+        return
+    k.paths.hugetlb_vmemmap_optimize_folios(h, folios)
+    by_pfn = {folio.pfn: folio for folio in folios}
+    h.folios.update(by_pfn)
+    if len(h.nr) == 1:
+        h.nr[0] += len(folios)
+        h.free[0].update(by_pfn)
+    else:
+        for folio in folios:
+            h.nr[folio.nid] += 1
+            h.free[folio.nid][folio.pfn] = folio
+    h.touched = True
+
+
+def remove_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
+    """remove_hugetlb_folio (mm/hugetlb.c, 7.3): off the lists and counters; an optimized folio keeps its type until restored."""
+    pfn, nid = folio.pfn, folio.nid
+    h.free[nid].pop(pfn, None)
+    del h.folios[pfn]
+    if adjust_surplus:
+        h.surplus[nid] -= 1
+    if not folio.vmemmap_optimized:
+        folio.hugetlb = False
+    h.nr[nid] -= 1
+    h.touched = True
+
+
+def add_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
+    """add_hugetlb_folio (mm/hugetlb.c, 7.3): back to the pool after a failed restore; its flag word is reset to optimized."""
+    if not folio.vmemmap_optimized:
+        raise KernelBug(f"{folio!r} goes back to the pool but is not optimized")
+    if adjust_surplus:
+        h.surplus[folio.nid] += 1
+    folio.hugetlb = True
+    folio.temporary = folio.cma = folio.raw_hwp_unreliable = False
+    account_new_hugetlb_folio(h, folio)
+    enqueue_hugetlb_folio(h, folio)
+
+
+def dequeue_hugetlb_folio_node_exact(h: HState, nid: int, lo: int = 0, hi: int = 0) -> Folio | None:
+    """dequeue_hugetlb_folio_node_exact (mm/hugetlb.c, 7.3): the first free folio that is neither poisoned nor in [lo, hi).
+
+    [lo, hi) are the pageblocks under isolation; a folio that only partly lies there is skipped too.
+    """
+    free = h.free[nid]
+    for folio in reversed(free.values()):
+        if folio.hwpoison or (folio.pfn < hi and lo < folio.end_pfn):
+            continue
+        del free[folio.pfn]
+        folio.refcount = 1
+        h.touched = True
+        return folio
+    return None
+
+
+# -- freeing --------------------------------------------------------------------------------------------------------
+
+
+def free_frozen_folios(k: Kernel, folios: list[Folio]) -> None:
+    """The end of __update_and_free_hugetlb_folio for folios that are not optimized: to the buddy allocator, neighbours at once.
+
+    A folio whose poisoned pages are unknown is leaked on purpose.
+    """
+    if len(folios) > 1:
+        folios = sorted(folios, key=_pfn_of)
+    lo = hi = 0
+    zone = None
+    for folio in folios:
+        folio.hugetlb = False
+        if folio.raw_hwp_unreliable:
+            continue
+        if folio.pfn == hi and folio.zone is zone:
+            hi = folio.end_pfn
+            continue
+        if zone is not None:
+            k.memmap.write(lo, hi - lo, _plain(zone.nid, zone.idx))
+            k.pages.free(lo, hi - lo)
+        lo, hi, zone = folio.pfn, folio.end_pfn, folio.zone
+    if zone is not None:
+        k.memmap.write(lo, hi - lo, _plain(zone.nid, zone.idx))
+        k.pages.free(lo, hi - lo)
+
+
+def _pfn_of(folio: Folio) -> int:
+    return folio.pfn
+
+
+def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
+    """__update_and_free_hugetlb_folio (mm/hugetlb.c, 7.3): restore and free; a folio that cannot be restored returns as surplus."""
+    if folio.raw_hwp_unreliable:
+        return
+    if folio.vmemmap_optimized and k.paths.hugetlb_vmemmap_restore_folio(h, folio):
+        add_hugetlb_folio(h, folio, True)
+        return
+    free_frozen_folios(k, [folio])
+
+
+def free_hpage_workfn(k: Kernel, h: HState, work: list[Folio]) -> None:
+    """free_hpage_workfn (mm/hugetlb.c, 7.3): free what was queued, the last one first (an llist)."""
+    for folio in reversed(work):
+        update_and_free_hugetlb_folio(k, h, folio)
+
+
+def bulk_vmemmap_restore_error(k: Kernel, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> None:
+    """bulk_vmemmap_restore_error (mm/hugetlb.c, 7.3): make memory for the next round, or make surplus what cannot be restored."""
+    if non_hvo:
+        free_frozen_folios(k, non_hvo)
+        non_hvo.clear()
+        return
+    for i, folio in enumerate(folios):
+        if k.paths.hugetlb_vmemmap_restore_folio(h, folio) == 0:
+            free_frozen_folios(k, [folio])
+            del folios[: i + 1]
+            return
+        add_hugetlb_folio(h, folio, True)
+    folios.clear()
+
+
+def update_and_free_pages_bulk(k: Kernel, h: HState, folios: list[Folio]) -> None:
+    """update_and_free_pages_bulk (mm/hugetlb.c, 7.3): restore in bulk until all of `folios`, which is emptied, are free or surplus."""
+    if not folios:
+        return
+    non_hvo: list[Folio] = []
+    while k.paths.hugetlb_vmemmap_restore_folios(h, folios, non_hvo) < 0:
+        bulk_vmemmap_restore_error(k, h, folios, non_hvo)
+    free_frozen_folios(k, non_hvo)
+
+
+def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> None:
+    """free_huge_folio (mm/hugetlb.c, 7.3): the last reference is gone. Temporary and surplus folios leave the pool.
+
+    Optimized ones of those are put on `work`; the caller passes it to `free_hpage_workfn` before its operation ends.
+    """
+    folio.refcount = 0
+    if folio.temporary:
+        remove_hugetlb_folio(h, folio, False)
+    elif h.surplus[folio.nid]:
+        remove_hugetlb_folio(h, folio, True)
+    else:
+        enqueue_hugetlb_folio(h, folio)
+        return
+    if folio.vmemmap_optimized:
+        work.append(folio)
+    else:
+        update_and_free_hugetlb_folio(k, h, folio)
+
+
+def remove_pool_hugetlb_folio(h: HState, nodes: range, acct_surplus: bool) -> Folio | None:
+    """remove_pool_hugetlb_folio (mm/hugetlb.c, 7.3): the first free folio of the next node in turn that has one."""
+    for _ in nodes:
+        nid = next_node(h.next_nid_to_free, nodes)
+        h.next_nid_to_free = next_node(nid + 1, nodes)
+        free = h.free[nid]
+        if free and (not acct_surplus or h.surplus[nid]):
+            folio = free[next(reversed(free))]
+            remove_hugetlb_folio(h, folio, acct_surplus)
+            return folio
+    return None
+
+
+# -- surplus and mappings -------------------------------------------------------------------------------------------
+
+
+def alloc_surplus_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
+    """alloc_surplus_hugetlb_folio (mm/hugetlb.c, 7.3). Left out: the limit that is passed by somebody else meanwhile."""
+    if sum(h.surplus) >= h.nr_overcommit:
+        return None
+    folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode)
+    if folio is not None:
+        account_new_hugetlb_folio(h, folio)
+        h.surplus[folio.nid] += 1
+    return folio
+
+
+def gather_surplus_pages(k: Kernel, h: HState, delta: int, nid: int | None) -> int:
+    """gather_surplus_pages (mm/hugetlb.c, 7.3): reserve `delta` huge pages, growing the pool by surplus ones; 0 or -ENOMEM.
+
+    `nid` is the node that the task's memory policy binds to. The task runs on node 0.
+    """
+    needed = h.resv + delta - h.free_count()
+    surplus: list[Folio] = []
+    while len(surplus) < needed:
+        folio = alloc_surplus_hugetlb_folio(k, h, nid or 0, thisnode=nid is not None)
+        if folio is None:
+            work: list[Folio] = []
+            for folio in reversed(surplus):
+                free_huge_folio(k, h, folio, work)
+            free_hpage_workfn(k, h, work)
+            return -ENOMEM
+        surplus.append(folio)
+    h.resv += delta
+    for folio in reversed(surplus):
+        enqueue_hugetlb_folio(h, folio)
+    return 0
+
+
+def return_unused_surplus_pages(k: Kernel, h: HState, unused: int) -> None:
+    """return_unused_surplus_pages (mm/hugetlb.c, 7.3): give a reservation back, and as many free surplus pages."""
+    h.resv -= unused
+    folios: list[Folio] = []
+    for _ in range(min(unused, sum(h.surplus))):
+        folio = remove_pool_hugetlb_folio(h, range(len(h.nr)), True)
+        if folio is None:
+            break
+        folios.append(folio)
+    folios.reverse()
+    update_and_free_pages_bulk(k, h, folios)
+
+
+def hugetlb_acct_memory(k: Kernel, h: HState, delta: int, nid: int | None) -> int:
+    """hugetlb_acct_memory (mm/hugetlb.c, 7.3) for a growing reservation: 0 or -ENOMEM.
+
+    Whether the bound node has that many free pages is only looked at after the pool as a whole has.
+    """
+    if gather_surplus_pages(k, h, delta, nid):
+        return -ENOMEM
+    if nid is not None and delta > len(h.free[nid]):
+        return_unused_surplus_pages(k, h, delta)
+        return -ENOMEM
+    return 0
+
+
+def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list[Folio]) -> int:
+    """mmap(MAP_HUGETLB | MAP_POPULATE) of `count` private pages by a task on node 0, bound to `nid` if given.
+
+    Stands for hugetlb_reserve_pages and alloc_hugetlb_folio (mm/hugetlb.c, 7.3): the reservation is all or nothing and wholly used
+    up. Free folios of the task's node come first. Appends the folios to `mapped`; 0, -EINVAL for no pages, or -ENOMEM (also
+    where the kernel would let the mapping be and send SIGBUS: free pages were counted that are poisoned).
+    """
+    h = k.hstates[order]
+    if count <= 0:
+        return -EINVAL
+    if hugetlb_acct_memory(k, h, count, nid):
+        return -ENOMEM
+    nodes = range(len(h.nr)) if nid is None else (nid,)
+    taken: list[Folio] = []
+    while len(taken) < count:
+        for node in nodes:
+            folio = dequeue_hugetlb_folio_node_exact(h, node)
+            if folio is not None:
+                break
+        else:
+            folio = alloc_surplus_hugetlb_folio(k, h, nid or 0, thisnode=nid is not None)
+            if folio is None:
+                break
+            folio.refcount = 1
+        h.resv -= 1
+        taken.append(folio)
+    else:
+        mapped += taken
+        return 0
+    hugetlb_unmap(k, order, taken)
+    return_unused_surplus_pages(k, h, count - len(taken))
+    return -ENOMEM
+
+
+def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio]) -> int:
+    """munmap of a huge mapping: free_huge_folio in address order, then the work item; 0."""
+    h = k.hstates[order]
+    work: list[Folio] = []
+    for folio in mapped:
+        free_huge_folio(k, h, folio, work)
+    free_hpage_workfn(k, h, work)
+    return 0
+
+
+# -- dissolving -----------------------------------------------------------------------------------------------------
+
+
+def dissolve_free_hugetlb_folio(k: Kernel, pfn: int) -> int:
+    """dissolve_free_hugetlb_folio (mm/hugetlb.c, 7.3) of the folio that covers `pfn`: 0, -EBUSY, or the error of its restore.
+
+    Left out: the wait for a folio that is neither in use nor on a free list yet.
+    """
+    folio = folio_at(k, pfn)
+    return 0 if folio is None else _dissolve(k, k.hstates[folio.order], folio)
+
+
+def _dissolve(k: Kernel, h: HState, folio: Folio) -> int:
+    if folio.refcount or h.free_count() == h.resv:
+        return -EBUSY
+    adjust_surplus = h.surplus[folio.nid] > 0
+    remove_hugetlb_folio(h, folio, adjust_surplus)
+    if not adjust_surplus:
+        h.max_huge_pages -= 1
+    if folio.hugetlb:
+        rc = k.paths.hugetlb_vmemmap_restore_folio(h, folio)
+        if rc:
+            add_hugetlb_folio(h, folio, adjust_surplus)
+            if not adjust_surplus:
+                h.max_huge_pages += 1
+            return rc
+    update_and_free_hugetlb_folio(k, h, folio)
+    return 0
+
+
+def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int:
+    """dissolve_free_hugetlb_folios (mm/hugetlb.c, 7.3): every folio that meets the range, wholly; the first error stops.
+
+    The kernel steps by the smallest huge page size; here only frames that huge pages own are looked at.
+    """
+    for lo, hi, owner in k.pages.owners.runs(start_pfn, end_pfn):
+        if owner != OWNER_HUGETLB:
+            continue
+        while lo < hi:
+            folio = folio_at(k, lo)
+            if folio is None:  # leaked: in no pool
+                lo = (lo | (1 << k.arch.pmd_order) - 1) + 1
+                continue
+            rc = _dissolve(k, k.hstates[folio.order], folio)
+            if rc:
+                return rc
+            lo = folio.end_pfn
+    return 0
+
+
+# -- boot -----------------------------------------------------------------------------------------------------------
+
+
+def hugetlb_init(k: Kernel) -> None:
+    """hugetlb_init, hugetlb_init_hstates (mm/hugetlb.c, 7.3): boot pages of ordinary order, and where the next turns start.
+
+    The sides have added the gigantic ones by now. Demote orders are fixed in `Kernel`.
+    """
+    for h in k.hstates.values():
+        h.next_nid_to_alloc = h.next_nid_to_free = 0
+        if not hstate_is_gigantic(h):
+            hugetlb_hstate_alloc_pages(k, h)
+        h.max_huge_pages = h.persistent
+
+
+def hugetlb_hstate_alloc_pages(k: Kernel, h: HState) -> None:
+    """hugetlb_hstate_alloc_pages for an ordinary order (mm/hugetlb.c, 7.3): the node-specific requests, then the others.
+
+    The kernel takes one kind of request for a size, not both.
+    """
+    requests = [r for r in k.boot_requests if r.order == h.order]
+    for nid in range(len(h.nr)):
+        _alloc_boot(k, h, range(nid, nid + 1), sum(r.count for r in requests if r.nid == nid))
+    h.next_nid_to_alloc = 0
+    _alloc_boot(k, h, range(len(h.nr)), sum(r.count for r in requests if r.nid is None))
+    h.next_nid_to_alloc = 0
+
+
+def _alloc_boot(k: Kernel, h: HState, nodes: range, count: int) -> None:
+    """hugetlb_hstate_alloc_pages_onenode, hugetlb_pages_alloc_boot with one worker (mm/hugetlb.c, 7.3), ordinary orders.
+
+    When memory runs out, optimizing what was allocated may give one page more; repeated as often as that works. Left out: the
+    flush of a batch when no memory at all is available; the next repetition does the same.
+    """
+    while count:
+        folios = alloc_pool_huge_folios(k, h, nodes, count)
+        count -= len(folios)
+        prep_and_add_allocated_folios(k, h, folios[::-1])
+        if not folios or not k.paths.hugetlb_vmemmap_optimizable(h):
+            return
