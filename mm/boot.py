@@ -44,6 +44,7 @@ def free_area_init(k: Kernel) -> None:
     limits = ((ZONE_DMA, 0, DMA_END >> shift), (ZONE_DMA32, DMA_END >> shift, DMA32_END >> shift), (ZONE_NORMAL, DMA32_END >> shift, 1 << 52))
     for nid, start, end in k.machine.ram_ranges():
         k.memblock.add(nid, start, end)
+        k.iomem.set(start, end, "ram")
         for idx, low, high in limits:
             lo, hi = max(start, low), min(end, high)
             if lo < hi:

@@ -47,6 +47,8 @@ class Kernel:
         self.pages = PageAllocator(self.nodes, arch.pmd_order)
         self.tables = VmemmapTables(arch)
         self.memmap = MemMap(self.tables, self.vmstat)
+        self.iomem: RunMap[str] = RunMap()
+        """Busy memory resources (/proc/iomem): pfn -> "ram", "hotplug" or "dax"."""
         self.pageblocks: RunMap[str] = RunMap()
         """Pageblock number -> MIGRATE_*."""
         self.memory_blocks = MemoryBlocks(arch)

@@ -8,8 +8,14 @@ pages where the other side does, until memory runs short.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from mm.errno import ENOMEM
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from mm.runs import RunMap, RunSet
+
+if TYPE_CHECKING:
+    from mm.kernel import Kernel
 
 OWNER_RESERVED = "reserved"
 """Kernel image and the like: taken at boot, never freed."""
@@ -48,7 +54,7 @@ class KernelBug(Exception):
 class PageAllocator:
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
-    __slots__ = ("block_order", "nodes", "owners", "refs", "touched", "zone_of")
+    __slots__ = ("block_order", "holders", "isolated", "isolated_free", "nodes", "owners", "refs", "touched", "zone_of")
 
     def __init__(self, nodes: list[Node], block_order: int) -> None:
         self.nodes = nodes
@@ -58,6 +64,12 @@ class PageAllocator:
         """Frames in use -> OWNER_*; free, offline and absent frames are gaps."""
         self.refs: dict[int, int] = {}
         """Reference counts of frames where they differ from 1."""
+        self.holders: RunMap[Extents] = RunMap()
+        """OWNER_PAGES_MOVABLE frames -> the extents they are part of; migration rewrites those in place."""
+        self.isolated: tuple[int, int] | None = None
+        """Pageblock-aligned frames under isolation (MIGRATE_ISOLATE), while memory goes offline; they lie in one zone."""
+        self.isolated_free = RunSet()
+        """Free frames of the isolated range: nobody can allocate them."""
         self.zone_of: RunMap[Zone] = RunMap()
         """Online RAM: pfn -> zone (page_zone)."""
         self.touched: list[tuple[int, int]] = []
@@ -68,6 +80,15 @@ class PageAllocator:
     def _give(self, zone: Zone, lo: int, hi: int) -> None:
         """Put [lo, hi) on the zone's free areas, merging whole pageblocks."""
         order = self.block_order
+        if self.isolated is not None:
+            first, last = max(lo, self.isolated[0]), min(hi, self.isolated[1])
+            if first < last:
+                self.isolated_free.add(first, last)
+                if lo < first:
+                    self._give(zone, lo, first)
+                if last < hi:
+                    self._give(zone, last, hi)
+                return
         if lo & ((1 << order) - 1) == 0 and hi & ((1 << order) - 1) == 0:
             zone.blocks.add(lo >> order, hi >> order)
             return
@@ -269,6 +290,28 @@ class PageAllocator:
         self.zone_of.clear(lo, hi)
         self.touched.append((lo, hi))
 
+    def isolate(self, zone: Zone, lo: int, hi: int) -> None:
+        """start_isolate_page_range (mm/page_isolation.c): free frames of [lo, hi), now and later, cannot be allocated.
+
+        The range is made of whole pageblocks of `zone`. Whether it holds unmovable pages is the caller's to check.
+        """
+        order = self.block_order
+        free, frags, blocks = self.isolated_free, zone.frags, zone.blocks
+        for s, e in frags.runs(lo, hi):
+            free.add(s, e)
+        frags.remove(lo, hi)
+        for s, e in blocks.runs(lo >> order, hi >> order):
+            free.add(s << order, e << order)
+        blocks.remove(lo >> order, hi >> order)
+        self.isolated = lo, hi
+
+    def unisolate(self, zone: Zone) -> None:
+        """undo_isolate_page_range (mm/page_isolation.c)."""
+        self.isolated = None
+        free, self.isolated_free = self.isolated_free, RunSet()
+        for lo, hi in free.items():
+            self._give(zone, lo, hi)
+
     def claim(self, lo: int, hi: int, owner: str) -> None:
         """Record an owner for frames that no zone manages (reserved at boot, self-hosted, altmap)."""
         self.owners.set(lo, hi, owner)
@@ -285,6 +328,29 @@ class PageAllocator:
         for lo, hi in zone.blocks.items():
             out.add(lo << self.block_order, hi << self.block_order)
         return out
+
+
+def pages_alloc(k: Kernel, nid: int, count: int, movable: bool) -> int | Extents:
+    """`count` order-0 pages of node `nid` for a program, all or none; the list must be given back as the object it is."""
+    pages = k.pages
+    owner, zones = (OWNER_PAGES_MOVABLE, MOVABLE_ZONES) if movable else (OWNER_PAGES, KERNEL_ZONES)
+    extents = pages.alloc_bulk(count, nid, owner, thisnode=True, zones=zones)
+    if sum(n for _, n in extents) < count:
+        pages.free_extents(extents)
+        return -ENOMEM
+    if movable:
+        for pfn, n in extents:
+            pages.holders.set(pfn, pfn + n, extents)
+    return extents
+
+
+def pages_free(k: Kernel, extents: Extents) -> None:
+    """Undo `pages_alloc`, wherever the pages are by now."""
+    pages = k.pages
+    pages.free_extents(extents)
+    if extents and pages.holders.get(extents[0][0]) is not None:
+        for pfn, n in extents:
+            pages.holders.clear(pfn, pfn + n)
 
 
 def default_zone_for_kernel_pfn(nodes: list[Node], nid: int, start_pfn: int, end_pfn: int) -> Zone:
