@@ -26,12 +26,12 @@ MAX_PAGE_ORDER = 10
 
 
 @cache
-def _compound(order: int, nid: int, zone: int) -> Compound:
+def hugetlb_compound(order: int, nid: int, zone: int) -> Compound:
     return Compound(order, 0, nid, zone, "hugetlb")
 
 
 @cache
-def _plain(nid: int, zone: int) -> Plain:
+def plain(nid: int, zone: int) -> Plain:
     return Plain(nid, zone)
 
 
@@ -68,7 +68,7 @@ def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:
         zone = k.pages.zone_of.get(pfn)
         if zone is None:
             raise KernelBug(f"huge page at {pfn:#x} is in no zone")
-        k.memmap.write(pfn, n, _compound(order, zone.nid, zone.idx))
+        k.memmap.write(pfn, n, hugetlb_compound(order, zone.nid, zone.idx))
         out += [Folio(p, order, zone) for p in range(pfn, pfn + n, step)]
     for folio in out:
         folio.hugetlb = True
@@ -265,11 +265,11 @@ def free_frozen_folios(k: Kernel, folios: list[Folio]) -> None:
             hi = folio.end_pfn
             continue
         if zone is not None:
-            k.memmap.write(lo, hi - lo, _plain(zone.nid, zone.idx))
+            k.memmap.write(lo, hi - lo, plain(zone.nid, zone.idx))
             k.pages.free(lo, hi - lo)
         lo, hi, zone = folio.pfn, folio.end_pfn, folio.zone
     if zone is not None:
-        k.memmap.write(lo, hi - lo, _plain(zone.nid, zone.idx))
+        k.memmap.write(lo, hi - lo, plain(zone.nid, zone.idx))
         k.pages.free(lo, hi - lo)
 
 

@@ -1,0 +1,126 @@
+"""Huge pages that stand in the way of memory offline (mm/hugetlb.c, mm/migrate.c, Linux 7.3).
+
+Who mapped a folio holds the `Folio` object, so migration keeps the object and moves its place: it and the target swap what
+describes the frames, and the object that was the target's then describes the old frames and is freed.
+"""
+
+from __future__ import annotations
+
+from mm.errno import EBUSY
+from mm.folio import Folio
+from mm.hstate import HState
+from mm.hugetlb import (
+    account_new_hugetlb_folio,
+    alloc_fresh_hugetlb_folio,
+    dequeue_hugetlb_folio_node_exact,
+    folio_at,
+    free_hpage_workfn,
+    free_huge_folio,
+    hstate_is_gigantic,
+)
+from mm.kernel import Kernel
+from mm.page_alloc import OWNER_HUGETLB
+
+
+def mapped_folios(k: Kernel, lo: int, hi: int) -> list[Folio]:
+    """Huge pages in use that meet [lo, hi), ascending (scan_movable_pages, mm/memory_hotplug.c)."""
+    out: list[Folio] = []
+    for s, e, owner in k.pages.owners.runs(lo, hi):
+        if owner != OWNER_HUGETLB:
+            continue
+        while s < e:
+            folio = folio_at(k, s)
+            if folio is None:  # leaked: in no pool
+                s = (s | (1 << k.arch.pmd_order) - 1) + 1
+                continue
+            if folio.refcount:
+                out.append(folio)
+            s = folio.end_pfn
+    return out
+
+
+def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
+    """The hugetlb part of do_migrate_range (mm/memory_hotplug.c, 7.3) for offlining [lo, hi): 0 when no folio there is in use.
+
+    A pass moves the folios in ascending order and ends at the first that gets no target. The kernel repeats that until a
+    signal comes; here a pass that moved nothing is repeated only if an injected failure ended it, else the result is -EBUSY.
+    Folios that were moved stay moved. The old folios are freed, or queued and then freed, before this returns; a temporary
+    one that cannot be restored is a free surplus page in the range afterwards.
+    """
+    work: list[Folio] = []
+    rc = 0
+    while folios := mapped_folios(k, lo, hi):
+        fired = k.faults.fired
+        done = 0
+        nid = folios[0].nid  # do_migrate_range: that of the first for all
+        for folio in folios:
+            if not _migrate(k, folio, nid, lo, hi, work):
+                break
+            done += 1
+        if not done and k.faults.fired is fired:
+            rc = -EBUSY
+            break
+    for folio in reversed(work):
+        free_hpage_workfn(k, k.hstates[folio.order], [folio])
+    return rc
+
+
+def _migrate(k: Kernel, folio: Folio, nid: int, lo: int, hi: int, work: list[Folio]) -> bool:
+    h = k.hstates[folio.order]
+    target = alloc_hugetlb_folio_nodemask(k, h, nid, lo, hi)
+    if target is None:
+        return False
+    move_hugetlb_state(h, folio, target)
+    _swap_places(h, folio, target)
+    free_huge_folio(k, h, target, work)
+    return True
+
+
+def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: int) -> Folio | None:
+    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offlining memory of `nid`.
+
+    Another node if there is one, else `nid`: a free folio of the pool outside [lo, hi), else a temporary one.
+    """
+    others = [node for node in range(len(h.nr)) if node != nid] or [nid]
+    if h.free_count() > h.resv:
+        for node in others:
+            folio = dequeue_hugetlb_folio_node_exact(h, node, lo, hi)
+            if folio is not None:
+                return folio
+    return alloc_migrate_hugetlb_folio(k, h, others[0])
+
+
+def alloc_migrate_hugetlb_folio(k: Kernel, h: HState, nid: int) -> Folio | None:
+    """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on node `nid`: in the pool, in use, temporary. Not for gigantic pages."""
+    if hstate_is_gigantic(h):
+        return None
+    folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)
+    if folio is not None:
+        account_new_hugetlb_folio(h, folio)
+        folio.refcount = 1
+        folio.temporary = True
+    return folio
+
+
+def move_hugetlb_state(h: HState, old: Folio, new: Folio) -> None:
+    """move_hugetlb_state (mm/hugetlb.c, 7.3): a temporary target becomes final, and the old folio temporary.
+
+    Across nodes one surplus page moves along, if the old node has any.
+    """
+    if not new.temporary:
+        return
+    old.temporary, new.temporary = True, False
+    if old.nid != new.nid and h.surplus[old.nid]:
+        h.surplus[old.nid] -= 1
+        h.surplus[new.nid] += 1
+
+
+def _swap_places(h: HState, a: Folio, b: Folio) -> None:
+    """`a` describes the frames of `b` from now on, and `b` those of `a`; both stay in the pool and keep their users."""
+    for name in Folio.__slots__:
+        if name not in ("order", "refcount"):
+            old = getattr(a, name)
+            setattr(a, name, getattr(b, name))
+            setattr(b, name, old)
+    h.folios[a.pfn] = a
+    h.folios[b.pfn] = b
