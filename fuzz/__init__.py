@@ -1,0 +1,1 @@
+"""Differential fuzzing of two models of the vmemmap optimization."""
