@@ -1,0 +1,257 @@
+"""Boot: gigantic pages from memblock, the boot memory map with pre-HVO, and gathering (mm/hugetlb.c, mm/sparse.c,
+mm/hugetlb_vmemmap.c, Linux 7.3; separate-paths.md 3.2, 3.3, 3.5).
+
+Left out: hugetlb_cma, mirrored memory, KHO, and the memory that usage maps occupy (their point USG is there).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm import hugetlb
+from mm.boot import memblocks_present, sparse_init_subsection_map
+from mm.folio import Folio
+from mm.hstate import HState
+from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, Zone
+from mm.page import Compound, Tail
+from mm.page_alloc import OWNER_HUGETLB, KernelBug
+from reference.hugetlb_vmemmap import (
+    HUGETLB_VMEMMAP_RESERVE,
+    hugetlb_vmemmap_optimizable,
+    hugetlb_vmemmap_optimize_folios,
+)
+from reference.populate import populate_boot_sections, vmemmap_populate_hvo
+from reference.sparse_vmemmap import SECTIONS_PER_ROOT
+
+if TYPE_CHECKING:
+    from reference.paths import SeparatePaths
+
+MAX_PAGE_ORDER = 10
+"""Folios above it are gigantic: at boot they come from memblock (include/linux/mmzone.h)."""
+
+
+class HugeBootmemPage:
+    """struct huge_bootmem_page: the record in the first bytes of a gigantic page reserved at boot."""
+
+    __slots__ = ("h", "hvo", "pfn", "zones_valid")
+
+    def __init__(self, pfn: int, h: HState, zones_valid: bool) -> None:
+        self.pfn = pfn
+        self.h = h
+        self.hvo = False
+        """HUGE_BOOTMEM_HVO."""
+        self.zones_valid = zones_valid
+        """HUGE_BOOTMEM_ZONES_VALID."""
+
+
+# -- reservation (3.2) ----------------------------------------------------------------------------------------------
+
+
+def hugetlb_bootmem_alloc(p: SeparatePaths) -> None:
+    """hugetlb_bootmem_alloc: for each gigantic size, the pages that the command line asks for."""
+    k = p.k
+    for h in k.hstates.values():
+        h.next_nid_to_alloc = 0
+        if h.order > MAX_PAGE_ORDER:
+            for request in k.boot_requests:
+                if request.order == h.order:
+                    h.max_huge_pages += hugetlb_hstate_alloc_pages(p, h, request.count, request.nid)
+
+
+def hugetlb_hstate_alloc_pages(p: SeparatePaths, h: HState, count: int, nid: int | None) -> int:
+    """hugetlb_hstate_alloc_pages, gigantic: up to `count` pages, less those that straddle zones, which go back to
+    memblock.
+    """
+    got = 0
+    while got < count and alloc_bootmem_huge_page(p, h, nid):
+        got += 1
+    for node in [nid] if nid is not None else range(len(p.k.nodes)):
+        got -= hugetlb_free_cross_zone_pages(p, node)
+    return got
+
+
+def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> bool:
+    """alloc_bootmem_huge_page: one page from memblock, of that node only, or of the next node with fallback."""
+    k = p.k
+    node = nid
+    if node is None:
+        node = h.next_nid_to_alloc
+        h.next_nid_to_alloc = (node + 1) % len(k.nodes)
+    if k.faults.fails("HP"):
+        return False
+    pfn = k.memblock.alloc(node, h.pages, h.pages, exact=nid is not None)
+    if pfn is None:
+        return False
+    k.pages.claim(pfn, pfn + h.pages, OWNER_HUGETLB)
+    zone = k.pages.zone_of.get(pfn)
+    if zone is None:
+        raise AssertionError(f"memblock gave frame {pfn:#x}, which is no RAM")
+    records = p.huge_boot_pages[zone.nid]
+    if pfn_range_intersects_zones(k, zone.nid, pfn, h.pages):
+        records.insert(0, HugeBootmemPage(pfn, h, False))
+    else:
+        records.append(HugeBootmemPage(pfn, h, True))
+        # The first struct page tells the folio's zone and node; the others are HugeTLB's to initialise.
+        k.memblock.noinit.add(pfn + 1, pfn + h.pages)
+    return True
+
+
+def pfn_range_intersects_zones(k: Kernel, nid: int, pfn: int, nr: int) -> bool:
+    """pfn_range_intersects_zones (mm/mm_init.c): more than one zone of the node meets the range."""
+    return sum(z.start_pfn < pfn + nr and pfn < z.end_pfn for z in k.nodes[nid].zones) > 1
+
+
+def hugetlb_free_cross_zone_pages(p: SeparatePaths, nid: int) -> int:
+    """hugetlb_free_cross_zone_pages: the records at the head of the node's list that straddle zones; how many."""
+    k = p.k
+    records = p.huge_boot_pages[nid]
+    freed = 0
+    while records and not records[0].zones_valid:
+        m = records.pop(0)
+        k.pages.disclaim(m.pfn, m.pfn + m.h.pages)
+        k.memblock.release(m.pfn, m.pfn + m.h.pages, nid)
+        freed += 1
+    return freed
+
+
+# -- boot memory map (3.3) ------------------------------------------------------------------------------------------
+
+
+def sparse_init(p: SeparatePaths) -> None:
+    """sparse_init (mm/sparse.c): a memmap for every section that has RAM, one run of sections of one node after the
+    other.
+    """
+    k = p.k
+    memblocks_present(k)
+    nodes: list[tuple[int, int, int]] = []
+    for lo, hi, nid in k.sections.nid.items():
+        p.section_roots.add(lo // SECTIONS_PER_ROOT, -(-hi // SECTIONS_PER_ROOT))
+        if nodes and nodes[-1][2] == nid:
+            lo = nodes.pop()[0]
+        nodes.append((lo, hi, nid))
+    for lo, hi, nid in nodes:
+        sparse_init_nid(p, nid, lo, hi)
+    sparse_init_subsection_map(k)
+
+
+def sparse_init_nid(p: SeparatePaths, nid: int, begin: int, end: int) -> None:
+    """sparse_init_nid (mm/sparse.c): sections [begin, end), all of one node; every failure is a panic."""
+    k = p.k
+    sections = k.sections
+    if k.faults.fails("USG"):
+        raise KernelBug(f"panic: Failed to allocate usemap for node {nid}")
+    hugetlb_vmemmap_init_early(p, nid)
+    per = k.arch.vmemmap_per_section
+    for lo, hi, word in sections.flags.runs(begin, end):
+        if word & SECTION_IS_VMEMMAP_PREINIT:
+            continue
+        if populate_boot_sections(k, lo * per, hi * per, nid):
+            raise KernelBug(f"panic: Failed to allocate memmap for a section in {lo}..{hi}")
+        k.vmstat.nr_memmap_boot += (hi - lo) * per
+        sparse_init_early_sections(k, lo, hi, 0)
+
+
+def sparse_init_early_sections(k: Kernel, lo: int, hi: int, flags: int) -> None:
+    """sparse_init_early_section (mm/sparse.c) for sections [lo, hi)."""
+    k.sections.usage.set(lo, hi, "boot")
+    k.sections.set_flags(lo, hi, SECTION_HAS_MEM_MAP | SECTION_IS_EARLY | flags)
+
+
+def vmemmap_should_optimize_bootmem_page(p: SeparatePaths, m: HugeBootmemPage) -> bool:
+    """vmemmap_should_optimize_bootmem_page: whole sections and whole vmemmap PMDs only (P6)."""
+    arch = p.k.arch
+    if not p.vmemmap_optimize_enabled or not hugetlb_vmemmap_optimizable(p.k, m.h):
+        return False
+    pmd_pages = arch.ptrs_per_pte * arch.spp
+    return not any(x % size for x in (m.pfn, m.h.pages) for size in (arch.pages_per_section, pmd_pages))
+
+
+def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int) -> None:
+    """hugetlb_vmemmap_init_early: pre-HVO of the node's reserved gigantic pages."""
+    k = p.k
+    arch = k.arch
+    if not arch.prehvo or not p.vmemmap_optimize_enabled:
+        return
+    for m in p.huge_boot_pages[nid]:
+        if not vmemmap_should_optimize_bootmem_page(p, m):
+            continue
+        lo = m.pfn // arch.spp
+        hi = lo + arch.vmemmap_pages(m.h.order)
+        zone = pfn_to_zone(k, nid, m.pfn)
+        if vmemmap_populate_hvo(k, p.tails, lo, hi, m.h.order, zone, HUGETLB_VMEMMAP_RESERVE):
+            raise KernelBug("panic: Failed to allocate memmap for HugeTLB page")
+        k.vmstat.nr_memmap_boot += HUGETLB_VMEMMAP_RESERVE
+        first = m.pfn // arch.pages_per_section
+        sparse_init_early_sections(k, first, first + m.h.pages // arch.pages_per_section, SECTION_IS_VMEMMAP_PREINIT)
+        m.hvo = True
+
+
+def pfn_to_zone(k: Kernel, nid: int, pfn: int) -> Zone:
+    """pfn_to_zone (mm/hugetlb_vmemmap.c): by zone spans, since no struct page exists yet."""
+    return next(zone for zone in k.nodes[nid].zones if zone.spans(pfn))
+
+
+# -- gathering (3.5) ------------------------------------------------------------------------------------------------
+
+
+def hugetlb_bootmem_struct_page_init(p: SeparatePaths) -> None:
+    """hugetlb_bootmem_struct_page_init: content of the tail frames made at boot, then the folios of every node."""
+    k = p.k
+    for ((nid, zone_idx), order), frame in p.tails.items():
+        k.memmap.frames[frame] = Tail(order, nid, zone_idx)
+    for records in p.huge_boot_pages:
+        gather_bootmem_prealloc_node(p, records)
+
+
+def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage]) -> None:
+    """gather_bootmem_prealloc_node: a folio from each record; those of one size in a row are prepared together."""
+    k = p.k
+    batch: list[Folio] = []
+    h: HState | None = None
+    for m in records:
+        if h is not None and m.h is not h:
+            prep_and_add_bootmem_folios(p, h, batch)
+            batch = []
+        h = m.h
+        zone = k.pages.zone_of.get(m.pfn)
+        if zone is None:
+            raise AssertionError(f"boot page {m.pfn:#x} is no RAM")
+        folio = Folio(m.pfn, h.order, zone)
+        hugetlb_folio_init_vmemmap(k, folio)
+        folio.hugetlb = True
+        folio.vmemmap_optimized = m.hvo
+        batch.insert(0, folio)
+        zone.managed_pages += h.pages
+    if h is not None:
+        prep_and_add_bootmem_folios(p, h, batch)
+
+
+def hugetlb_folio_init_vmemmap(k: Kernel, folio: Folio) -> None:
+    """hugetlb_folio_init_vmemmap: head and the other struct pages of its vmemmap page. The head itself was
+    initialised before.
+    """
+    head = k.memmap.content(folio.pfn)
+    if head is None or head.kind != "plain":
+        k.warn(f"boot gigantic page {folio.pfn:#x}: refcount is not 1")
+    n = HUGETLB_VMEMMAP_RESERVE * k.arch.spp
+    k.memmap.write(folio.pfn, n, _hugetlb_content(folio))
+    k.vmstat.struct_pages_initialized += n - 1
+
+
+def _hugetlb_content(folio: Folio) -> Compound:
+    return Compound(folio.order, 0, folio.nid, folio.zone.idx, "hugetlb")
+
+
+def prep_and_add_bootmem_folios(p: SeparatePaths, h: HState, batch: list[Folio]) -> None:
+    """prep_and_add_bootmem_folios: optimize or write-protect in bulk, initialise the tails of the others, add to
+    the pool.
+    """
+    k = p.k
+    hugetlb_vmemmap_optimize_folios(p, h, batch, boot=True)
+    kept = HUGETLB_VMEMMAP_RESERVE * k.arch.spp
+    for folio in batch:
+        if not folio.vmemmap_optimized:
+            k.memmap.init(folio.pfn + kept, h.pages - kept, _hugetlb_content(folio))
+        k.set_pageblocks(folio.pfn, folio.end_pfn, MIGRATE_MOVABLE)
+        hugetlb.add_boot_folio(k, h, folio)

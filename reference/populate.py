@@ -1,0 +1,304 @@
+"""Populating the vmemmap: the arch-independent builders (mm/sparse-vmemmap.c, Linux 7.3; separate-paths.md 3.3,
+3.17, 3.19).
+
+Ranges are half-open [lo, hi) in vmemmap pages (vpn). The builders never undo: their caller frees the whole range
+with `x86_pgtable.vmemmap_free`, so what a failing builder does not map it frees itself. Allocation points: PGT,
+PTBL, VMB, VMF.
+"""
+
+from __future__ import annotations
+
+from mm.altmap import Altmap
+from mm.errno import ENOMEM
+from mm.kernel import Kernel
+from mm.mmzone import Zone
+from mm.page_alloc import (
+    OWNER_MEMMAP,
+    OWNER_MEMMAP_BOOT,
+    OWNER_PGTABLE,
+    OWNER_PGTABLE_BOOT,
+    OWNER_TAIL_BOOT,
+    Extents,
+    KernelBug,
+)
+from mm.pgmap import PgMap
+from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf, Pte, Shared, frame_at, strided
+
+VMEMMAP_RESERVE_NR = 2
+"""Vmemmap pages that a device compound page keeps (include/linux/mm.h)."""
+
+Tails = dict[tuple[tuple[int, int], int], int]
+"""zone->vmemmap_tails of all zones: (zone key, order) -> frame."""
+
+TABLE_POINTS = ("PTBL", "PGT", "PGT")
+"""Allocation point of a page table, by level."""
+
+
+# -- allocation -----------------------------------------------------------------------------------------------------
+
+
+def vmemmap_alloc_block(k: Kernel, kind: str, nid: int, owner: str, boot_owner: str) -> int | None:
+    """vmemmap_alloc_block(PAGE_SIZE): one frame from buddy, or from memblock while slab is not up; None on failure."""
+    if k.faults.fails(kind):
+        return None
+    if k.slab_available:
+        return k.pages.alloc_page(nid, owner)
+    frame = k.memblock.alloc(nid, 1, 1)
+    if frame is not None:
+        k.pages.claim(frame, frame + 1, boot_owner)
+    return frame
+
+
+def alloc_row(k: Kernel, kind: str, n: int, nid: int, owner: str) -> Extents | None:
+    """`n` points of one kind, each followed by the allocation of one frame from buddy; None (and nothing kept) on
+    failure.
+
+    The points reached are those of the one-by-one loop: up to the first that fails by injection or for want of
+    memory.
+    """
+    got = k.pages.alloc_bulk(n, nid, owner)
+    if len(got) == 1 and got[0][1] == n:
+        have = n
+    else:
+        have = sum([m for _, m in got])
+    reach = n if have == n else have + 1
+    if k.faults.grant(kind, reach) == reach and have == n:
+        return got
+    k.pages.free_extents(got)
+    return None
+
+
+def _memmap_row(k: Kernel, n: int, nid: int) -> Extents | None:
+    """A row of `n` VMF points."""
+    if k.slab_available:
+        return alloc_row(k, "VMF", n, nid, OWNER_MEMMAP)
+    got = k.memblock.alloc_many(nid, n, 1)
+    for frame, m in got:
+        k.pages.claim(frame, frame + m, OWNER_MEMMAP_BOOT)
+    # A boot that runs out here panics, so that nothing has to be given back.
+    return got if k.faults.grant("VMF", n) == n == sum([m for _, m in got]) else None
+
+
+def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
+    """vmemmap_p4d_populate, vmemmap_pud_populate and, for `lowest` PTE_TABLE, vmemmap_pmd_populate at `vpn`; False:
+    no memory.
+
+    With four levels the p4d is folded, so vmemmap_pgd_populate never allocates.
+    """
+    tables = k.tables
+    if tables.tables[lowest].get(vpn // tables.spans[lowest]) is not None:
+        return True
+    for level in range(PUD_TABLE, lowest - 1, -1):
+        index = vpn // tables.spans[level]
+        if tables.tables[level].get(index) is None:
+            frame = vmemmap_alloc_block(k, TABLE_POINTS[level], nid, OWNER_PGTABLE, OWNER_PGTABLE_BOOT)
+            if frame is None:
+                return False
+            tables.tables[level].set(index, index + 1, frame - index)
+    return True
+
+
+# -- private memmaps ------------------------------------------------------------------------------------------------
+
+
+def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int) -> int:
+    """vmemmap_populate_basepages without altmap: a frame of its own for every vmemmap page that has none. 0 or
+    -ENOMEM.
+    """
+    ptrs = k.arch.ptrs_per_pte
+    while lo < hi:
+        end = min(hi, (lo // ptrs + 1) * ptrs)
+        if not ensure_tables(k, lo, nid, PTE_TABLE):
+            return -ENOMEM
+        for s, e in k.tables.holes(lo, end):
+            got = _memmap_row(k, e - s, nid)
+            if got is None:
+                return -ENOMEM
+            k.tables.map_extents(s, got)
+        lo = end
+    return 0
+
+
+def _alloc_pmd_block(k: Kernel, nid: int, altmap: Altmap | None) -> int | None:
+    """vmemmap_alloc_block_buf(PMD_SIZE)."""
+    if k.faults.fails("VMB"):
+        return None
+    n = k.arch.ptrs_per_pte
+    if altmap is not None:
+        return altmap.allocate(n)
+    if k.slab_available:
+        return k.pages.alloc_kernel_block(nid, OWNER_MEMMAP)
+    frame = k.memblock.alloc(nid, n, n)
+    if frame is not None:
+        k.pages.claim(frame, frame + n, OWNER_MEMMAP_BOOT)
+    return frame
+
+
+def vmemmap_populate_hugepages(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
+    """vmemmap_populate_hugepages: PMD leaves, base pages where no block is to be had (never with an altmap). 0 or
+    -ENOMEM.
+    """
+    tables = k.tables
+    ptrs = k.arch.ptrs_per_pte
+    for vpn in range(lo, hi, ptrs):
+        if not ensure_tables(k, vpn, nid, PMD_TABLE):
+            return -ENOMEM
+        if tables.tables[PTE_TABLE].get(vpn // ptrs) is None:
+            if tables.get(vpn) is not None:
+                continue
+            frame = _alloc_pmd_block(k, nid, altmap)
+            if frame is not None:
+                tables.set(vpn, vpn + ptrs, Leaf(frame - vpn))
+                continue
+            if altmap is not None:
+                return -ENOMEM
+        if vmemmap_populate_basepages(k, vpn, vpn + ptrs, nid):
+            return -ENOMEM
+    return 0
+
+
+def populate_boot_sections(k: Kernel, lo: int, hi: int, nid: int) -> int:
+    """vmemmap_populate of whole sections at boot, as the loop over them in sparse_init_nid does it. 0 or -ENOMEM.
+
+    Where no point can fail by injection, the whole row is allocated at once: a 16T machine costs as much as a 1G
+    one. A row that holds the failing point is halved until that point's section stands alone.
+    """
+    ptrs = k.arch.ptrs_per_pte
+    tables, faults = k.tables, k.faults
+    missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
+    nr_tables = sum([e - s for _, holes in missing for s, e in holes])
+    nr_blocks = (hi - lo) // ptrs
+    if faults.reached < faults.armed <= faults.reached + nr_tables + nr_blocks:
+        if nr_blocks == 1:
+            return vmemmap_populate_hugepages(k, lo, hi, nid, None)
+        mid = lo + nr_blocks // 2 * ptrs
+        return populate_boot_sections(k, lo, mid, nid) or populate_boot_sections(k, mid, hi, nid)
+    for level, holes in missing:
+        for s, e in holes:
+            got = k.memblock.alloc_many(nid, e - s, 1)
+            if faults.grant("PGT", e - s) > sum([n for _, n in got]):
+                return -ENOMEM
+            for frame, n in got:
+                k.pages.claim(frame, frame + n, OWNER_PGTABLE_BOOT)
+            tables.add_tables(level, s, got)
+    for frame, n in k.memblock.alloc_many(nid, nr_blocks, ptrs):
+        faults.grant("VMB", n // ptrs)
+        k.pages.claim(frame, frame + n, OWNER_MEMMAP_BOOT)
+        tables.set(lo, lo + n, Leaf(frame - lo))
+        lo += n
+    # Without a free PMD-sized block, one by one: each section tries a block and falls back to base pages.
+    return vmemmap_populate_hugepages(k, lo, hi, nid, None)
+
+
+# -- HugeTLB at boot ------------------------------------------------------------------------------------------------
+
+
+def vmemmap_get_tail(k: Kernel, tails: Tails, order: int, zone: Zone) -> int | None:
+    """vmemmap_get_tail (mm/sparse-vmemmap.c, the boot-time one): the zone's tail frame for `order`, allocated
+    without content.
+    """
+    key = (zone.key, order)
+    tail = tails.get(key)
+    if tail is None:
+        tail = vmemmap_alloc_block(k, "TAIL", zone.nid, OWNER_TAIL_BOOT, OWNER_TAIL_BOOT)
+        if tail is not None:
+            tails[key] = tail
+    return tail
+
+
+def vmemmap_populate_hvo(k: Kernel, tails: Tails, lo: int, hi: int, order: int, zone: Zone, keep: int) -> int:
+    """vmemmap_populate_hvo: `keep` private frames, all other PTEs RW to the zone's tail frame, uncounted. 0 or
+    -ENOMEM.
+    """
+    tables = k.tables
+    tail = vmemmap_get_tail(k, tails, order, zone)
+    if tail is None:
+        return -ENOMEM
+    if not ensure_tables(k, lo, zone.nid, PTE_TABLE):
+        return -ENOMEM
+    got = _memmap_row(k, keep, zone.nid)
+    if got is None:
+        return -ENOMEM
+    for vpn in range(lo, hi, k.arch.ptrs_per_pte):
+        if not ensure_tables(k, vpn, zone.nid, PTE_TABLE):
+            return -ENOMEM
+    tables.set(lo, hi, strided(lo, hi - lo, keep, got[0][0], True, tail, True))
+    return 0
+
+
+# -- device DAX -----------------------------------------------------------------------------------------------------
+
+
+def vmemmap_can_optimize(k: Kernel, altmap: Altmap | None, pgmap: PgMap | None) -> bool:
+    """__vmemmap_can_optimize (include/linux/mm.h): a device's compound pages share their tail struct pages."""
+    if pgmap is None or altmap is not None or not pgmap.vmemmap_shift:
+        return False
+    return k.arch.dax_dedup and k.arch.vmemmap_pages(pgmap.vmemmap_shift) > VMEMMAP_RESERVE_NR
+
+
+def reuse_compound_section(k: Kernel, start_pfn: int, pgmap: PgMap) -> bool:
+    """reuse_compound_section: the piece continues a compound page, seen from the start of the range in progress."""
+    nr_pages = 1 << pgmap.vmemmap_shift
+    offset = start_pfn - pgmap.ranges[pgmap.nr_range][0]
+    return offset % nr_pages != 0 and nr_pages > k.arch.pages_per_subsection
+
+
+def compound_section_tail_page(k: Kernel, vpn: int) -> int:
+    """compound_section_tail_page: the frame that the vmemmap page before `vpn` maps.
+
+    The kernel walks to a PTE without looking at the PMD: it takes data for a PTE if the page before lies in a PMD
+    leaf, which the memmap of an early section does.
+    """
+    m = k.tables.get(vpn - 1)
+    if m is None or isinstance(m, Leaf):
+        what = "a PMD leaf" if m is not None else "an empty entry"
+        raise KernelBug(f"compound_section_tail_page: the PTE of vmemmap page {vpn - 1:#x} is read through {what}")
+    return frame_at(m, vpn - 1)
+
+
+def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int, nid: int, pgmap: PgMap) -> int:
+    """vmemmap_populate_compound_pages for one piece of a section: two frames a compound page, shared RW. 0 or
+    -ENOMEM.
+
+    A piece lies in one section, hence under one PTE table.
+    """
+    tables = k.tables
+    if reuse_compound_section(k, start_pfn, pgmap):
+        frame = compound_section_tail_page(k, lo)
+        if not ensure_tables(k, lo, nid, PTE_TABLE):
+            return -ENOMEM
+        tables.set(lo, hi, Shared(frame, True))
+        k.pages.get_refs(frame, hi - lo)
+        return 0
+    if not ensure_tables(k, lo, nid, PTE_TABLE):
+        return -ENOMEM
+    stride = min(hi - lo, k.arch.vmemmap_pages(pgmap.vmemmap_shift))
+    got = _memmap_row(k, VMEMMAP_RESERVE_NR * ((hi - lo) // stride), nid)
+    if got is None:
+        return -ENOMEM
+    if 1 << pgmap.vmemmap_shift > k.arch.pages_per_subsection:
+        # Sections that follow may share this compound page's tail frame.
+        frames = [frame + i for frame, n in got for i in range(n)]
+        for i in range(0, len(frames), 2):
+            _map_compound(k, lo, stride, frames[i], frames[i + 1])
+            lo += stride
+        return 0
+    head = None
+    for frame, n in got:
+        if head is not None:
+            _map_compound(k, lo, stride, head, frame)
+            lo += stride
+            frame, n = frame + 1, n - 1
+        head = frame + n - 1 if n % 2 else None
+        end = lo + n // 2 * stride
+        if lo < end:
+            tables.set(lo, end, strided(lo, stride, VMEMMAP_RESERVE_NR, frame, True, None, True))
+        lo = end
+    return 0
+
+
+def _map_compound(k: Kernel, lo: int, stride: int, head: int, tail: int) -> None:
+    """One compound page whose two frames may lie anywhere; the tail frame's references are counted."""
+    k.tables.set(lo, lo + 1, Pte(head - lo, True))
+    k.tables.set(lo + 1, lo + stride, Shared(tail, True))
+    k.pages.get_refs(tail, stride - VMEMMAP_RESERVE_NR)
