@@ -67,7 +67,7 @@ class PageAllocator:
         self.holders: RunMap[Extents] = RunMap()
         """OWNER_PAGES_MOVABLE frames -> the extents they are part of; migration rewrites those in place."""
         self.isolated: tuple[int, int] | None = None
-        """Pageblock-aligned frames under isolation (MIGRATE_ISOLATE), while memory goes offline; they lie in one zone."""
+        """Pageblocks under isolation (MIGRATE_ISOLATE) while memory goes offline, as pfns; they lie in one zone."""
         self.isolated_free = RunSet()
         """Free frames of the isolated range: nobody can allocate them."""
         self.zone_of: RunMap[Zone] = RunMap()
@@ -331,7 +331,7 @@ class PageAllocator:
 
 
 def pages_alloc(k: Kernel, nid: int, count: int, movable: bool) -> int | Extents:
-    """`count` order-0 pages of node `nid` for a program, all or none; the list must be given back as the object it is."""
+    """`count` order-0 pages of node `nid` for a program, all or none; migration rewrites the list that is returned."""
     pages = k.pages
     owner, zones = (OWNER_PAGES_MOVABLE, MOVABLE_ZONES) if movable else (OWNER_PAGES, KERNEL_ZONES)
     extents = pages.alloc_bulk(count, nid, owner, thisnode=True, zones=zones)

@@ -9,7 +9,7 @@ PHYSMEM_BITS = 46
 
 
 def request_region(k: Kernel, start_pfn: int, end_pfn: int, kind: str) -> bool:
-    """__request_region (kernel/resource.c): reserve [start_pfn, end_pfn); False when part of it is busy or beyond the end.
+    """__request_region (kernel/resource.c): reserve [start_pfn, end_pfn); False when it is busy or beyond the end.
 
     Left out: nesting, names, and resources that are not busy.
     """

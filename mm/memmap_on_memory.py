@@ -1,0 +1,56 @@
+"""Memory blocks whose memmap lies in themselves: memory_hotplug.memmap_on_memory (mm/memory_hotplug.c, Linux 7.3)."""
+
+from __future__ import annotations
+
+from mm.altmap import Altmap
+from mm.arch import STRUCT_PAGE
+from mm.kernel import MIGRATE_UNMOVABLE, Kernel
+from mm.mmzone import Zone
+from mm.page import SelfHosted
+from mm.page_alloc import OWNER_SELFHOSTED
+
+
+def memory_block_memmap_on_memory_pages(k: Kernel) -> int:
+    """memory_block_memmap_on_memory_pages: frames at the start of a block that are set aside for its memmap."""
+    nr_pages = -(-k.memory_blocks.pages * STRUCT_PAGE // k.arch.page)
+    if k.machine.memmap_on_memory == "force":
+        pageblock = 1 << k.arch.pmd_order
+        return -(-nr_pages // pageblock) * pageblock
+    return nr_pages
+
+
+def mhp_supports_memmap_on_memory(k: Kernel) -> bool:
+    """mhp_supports_memmap_on_memory, with the default of arch_supports_memmap_on_memory (P7 of separate-paths.md)."""
+    if k.machine.memmap_on_memory == "off":
+        return False
+    vmemmap_size = k.memory_blocks.pages * STRUCT_PAGE
+    memmap_pages = memory_block_memmap_on_memory_pages(k)
+    return (
+        vmemmap_size % k.arch.page == 0
+        and memmap_pages % (1 << k.arch.pmd_order) == 0
+        and memmap_pages != k.memory_blocks.pages
+        and vmemmap_size % (1 << k.arch.pmd_shift) == 0
+    )
+
+
+def mhp_altmap(k: Kernel, start_pfn: int) -> Altmap:
+    """The altmap that create_altmaps_and_memory_blocks gives the block at `start_pfn`."""
+    end_pfn = start_pfn + k.memory_blocks.pages
+    return Altmap(start_pfn, end_pfn, 0, memory_block_memmap_on_memory_pages(k), OWNER_SELFHOSTED)
+
+
+def altmap_free(k: Kernel, altmap: Altmap) -> None:
+    """altmap_free: complain when its frames are still in use."""
+    if altmap.alloc:
+        k.warn_once("WARNING: altmap_free: Altmap not fully unmapped")
+
+
+def mhp_init_memmap_on_memory(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
+    """mhp_init_memmap_on_memory: the memmap's own frames become pages of the zone that their block goes online in.
+
+    Left out: the KASAN shadow; a memmap that fills whole sections, which takes blocks of 64 sections.
+    """
+    zone.grow_span(start_pfn, end_pfn)
+    k.memmap.init(start_pfn, end_pfn - start_pfn, SelfHosted(zone.nid, zone.idx))
+    k.set_pageblocks(start_pfn, end_pfn, MIGRATE_UNMOVABLE)
+    k.pages.online(zone, start_pfn, end_pfn, free=False)

@@ -1,0 +1,206 @@
+"""Memory blocks go online and offline (drivers/base/memory.c, mm/memory_hotplug.c, Linux 7.3).
+
+Onlining has no point of failure here. Offlining moves away what can be moved and dissolves the free huge pages. Where
+the kernel would try to migrate until a signal comes, the result here is -EBUSY.
+
+Left out: notifiers, poisoned pages, memory groups, the auto-movable policy, the span of nodes, and that a zone's span
+does not shrink over the hole at the end of a partly backed boot section.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Literal
+
+from mm.errno import EBUSY, EINVAL, ENODEV
+from mm.hugetlb import dissolve_free_hugetlb_folios
+from mm.hugetlb_isolate import isolate_or_migrate
+from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.memmap_on_memory import mhp_init_memmap_on_memory
+from mm.memory import MemoryBlocks
+from mm.mmzone import SECTION_IS_ONLINE, ZONE_MOVABLE, Zone
+from mm.page_alloc import (
+    KERNEL_ZONES,
+    MOVABLE_ZONES,
+    OWNER_HUGETLB,
+    OWNER_PAGES_MOVABLE,
+    Extents,
+    default_zone_for_kernel_pfn,
+)
+
+MOVABLE_OWNERS = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
+
+
+def memory_block_online(k: Kernel, block: int, zone: Literal["kernel", "movable"]) -> int:
+    """state_store of online_kernel or online_movable, memory_block_online (drivers/base/memory.c, 7.3); 0 or an errno.
+
+    Left out: the zone that plain "online" picks.
+    """
+    blocks = k.memory_blocks
+    state = blocks.zone.get(block)
+    nid = blocks.nid.get(block)
+    if state is None or nid is None:
+        return -ENODEV
+    if state != MemoryBlocks.OFFLINE:
+        return -EINVAL
+    start = block * blocks.pages
+    end = start + blocks.pages
+    if zone == "movable":
+        target = k.nodes[nid].zones[ZONE_MOVABLE]
+    else:
+        target = default_zone_for_kernel_pfn(k.nodes, nid, start, end)
+    altmap = blocks.altmaps.get(block)
+    if altmap is None:
+        online_pages(k, start, end, target)
+    else:
+        rest = start + altmap.capacity
+        mhp_init_memmap_on_memory(k, start, rest, target)
+        online_pages(k, rest, end, target)
+        target.present_pages += altmap.capacity
+    blocks.put(block, block + 1, nid, target.key)
+    return 0
+
+
+def online_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
+    """online_pages, move_pfn_range_to_zone, online_pages_range (mm/memory_hotplug.c, 7.3)."""
+    zone.grow_span(start_pfn, end_pfn)
+    k.paths.memmap_init_range(zone, start_pfn, end_pfn - start_pfn)
+    k.set_pageblocks(start_pfn, end_pfn, MIGRATE_MOVABLE)
+    k.pages.online(zone, start_pfn, end_pfn, free=True)
+    per = k.arch.pages_per_section
+    k.sections.set_flags(start_pfn // per, -(-end_pfn // per), SECTION_IS_ONLINE)
+    zone.present_pages += end_pfn - start_pfn
+
+
+def memory_block_offline(k: Kernel, block: int) -> int:
+    """state_store of offline, memory_block_offline (drivers/base/memory.c, 7.3); 0 or an errno."""
+    blocks = k.memory_blocks
+    state = blocks.zone.get(block)
+    if state is None:
+        return -ENODEV
+    start = block * blocks.pages
+    end = start + blocks.pages
+    run = k.pages.zone_of.run(start)
+    if state == MemoryBlocks.OFFLINE or run is None or run[1] < end:
+        return -EINVAL  # offline already; or it has holes, or more than one zone
+    zone = run[2]
+    altmap = blocks.altmaps.get(block)
+    rest = start if altmap is None else start + altmap.capacity
+    rc = offline_pages(k, rest, end, zone)
+    if rc:
+        return rc
+    if altmap is not None:
+        # mhp_deinit_memmap_on_memory
+        k.pages.zone_of.clear(start, rest)
+    zone.present_pages -= end - start
+    shrink_zone_span(k, zone, start, end)
+    blocks.zone.set(block, block + 1, MemoryBlocks.OFFLINE)
+    blocks.touched.append((block, block + 1))
+    return 0
+
+
+def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
+    """offline_pages (mm/memory_hotplug.c, 7.3) up to the zone's accounting; 0 or an errno.
+
+    The caller has seen that the range has no holes and lies in `zone`.
+    """
+    pages = k.pages
+    found = set()
+    for _, _, owner in pages.owners.runs(start_pfn, end_pfn):
+        if owner not in MOVABLE_OWNERS:
+            return -EBUSY  # has_unmovable_pages
+        found.add(owner)
+    if found:
+        pages.isolate(zone, start_pfn, end_pfn)
+        rc = _empty(k, start_pfn, end_pfn, zone, OWNER_HUGETLB in found)
+        pages.unisolate(zone)
+        if rc:
+            return rc
+    pages.offline(zone, start_pfn, end_pfn)
+    per = k.arch.pages_per_section
+    k.sections.clear_flags(start_pfn // per, -(-end_pfn // per), SECTION_IS_ONLINE)
+    return 0
+
+
+def _empty(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone, hugetlb: bool) -> int:
+    """The loop of offline_pages: migrate what is in use, then dissolve free huge pages; 0 when every frame is free."""
+    # migrate_pages moves the huge pages of its list before the others.
+    rc = isolate_or_migrate(k, start_pfn, end_pfn) if hugetlb else 0
+    rc = rc or do_migrate_range(k, start_pfn, end_pfn, zone)
+    if not rc and hugetlb:
+        rc = dissolve_free_hugetlb_folios(k, start_pfn, end_pfn)
+    if not rc and not k.pages.isolated_free.covers(start_pfn, end_pfn):
+        rc = -EBUSY  # test_pages_isolated
+    return rc
+
+
+def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
+    """do_migrate_range, alloc_migration_target (mm/memory_hotplug.c, mm/migrate.c, 7.3) for order-0 pages of programs.
+
+    Targets come from the other nodes, from the own node only if no other has memory. Without room for all, the first
+    pages are moved and the result is -EBUSY.
+    """
+    pages = k.pages
+    runs = pages.holders.runs(start_pfn, end_pfn)
+    if not runs:
+        return 0
+    need = sum(e - s for s, e, _ in runs)
+    zones = MOVABLE_ZONES if zone.idx == ZONE_MOVABLE else KERNEL_ZONES
+    others = [n.nid for n in k.nodes if n.nid != zone.nid and any(z.present_pages for z in n.zones)]
+    targets: Extents = []
+    for nid in others or [zone.nid]:
+        got = pages.alloc_bulk(need, nid, OWNER_PAGES_MOVABLE, thisnode=True, zones=zones)
+        need -= sum(n for _, n in got)
+        targets += got
+    targets.reverse()  # the next one is at the end
+    for lo, hi, extents in runs:
+        new: Extents = []
+        at = lo
+        while at < hi and targets:
+            pfn, n = targets.pop()
+            if n > hi - at:
+                targets.append((pfn + hi - at, n - (hi - at)))
+                n = hi - at
+            pages.holders.set(pfn, pfn + n, extents)
+            new.append((pfn, n))
+            at += n
+        if at == lo:
+            break
+        _replace(extents, lo, at, new)
+        pages.holders.clear(lo, at)
+        pages.free(lo, at - lo)
+    return -EBUSY if need else 0
+
+
+def _replace(extents: Extents, lo: int, hi: int, new: Extents) -> None:
+    """The holder of `extents` has the frames `new` instead of [lo, hi)."""
+    out: Extents = []
+    for pfn, n in extents:
+        if pfn < lo:
+            out.append((pfn, min(n, lo - pfn)))
+        if pfn + n > hi:
+            out.append((max(pfn, hi), pfn + n - max(pfn, hi)))
+    extents[:] = out + new
+
+
+def shrink_zone_span(k: Kernel, zone: Zone, start_pfn: int, end_pfn: int) -> None:
+    """shrink_zone_span (mm/memory_hotplug.c, 7.3): nothing of [start_pfn, end_pfn) is online any more.
+
+    A whole block at once gives what the kernel gets in two steps when part of the block is self-hosted.
+    """
+    runs = k.pages.zone_of
+    if zone.start_pfn == start_pfn:
+        for i in range(bisect_left(runs.starts, end_pfn), len(runs.starts)):
+            if runs.starts[i] >= zone.end_pfn:
+                break
+            if runs.vals[i] is zone:
+                zone.start_pfn = runs.starts[i]
+                return
+    elif zone.end_pfn == end_pfn:
+        for i in range(bisect_left(runs.starts, start_pfn) - 1, -1, -1):
+            if runs.vals[i] is zone:
+                zone.end_pfn = runs.ends[i]
+                return
+    else:
+        return
+    zone.start_pfn = zone.end_pfn = 0
