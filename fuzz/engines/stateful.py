@@ -1,0 +1,160 @@
+"""The pair as a Hypothesis state machine: the readable specification for tests, and the yardstick of the benchmark.
+
+The rules draw from the same registry and the same resolver as the uniform engine. A rule gets its randomness as bytes of the example,
+so that Hypothesis shrinks operands; all zeros is the plainest operand. It runs a hundred times fewer operations a second than
+`uniform`, but needs no shrinker of ours.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, ClassVar, Final
+
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import seed as with_seed
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.execute import Lockstep, Profile, StepResult
+from fuzz.generate.live import Live
+from fuzz.generate.operations import MAKERS, reserve
+from fuzz.generate.weights import WEIGHTS, Draw, choose_machine, choose_reserves
+from fuzz.oracle.finding import Finding
+from fuzz.program.model import Op, Program
+from fuzz.program.text import format_machine, format_op
+
+DRAWS: Final = 16
+"""Draws that one operation gets from the example; the longest, a device of three ranges, takes most of them."""
+STEPS: Final = 40
+"""Operations of one example."""
+
+_RAW: Final = st.binary(min_size=2 * DRAWS, max_size=2 * DRAWS)
+_BY_WEIGHT: Final = tuple(name for name, weight in WEIGHTS.items() for _ in range(weight))
+
+
+def draws(raw: bytes) -> Draw:
+    """The floats that some bytes stand for, two bytes each; zeros behind the end."""
+    values = iter([int.from_bytes(raw[i : i + 2], "big") / 65536 for i in range(0, len(raw), 2)])
+    return lambda: next(values, 0.0)
+
+
+class PairMachine(RuleBasedStateMachine):
+    """Both models, one operation a step; the end of an example is the full comparison."""
+
+    profile: ClassVar[Profile] = "posted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair: Lockstep | None = None
+        self.ops: list[Op] = []
+        self.rcs: list[tuple[int | str, int | str]] = []
+
+    @initialize(raw=_RAW)
+    def boot(self, raw: bytes) -> None:
+        """Choose a machine and reserves, and boot."""
+        draw = draws(raw)
+        self.pair = pair = Lockstep(choose_machine(draw), self.profile)
+        self.live = Live(pair.reference.kernel)
+        note(format_machine(pair.reference.kernel.machine))
+        for _ in range(choose_reserves(draw)):
+            self._step(reserve(draw, self.live))
+        self._step(Op("boot"))
+
+    @rule(operation=st.sampled_from(_BY_WEIGHT), raw=_RAW)
+    def run(self, operation: str, raw: bytes) -> None:
+        """Run one operation."""
+        if self.pair is not None and not self.pair.over:
+            name, self.live.after_fail = self.live.after_fail or operation, None
+            self._step(MAKERS[name](draws(raw), self.live))
+
+    def teardown(self) -> None:
+        """Compare everything."""
+        if self.pair is not None and not self.pair.over:
+            self.differs(self.pair.finish())
+
+    def _step(self, op: Op) -> None:
+        assert self.pair is not None
+        if self.pair.over:
+            return
+        note(format_op(op))
+        self.ops.append(op)
+        result: StepResult = self.pair.step(op)
+        rc = result.rcs[0]
+        self.rcs.append(result.rcs)
+        if isinstance(rc, int) and not self.pair.over:
+            self.live.advance(op, rc)
+        self.differs(result.finding)
+
+    def differs(self, finding: Finding | None) -> None:
+        """What to do about a difference: a test fails."""
+        assert finding is None, f"{finding.signature}: {finding.detail}"
+
+
+class Stateful:
+    """The state machine as an engine: examples without shrinking, so that a finding goes to our own minimizer."""
+
+    name = "stateful"
+
+    def __init__(self, seed: int, profile: Profile = "posted") -> None:
+        self.statistics = Statistics()
+        self.seed = seed
+        self.slices = 0
+        self.found: list[Discovery] = []
+        self.deadline = 0.0
+        engine = self
+
+        class Machine(PairMachine):
+            def differs(self, finding: Finding | None) -> None:
+                if finding is not None and self.pair is not None:
+                    program = Program(self.pair.reference.kernel.machine, tuple(self.ops))
+                    engine.found.append(Discovery(program, finding, engine.name))
+
+            def teardown(self) -> None:
+                super().teardown()
+                if self.pair is not None:
+                    statistics = engine.statistics
+                    statistics.count([op.name for op in self.ops], self.rcs)
+                    statistics.clauses |= self.pair.oracle.clauses
+
+        Machine.profile = profile
+        self.machine: Any = Machine
+
+    @property
+    def running(self) -> bool:
+        """It never runs out."""
+        return True
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def stop(self) -> list[Discovery]:
+        """Nothing to end."""
+        return []
+
+    def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
+        """Run some examples. Hypothesis cannot be stopped in time, so a slice is a number of examples, about as many as fit."""
+        begin = perf_counter()
+        done = self.statistics
+        speed = done.programs / done.seconds if done.seconds else 20.0
+        examples = max(1, min(int(speed * seconds), 1000))
+        if programs is not None:
+            examples = min(examples, programs)
+        self.slices += 1
+        factory = with_seed(self.seed << 20 | self.slices)(self.machine)
+        run_state_machine_as_test(
+            factory,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=STEPS,
+                database=None,
+                deadline=None,
+                derandomize=False,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        found, self.found = self.found, []
+        done.seconds += perf_counter() - begin
+        done.findings += len(found)
+        return found

@@ -1,0 +1,1 @@
+"""Generation of programs against the live state of the reference: see `fuzz.generate.operations`."""

@@ -1,0 +1,73 @@
+"""Keeping one operation's work bounded, for programs that were not made by `generate_op`.
+
+A mutated number can ask a 16T machine for eight million huge pages, each of which is a folio in both models. Such a
+program teaches nothing that one with hundreds of pages does not, and holds an engine up for minutes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fuzz.generate.operands import MANY, MANY_GIGANTIC, fit
+from fuzz.program.model import Op
+from mm.kernel import Kernel
+
+G: Final = 1 << 30
+MOST_MEMORY: Final = 64 * G
+"""Of `memory add`, whose blocks are devices, made one by one."""
+MOST_DAX: Final = 1024 * G
+
+
+def affordable(op: Op, kernel: Kernel) -> Op:
+    """The operation, or the same with smaller numbers where this kernel would be busy for long."""
+    limit = _LIMITS.get(op.name)
+    return op if limit is None else limit(op, kernel)
+
+
+def _with(op: Op, **args: object) -> Op:
+    return Op(op.name, {**op.args, **args}, op.result)
+
+
+def _reserve(op: Op, kernel: Kernel) -> Op:
+    most = 64 if op.args["size"] == G else MANY
+    return _with(op, count=most) if op.args["count"] > most else op
+
+
+def _resize(op: Op, kernel: Kernel) -> Op:
+    gigantic = op.args["size"] == G
+    pool = kernel.hstates[18 if gigantic else 9]
+    most = pool.persistent + (MANY_GIGANTIC if gigantic else MANY)
+    if op.args["to"] <= most or _few_fit(kernel, gigantic):
+        return op
+    return _with(op, to=most)
+
+
+def _map(op: Op, kernel: Kernel) -> Op:
+    gigantic = op.args["size"] == G
+    most = kernel.hstates[18 if gigantic else 9].free_count() + (MANY_GIGANTIC if gigantic else MANY)
+    if op.args["count"] <= most or _few_fit(kernel, gigantic):
+        return op
+    return _with(op, count=most)
+
+
+def _few_fit(kernel: Kernel, gigantic: bool) -> bool:
+    return fit(kernel, kernel.hstates[18 if gigantic else 9], None) <= (MANY_GIGANTIC if gigantic else MANY)
+
+
+def _memory_add(op: Op, kernel: Kernel) -> Op:
+    return _with(op, size=op.args["size"] % MOST_MEMORY) if op.args["size"] > MOST_MEMORY else op
+
+
+def _dax_create(op: Op, kernel: Kernel) -> Op:
+    if max(op.args["size"]) <= MOST_DAX:
+        return op
+    return _with(op, size=tuple(size % MOST_DAX if size > MOST_DAX else size for size in op.args["size"]))
+
+
+_LIMITS: Final = {
+    "reserve": _reserve,
+    "hugetlb resize": _resize,
+    "hugetlb map": _map,
+    "memory add": _memory_add,
+    "dax create": _dax_create,
+}

@@ -1,0 +1,169 @@
+"""What a program has made so far, as a generator sees it: handles, address ranges, and the reference kernel.
+
+Operands are resolved against this: "the second live device", "behind the last range", "one page more than is free".
+That, rather than the choice of an engine, is what reaches deep states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from fuzz.program.model import Op
+from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
+from mm.kernel import Kernel
+
+SECTION: Final = 128 << 20
+"""Bytes of a section, and of a memory block, of x86-64."""
+
+_REMEMBERED: Final = 4
+"""How many vacated ranges are kept to be used again."""
+
+
+class Range(NamedTuple):
+    """A named range of physical memory, in bytes."""
+
+    name: str
+    at: int
+    size: int
+
+
+class Device(NamedTuple):
+    """A live DAX device; ranges are (address, size) in bytes."""
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+class Live:
+    """State of one program between two operations. The kernel is only read."""
+
+    __slots__ = (
+        "after_fail",
+        "devices",
+        "kernel",
+        "last_points",
+        "made",
+        "mappings",
+        "memory",
+        "pages",
+        "ram_end",
+        "rams",
+        "refused",
+        "top",
+        "vacated",
+    )
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        page = kernel.machine.page
+        ranges = kernel.machine.ram_ranges()
+        self.rams = [Range(f"ram{i}", lo * page, (hi - lo) * page) for i, (_, lo, hi) in enumerate(ranges)]
+        self.ram_end = ranges[-1][2] * page
+        self.top = self.ram_end
+        """End of the highest range in use."""
+        self.memory: list[Range] = []
+        """Hot-added ranges that exist."""
+        self.devices: list[Device] = []
+        self.mappings: list[str] = []
+        self.pages: list[str] = []
+        self.refused: dict[str, list[str]] = {MEMORY: [], DAX: [], MAPPING: [], PAGES: []}
+        """Handles that can be named but stand for nothing: their making was refused, or they were removed."""
+        self.vacated: list[tuple[int, int]] = []
+        """The last ranges that were removed: (address, size)."""
+        self.made = {MEMORY: 0, DAX: 0, MAPPING: 0, PAGES: 0}
+        self.last_points: dict[str, int] = {}
+        """Allocation points that the last operation of each name reached."""
+        self.after_fail: str | None = None
+        """Name of the operation for which an allocation failure was just armed."""
+
+    def fresh(self, kind: str) -> str:
+        """The canonical name of the next handle of a kind."""
+        return f"{kind}{self.made[kind]}"
+
+    def advance(self, op: Op, rc: int) -> None:
+        """Move behind an operation that returned `rc` in the reference."""
+        name = op.name
+        faults = self.kernel.faults
+        if faults.reached and not faults.armed:
+            self.last_points[name] = faults.reached
+        result = op.result
+        if result is not None:
+            self.made[result[0]] += 1
+            if rc < 0:
+                self.refused[result[0]].append(result)
+                return
+        moved = _MOVES.get(name)
+        if moved is not None:
+            moved(self, op, rc)
+
+    def _occupy(self, end: int) -> None:
+        if end > self.top:
+            self.top = end
+
+    def _vacate(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        self.vacated += ranges
+        del self.vacated[:-_REMEMBERED]
+        ends = [at + size for at, size in ranges]
+        if self.top in ends:
+            self.top = self.ram_end
+            for _, at, size in self.memory:
+                self._occupy(at + size)
+            for device in self.devices:
+                for at, size in device.ranges:
+                    self._occupy(at + size)
+
+    def _memory_add(self, op: Op, rc: int) -> None:
+        at, size = op.args["at"], op.args["size"]
+        self.memory.append(Range(str(op.result), at, size))
+        self._occupy(at + size)
+
+    def _memory_remove(self, op: Op, rc: int) -> None:
+        name = op.args[MEMORY]
+        for i, found in enumerate(self.memory):
+            if found.name == name and rc == 0:
+                del self.memory[i]
+                self.refused[MEMORY].append(name)
+                self._vacate(((found.at, found.size),))
+                return
+
+    def _dax_create(self, op: Op, rc: int) -> None:
+        ranges = tuple(zip(op.args["at"], op.args["size"], strict=True))
+        self.devices.append(Device(str(op.result), ranges))
+        for at, size in ranges:
+            self._occupy(at + size)
+
+    def _dax_destroy(self, op: Op, rc: int) -> None:
+        name = op.args[DAX]
+        for i, found in enumerate(self.devices):
+            if found.name == name:
+                del self.devices[i]
+                self._vacate(found.ranges)
+                return
+        self.refused[DAX].remove(name)
+
+    def _hugetlb_map(self, op: Op, rc: int) -> None:
+        self.mappings.append(str(op.result))
+
+    def _hugetlb_unmap(self, op: Op, rc: int) -> None:
+        name = op.args[MAPPING]
+        (self.mappings if name in self.mappings else self.refused[MAPPING]).remove(name)
+
+    def _pages_alloc(self, op: Op, rc: int) -> None:
+        self.pages.append(str(op.result))
+
+    def _pages_free(self, op: Op, rc: int) -> None:
+        name = op.args[PAGES]
+        (self.pages if name in self.pages else self.refused[PAGES]).remove(name)
+
+
+_MOVES: Final[dict[str, Callable[[Live, Op, int], None]]] = {
+    "memory add": Live._memory_add,
+    "memory remove": Live._memory_remove,
+    "dax create": Live._dax_create,
+    "dax destroy": Live._dax_destroy,
+    "hugetlb map": Live._hugetlb_map,
+    "hugetlb unmap": Live._hugetlb_unmap,
+    "pages alloc": Live._pages_alloc,
+    "pages free": Live._pages_free,
+}

@@ -1,0 +1,320 @@
+"""Operands resolved against the live state of the reference.
+
+Each function draws one operand: mostly a value at which the kernel's behaviour changes in this very state, and for
+about 15 % of operands a raw one, so that what the kernel refuses stays covered. Functions are named after what they
+give.
+
+Amounts that would make one operation handle many thousands of huge pages are not asked for (`MANY`): exhaustion is
+reached the cheap way, by `pages alloc` of all but a few frames, or on a machine that is small.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fuzz.generate.live import SECTION, Live
+from fuzz.generate.weights import Draw
+from mm.hstate import HState
+from mm.kernel import Kernel
+from mm.memory import MemoryBlocks
+from mm.page_alloc import OWNER_HUGETLB
+
+K: Final = 1 << 10
+M: Final = 1 << 20
+G: Final = 1 << 30
+
+RAW: Final = 0.15
+"""Share of operands that do not look at the state."""
+
+MANY: Final = 512
+"""The most huge pages one operation takes or gives when the state allows more."""
+MANY_GIGANTIC: Final = 8
+
+LOW_HOLE: Final = 4 * G
+"""End of the hole below 4G."""
+
+_NEAR: Final = (1, 1, -1, -1, 2, 3, 5, 8, -2, -4, 16, 63, 64, 65)
+_LEFT: Final = (0, 0, 1, 2, 3, 7, 8, 9, 16, 64, 511, 512, 513, 1024, 4095, 4096, -1, -64)
+"""Frames that `pages alloc` leaves free: what some heads, tails, page tables, one restore or one section need."""
+
+_MEMORY_SIZES: Final = (*(SECTION,) * 8, *(2 * SECTION,) * 4, 3 * SECTION, 4 * SECTION, G, G, 2 * G)
+_DAX_SECTIONS: Final = (1, 1, 1, 2, 2, 3, 4, 8, 8, 16)
+_SHIFTS: Final = (0, 0, 0, 2 * M, 2 * M, SECTION // 2, SECTION, SECTION - 2 * M, 3 * SECTION, G // 2)
+_ODD: Final = (4 * K, 2 * M, 64 * M, 126 * M, 130 * M, 2 * M + 4 * K, 0, 1, 4 * M, 254 * M, G + 2 * M, SECTION - 4 * K)
+
+
+def raw_number(draw: Draw) -> int:
+    """A number of any magnitude up to 2**62, small ones as often as large ones."""
+    bits = int(draw() * 63)
+    return int(draw() * (1 << bits))
+
+
+def raw_address(draw: Draw) -> int:
+    """An address anywhere: on a 2M boundary below 64T, or any byte at all."""
+    x = draw()
+    if x < 0.7:
+        return int(draw() * (1 << int(draw() * 26))) * 2 * M
+    if x < 0.9:
+        return int(draw() * (1 << int(draw() * 35))) * 4 * K
+    return raw_number(draw)
+
+
+def any_node(draw: Draw, live: Live) -> int | None:
+    """No node, one of the machine, or rarely one that it does not have."""
+    x = draw()
+    if x < 0.5:
+        return None
+    nodes = live.kernel.machine.nodes
+    return int(draw() * nodes) if x < 0.96 else nodes + int(draw() * 3)
+
+
+def node(draw: Draw, live: Live) -> int:
+    """A node of the machine, or rarely one that it does not have."""
+    x = draw()
+    nodes = live.kernel.machine.nodes
+    return int(x * 1.04 * nodes) if nodes > 1 else 0 if x < 0.97 else 1 + int(draw() * 3)
+
+
+def huge_page(draw: Draw, live: Live) -> HState:
+    """A huge page pool: mostly 2M."""
+    states = live.kernel.hstates
+    return states[9] if draw() < 0.66 else states[18]
+
+
+def fit(kernel: Kernel, pool: HState, nid: int | None) -> int:
+    """How many pages of a size the free blocks can make, if placement is kind."""
+    blocks = 0
+    for of_node in kernel.nodes:
+        if nid is None or of_node.nid == nid:
+            for zone in of_node.zones:
+                blocks += zone.blocks.total
+    return blocks >> (pool.order - 9)
+
+
+def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
+    """nr_hugepages: near the present number, none, half, all that fit, one more than that."""
+    now = pool.persistent if nid is None or nid >= len(pool.nr) else pool.nr[nid] - pool.surplus[nid]
+    x = draw()
+    if x < 0.55:
+        return max(0, now + _NEAR[int(draw() * len(_NEAR))])
+    if x < 0.68:
+        return 0
+    if x < 0.72:
+        return now
+    if x < 0.76:
+        return now // 2
+    room = fit(live.kernel, pool, nid)
+    most = MANY if pool.order == 9 else MANY_GIGANTIC
+    if x < 1 - RAW:
+        target = now + room + int(draw() * 3) - 1
+    else:
+        target = raw_number(draw) if draw() < 0.25 else int(draw() * 64)
+    if room > most and target > now + most:
+        return now + int(draw() * 64 * most) // MANY
+    return target
+
+
+def overcommit(draw: Draw, live: Live, pool: HState) -> int:
+    """nr_overcommit_hugepages: a few, none, as many as there are surplus pages."""
+    x = draw()
+    if x < 0.5:
+        return 1 + int(draw() * 8)
+    if x < 0.7:
+        return 0
+    surplus = sum(pool.surplus)
+    if x < 1 - RAW:
+        return max(0, surplus + int(draw() * 3) - 1)
+    return raw_number(draw) if fit(live.kernel, pool, None) <= MANY >> (pool.order - 9) else int(draw() * 256)
+
+
+def map_count(draw: Draw, pool: HState, nid: int | None) -> int:
+    """Huge pages to map: some of the free ones, all of them, as many as overcommit allows on top, one more."""
+    free = pool.free_count() if nid is None or nid >= len(pool.free) else len(pool.free[nid])
+    x = draw()
+    if x < 0.45:
+        return 1 + int(draw() * min(free, 8))
+    if x < 0.6:
+        return free
+    extra = max(0, pool.nr_overcommit - sum(pool.surplus))
+    if x < 0.7:
+        return free + 1
+    if x < 1 - RAW:
+        return free + min(extra, 16) + int(draw() * 3) // 2
+    return int(draw() * 100)
+
+
+def demote_count(draw: Draw, pool: HState, nid: int | None) -> int:
+    """Pages to demote: one, all free ones, one more, none."""
+    free = pool.free_count() if nid is None or nid >= len(pool.free) else len(pool.free[nid])
+    x = draw()
+    if x < 0.6:
+        return 1
+    if x < 0.7:
+        return free
+    if x < 1 - RAW:
+        return free + 1
+    return int(draw() * 4) if draw() < 0.7 else raw_number(draw)
+
+
+def hugetlb_address(draw: Draw, live: Live) -> int:
+    """An address for `hugetlb dissolve`: in a free folio, in a folio of any state, in ordinary memory, anywhere."""
+    kernel = live.kernel
+    page = kernel.arch.page
+    x = draw()
+    if x < 0.3:
+        pool = huge_page(draw, live)
+        for free in pool.free:
+            if free:
+                pfn = next(iter(free)) if draw() < 0.5 else next(reversed(free))
+                return (pfn + (int(draw() * pool.pages) if draw() >= 0.5 else 0)) * page
+    if x < 1 - RAW:
+        owners = kernel.pages.owners
+        start = int(draw() * len(owners.starts))
+        for i in range(start, min(start + 4, len(owners.starts))):
+            if owners.vals[i] == OWNER_HUGETLB:
+                first = owners.starts[i]
+                return (first + int(draw() * (owners.ends[i] - first))) * page
+    return raw_address(draw) if draw() < 0.3 else int(draw() * live.top)
+
+
+def new_range(draw: Draw, live: Live, size: int) -> int:
+    """Where to put new memory: behind or before what is there, where something was, in a hole, over something."""
+    x = draw()
+    above = -(-live.top // SECTION) * SECTION
+    if x < 0.3:
+        return above
+    if x < 0.45 and live.vacated:
+        return live.vacated[int(draw() * len(live.vacated))][0]
+    if x < 0.6:
+        at, length = _some_range(draw, live)
+        return at + length if x < 0.54 else max(0, at - size)
+    if x < 0.68:
+        return hole(draw, live)
+    if x < 0.75:
+        return -(-above // G) * G
+    if x < 0.8:
+        return above + (1 + int(draw() * 12)) * SECTION
+    if x < 1 - RAW:
+        at, length = _some_range(draw, live)
+        return at + int(draw() * (length // SECTION + 1)) * SECTION
+    if x < 0.9:
+        return above + _ODD[int(draw() * len(_ODD))]
+    return raw_address(draw)
+
+
+def hole(draw: Draw, live: Live) -> int:
+    """A section in the hole below 4G, or where there is no such hole, in the first 4G above RAM."""
+    first = live.rams[0].at + live.rams[0].size
+    for ram in live.rams:
+        if ram.at <= first <= ram.at + ram.size <= LOW_HOLE:
+            first = ram.at + ram.size
+    start = -(-first // SECTION) * SECTION
+    end = LOW_HOLE if start < LOW_HOLE else start + LOW_HOLE
+    return start + int(draw() * ((end - start) // SECTION)) * SECTION
+
+
+def _some_range(draw: Draw, live: Live) -> tuple[int, int]:
+    """A range in use: hot-added memory, a device, or boot memory."""
+    memory, devices = len(live.memory), len(live.devices)
+    i = int(draw() * (memory + devices + 1))
+    if i < memory:
+        return live.memory[i][1:]
+    if i < memory + devices:
+        ranges = live.devices[i - memory].ranges
+        return ranges[int(draw() * len(ranges))]
+    return live.rams[int(draw() * len(live.rams))][1:]
+
+
+def memory_size(draw: Draw) -> int:
+    """Sizes for `memory add`: a few blocks; rarely none, odd, or huge."""
+    x = draw()
+    if x < 0.93:
+        return _MEMORY_SIZES[int(draw() * len(_MEMORY_SIZES))]
+    return _ODD[int(draw() * len(_ODD))] if x < 0.995 else 16 * G + int(draw() * 48) * G
+
+
+def device_ranges(draw: Draw, live: Live, align: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Addresses and sizes of one to three ranges for `dax create`."""
+    at, size = _device_range(draw, live, align)
+    more = draw()
+    if more < 0.88:
+        return (at,), (size,)
+    starts, sizes = [at], [size]
+    for _ in range(1 if more < 0.96 else 2):
+        at += size + (0 if draw() < 0.4 else int(draw() * 4) * SECTION)
+        size = _device_size(draw, align) if draw() < 0.85 else size
+        starts.append(at)
+        sizes.append(size)
+    return tuple(starts), tuple(sizes)
+
+
+def _device_range(draw: Draw, live: Live, align: int) -> tuple[int, int]:
+    rest = -live.ram_end % SECTION
+    x = draw()
+    if rest and x >= 0.85:  # in the part of the last boot section that has no RAM
+        skip = int(draw() * (rest // (2 * M))) * 2 * M if x >= 0.93 else 0
+        size = rest - skip if draw() < 0.6 else 2 * M * (1 + int(draw() * ((rest - skip) // (2 * M))))
+        return live.ram_end + skip, size
+    size = _device_size(draw, align)
+    at = new_range(draw, live, size)
+    if align == G and x < 0.5:
+        at = -(-at // G) * G
+    elif x < 0.2:
+        at += _SHIFTS[int(draw() * len(_SHIFTS))]
+    return at, size
+
+
+def _device_size(draw: Draw, align: int) -> int:
+    x = draw()
+    if align == G and x < 0.8:
+        return G * (1 + int(draw() * 2.5))
+    if x < 0.65:
+        return SECTION * _DAX_SECTIONS[int(draw() * len(_DAX_SECTIONS))]
+    if x < 1 - RAW:
+        return 2 * M * (1 + int(draw() * 192))
+    return _ODD[int(draw() * len(_ODD))] if x < 0.99 else G * int(draw() * 64)
+
+
+def block(draw: Draw, live: Live, at: int, size: int, online: bool) -> int:
+    """Number in its range of a memory block that is online (or offline); sometimes of any block, or of none."""
+    blocks = live.kernel.memory_blocks
+    per = blocks.pages * live.kernel.arch.page
+    first, last = at // per, -(-(at + size) // per)
+    x = draw()
+    if x < 1 - RAW:
+        runs = [run for run in blocks.zone.runs(first, last) if (run[2] != MemoryBlocks.OFFLINE) is online]
+        if runs:
+            lo, hi, _ = runs[int(draw() * len(runs))]
+            return (hi - 1 if draw() < 0.3 else lo + int(draw() * (hi - lo))) - first
+    if x < 0.97:
+        return int(draw() * (last - first))
+    return last - first if x < 0.99 else raw_number(draw)
+
+
+def frames(draw: Draw, live: Live, nid: int, movable: bool) -> int:
+    """Pages for `pages alloc`: all that are free but a few, some, one block's worth, one more than there are."""
+    x = draw()
+    if x < 0.25:
+        return 1 + int(draw() * 600)
+    nodes = live.kernel.nodes
+    if x < 1 - RAW and nid < len(nodes):
+        free = 0
+        for zone in nodes[nid].zones[: 4 if movable else 3]:
+            free += (zone.blocks.total << 9) + zone.frags.total
+        if x < 0.7:
+            return max(0, free - _LEFT[int(draw() * len(_LEFT))])
+        return int(free * draw())
+    return 1 << int(draw() * 18) if x < 0.97 else raw_number(draw)
+
+
+def nth(draw: Draw, live: Live, name: str) -> int:
+    """The allocation point to fail: an early one, any that such an operation reached last time, the last, one more."""
+    x = draw()
+    last = live.last_points.get(name, 0)
+    if x < 0.4 or not last:
+        return 1 + int(draw() * 4)
+    if x < 0.75:
+        return 1 + int(draw() * last)
+    if x < 1 - RAW:
+        return last
+    return last + 1 if x < 0.95 else 1 + raw_number(draw)

@@ -1,0 +1,200 @@
+"""One operation, drawn against the live state: `generate_op`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from fuzz.generate import operands
+from fuzz.generate.live import SECTION, Live, Range
+from fuzz.generate.weights import FAILABLE, WEIGHTS, Draw
+from fuzz.program.model import Op
+from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
+
+Maker = Callable[[Draw, Live], Op]
+Table = tuple[Maker, ...]
+"""Makers, each as often as its operation's weight."""
+
+M: Final = 1 << 20
+G: Final = 1 << 30
+_SIZES: Final = {9: 2 * M, 18: G}
+
+
+def generate_op(draw: Draw, live: Live, table: Table) -> Op:
+    """The next operation of a program, concrete and legal at this point."""
+    if live.after_fail is not None:
+        name, live.after_fail = live.after_fail, None
+        return MAKERS[name](draw, live)
+    return table[int(draw() * len(table))](draw, live)
+
+
+def reserve(draw: Draw, live: Live) -> Op:
+    """A reserve line; before the boot there is no state but the machine."""
+    machine = live.kernel.machine
+    if draw() < 0.6:
+        size, most = G, min(machine.ram // G, 64)
+        # Rarely all: a kernel that reserves everything panics for want of a memmap.
+        count = 1 + int(draw() * 2) if draw() < 0.9 else 1 + int(draw() * most)
+    else:
+        size = 2 * M
+        count = 1 + int(draw() * 16) if draw() < 0.8 else int(draw() * operands.MANY)
+    return Op("reserve", {"size": size, "count": count, "node": operands.any_node(draw, live)})
+
+
+def _hugetlb_resize(draw: Draw, live: Live) -> Op:
+    pool = operands.huge_page(draw, live)
+    nid = operands.any_node(draw, live)
+    to = operands.pool_target(draw, live, pool, nid)
+    return Op("hugetlb resize", {"size": _SIZES[pool.order], "to": to, "node": nid})
+
+
+def _hugetlb_overcommit(draw: Draw, live: Live) -> Op:
+    pool = operands.huge_page(draw, live)
+    return Op("hugetlb overcommit", {"size": _SIZES[pool.order], "to": operands.overcommit(draw, live, pool)})
+
+
+def _hugetlb_demote(draw: Draw, live: Live) -> Op:
+    pool = live.kernel.hstates[18]
+    if not pool.free_count() and draw() < 0.7:
+        nid = operands.any_node(draw, live)
+        to = pool.persistent + 1 + int(draw() * 2)
+        return Op("hugetlb resize", {"size": G, "to": to, "node": nid})
+    nid = operands.any_node(draw, live)
+    return Op("hugetlb demote", {"size": G, "count": operands.demote_count(draw, pool, nid), "node": nid})
+
+
+def _hugetlb_map(draw: Draw, live: Live) -> Op:
+    pool = operands.huge_page(draw, live)
+    nid = operands.any_node(draw, live)
+    count = operands.map_count(draw, pool, nid)
+    return Op("hugetlb map", {"size": _SIZES[pool.order], "count": count, "node": nid}, live.fresh(MAPPING))
+
+
+def _handle(draw: Draw, live: Live, kind: str, names: list[str]) -> str | None:
+    """One of some live handles, or rarely one that stands for nothing."""
+    refused = live.refused[kind]
+    if names and (not refused or draw() < 0.93):
+        return names[int(draw() * len(names))]
+    if refused and draw() < 0.2:
+        return refused[int(draw() * len(refused))]
+    return None
+
+
+def _hugetlb_unmap(draw: Draw, live: Live) -> Op:
+    name = _handle(draw, live, MAPPING, live.mappings)
+    return _hugetlb_map(draw, live) if name is None else Op("hugetlb unmap", {MAPPING: name})
+
+
+def _hugetlb_dissolve(draw: Draw, live: Live) -> Op:
+    return Op("hugetlb dissolve", {"at": operands.hugetlb_address(draw, live)})
+
+
+def _sysctl(draw: Draw, live: Live) -> Op:
+    now = live.kernel.paths.vmemmap_optimize_enabled
+    # On more often than off: off, nothing is optimized.
+    value = not now if draw() < (0.5 if now else 0.9) else now
+    return Op("sysctl", {"hugetlb_optimize_vmemmap": value})
+
+
+def _memory_add(draw: Draw, live: Live) -> Op:
+    size = operands.memory_size(draw)
+    at = operands.new_range(draw, live, size)
+    args = {"at": at, "size": size, "node": operands.node(draw, live), "memmap_on_memory": draw() < 0.5}
+    return Op("memory add", args, live.fresh(MEMORY))
+
+
+def _some_memory(draw: Draw, live: Live, boot: float) -> Range | None:
+    """A memory range: hot-added, or with probability `boot` one that the machine booted with."""
+    if draw() < boot:
+        return live.rams[int(draw() * len(live.rams))]
+    refused = live.refused[MEMORY]
+    if refused and draw() < 0.05:
+        return Range(refused[int(draw() * len(refused))], 0, SECTION)
+    return live.memory[int(draw() * len(live.memory))] if live.memory else None
+
+
+def _memory_online(draw: Draw, live: Live) -> Op:
+    found = _some_memory(draw, live, 0.15)
+    if found is None:
+        return _memory_add(draw, live)
+    number = operands.block(draw, live, found.at, found.size, online=False)
+    zone = "movable" if draw() < 0.6 else "kernel"
+    return Op("memory online", {MEMORY: found.name, "block": number, "zone": zone})
+
+
+def _memory_offline(draw: Draw, live: Live) -> Op:
+    found = _some_memory(draw, live, 0.3)
+    if found is None:
+        return _memory_add(draw, live)
+    number = operands.block(draw, live, found.at, found.size, online=True)
+    return Op("memory offline", {MEMORY: found.name, "block": number})
+
+
+def _memory_remove(draw: Draw, live: Live) -> Op:
+    found = _some_memory(draw, live, 0.05)
+    return _memory_add(draw, live) if found is None else Op("memory remove", {MEMORY: found.name})
+
+
+def _dax_create(draw: Draw, live: Live) -> Op:
+    x = draw()
+    align = 2 * M if x < 0.55 else G if x < 0.85 else 4096
+    at, size = operands.device_ranges(draw, live, align)
+    args = {"at": at, "size": size, "align": align, "altmap": draw() >= 0.8, "node": operands.node(draw, live)}
+    return Op("dax create", args, live.fresh(DAX))
+
+
+def _dax_destroy(draw: Draw, live: Live) -> Op:
+    name = _handle(draw, live, DAX, [device.name for device in live.devices])
+    return _dax_create(draw, live) if name is None else Op("dax destroy", {DAX: name})
+
+
+def _pages_alloc(draw: Draw, live: Live) -> Op:
+    nid = operands.node(draw, live)
+    movable = draw() >= 0.5
+    count = operands.frames(draw, live, nid, movable)
+    return Op("pages alloc", {"count": count, "node": nid, "movable": movable}, live.fresh(PAGES))
+
+
+def _pages_free(draw: Draw, live: Live) -> Op:
+    name = _handle(draw, live, PAGES, live.pages)
+    return _pages_alloc(draw, live) if name is None else Op("pages free", {PAGES: name})
+
+
+def _fail_alloc(draw: Draw, live: Live) -> Op:
+    name = FAILABLE[int(draw() * len(FAILABLE))]
+    live.after_fail = name
+    return Op("fail alloc", {"nth": operands.nth(draw, live, name)})
+
+
+MAKERS: Final[dict[str, Maker]] = {
+    "hugetlb resize": _hugetlb_resize,
+    "hugetlb overcommit": _hugetlb_overcommit,
+    "hugetlb demote": _hugetlb_demote,
+    "hugetlb map": _hugetlb_map,
+    "hugetlb unmap": _hugetlb_unmap,
+    "hugetlb dissolve": _hugetlb_dissolve,
+    "sysctl": _sysctl,
+    "memory add": _memory_add,
+    "memory online": _memory_online,
+    "memory offline": _memory_offline,
+    "memory remove": _memory_remove,
+    "dax create": _dax_create,
+    "dax destroy": _dax_destroy,
+    "pages alloc": _pages_alloc,
+    "pages free": _pages_free,
+    "fail alloc": _fail_alloc,
+}
+
+
+def table(names: Collection[str] = WEIGHTS) -> Table:
+    """The makers of some operations, by weight."""
+    return tuple(MAKERS[name] for name, weight in WEIGHTS.items() if name in names for _ in range(weight))
+
+
+ALL: Final = table()
+
+
+def swarm(draw: Draw) -> Table:
+    """A random subset of the operations: what is left out leaves room for the others to build up."""
+    chosen = [name for name in WEIGHTS if draw() < 0.6]
+    return table(chosen) if chosen else ALL

@@ -1,0 +1,55 @@
+"""Generating a program while it runs: each operation is drawn against the state that the ones before it left."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fuzz.execute import Lockstep, Profile, RunOutcome
+from fuzz.generate.live import Live
+from fuzz.generate.operations import ALL, Table, generate_op, reserve
+from fuzz.generate.weights import Draw, choose_length, choose_machine, choose_reserves
+from fuzz.program.model import Op, Program
+from mm.machine import Machine
+
+BOOT: Final = Op("boot")
+
+
+def run_generated(
+    draw: Draw, profile: Profile, table: Table = ALL, machine: Machine | None = None, length: int | None = None
+) -> tuple[Program, RunOutcome]:
+    """Generate and run one program; it ends early where the two sides part."""
+    if machine is None:
+        machine = choose_machine(draw)
+    pair = Lockstep(machine, profile)
+    live = Live(pair.reference.kernel)
+    out = RunOutcome("ok", None, 0)
+    rcs = out.rcs
+    step, advance = pair.step, live.advance
+    ops: list[Op] = [reserve(draw, live) for _ in range(choose_reserves(draw))]
+    ops.append(BOOT)
+    for op in ops:
+        result = step(op)
+        rcs.append(result.rcs)
+        if pair.over:
+            break
+    else:
+        for _ in range(choose_length(draw) if length is None else length):
+            op = generate_op(draw, live, table)
+            ops.append(op)
+            result = step(op)
+            rc = result.rcs[0]
+            rcs.append(result.rcs)
+            if pair.over:
+                break
+            advance(op, rc)  # type: ignore[arg-type]  # a text is the death of both sides, and then the pair is over
+    if pair.over:
+        out.finding = result.finding
+        if result.finding is None and result.terminal is not None:
+            out.verdict = "explained"
+    else:
+        out.finding = pair.finish()
+    if out.finding is not None:
+        out.verdict = "finding"
+    out.ops_executed = len(rcs)
+    out.clauses = pair.oracle.clauses
+    return Program(machine, tuple(ops[: len(rcs)])), out

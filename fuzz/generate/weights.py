@@ -1,0 +1,89 @@
+"""How often what is generated: operations, machines, reserves, lengths, in one place.
+
+Every choice is drawn from a source of floats in [0, 1), `Draw`: `random.Random().random` in the engines, bytes of an
+example in Hypothesis. A draw of 0 gives the plainest choice, so that examples shrink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mm.machine import GRANULE, Machine
+
+Draw = Callable[[], float]
+"""A source of floats in [0, 1)."""
+
+WEIGHTS: Final = {
+    "hugetlb resize": 22,
+    "hugetlb overcommit": 4,
+    "hugetlb demote": 6,
+    "hugetlb map": 8,
+    "hugetlb unmap": 7,
+    "hugetlb dissolve": 6,
+    "sysctl": 4,
+    "memory add": 8,
+    "memory online": 10,
+    "memory offline": 8,
+    "memory remove": 7,
+    "dax create": 10,
+    "dax destroy": 7,
+    "pages alloc": 7,
+    "pages free": 5,
+    "fail alloc": 9,
+}
+"""Shares of the operations after boot. One that has nothing to work on gives way to the one that makes it."""
+
+FAILABLE: Final = (
+    *("hugetlb resize",) * 5,
+    *("dax create",) * 3,
+    *("memory add",) * 2,
+    *("hugetlb demote",) * 2,
+    "hugetlb dissolve",
+    "hugetlb map",
+    "hugetlb unmap",
+    "memory offline",
+    "memory online",
+)
+"""Operations with allocation points; one of them follows a `fail alloc`."""
+
+M: Final = 1 << 20
+G: Final = 1 << 30
+
+# With a memmap of 1/64 of RAM, a program of some dozen operations fills these machines, and each boots in a few runs.
+_SMALL: Final = (4 * G, 1 * G, 2 * G, 3 * G, 5 * G, 6 * G, 1536 * M, 2560 * M, 2816 * M, 4096 * M + 512 * M)
+_TINY: Final = (512 * M, 640 * M, 768 * M)
+_LARGE: Final = (64 * G, 128 * G, 1 << 40, 16 << 40)
+
+
+def choose_machine(draw: Draw) -> Machine:
+    """Mostly 1G to 6G with 1 or 2 nodes, often a partial last section; sometimes tiny, rarely as large as a host."""
+    size = draw()
+    if size < 0.86:
+        ram = _SMALL[int(draw() * len(_SMALL))]
+    elif size < 0.98:
+        ram = _TINY[int(draw() * len(_TINY))]
+    else:
+        ram = _LARGE[int(draw() * len(_LARGE))]
+    if draw() >= 0.6:
+        ram += GRANULE * int(draw() * 64)  # up to one section less 2M
+    mode = draw()
+    return Machine(
+        ram=ram,
+        nodes=2 if draw() >= 0.65 else 1,
+        hugetlb_free_vmemmap=draw() < 0.88,
+        deferred_init=draw() < 0.7,
+        memmap_on_memory="off" if mode < 0.5 else "on" if mode < 0.75 else "force",
+    )
+
+
+def choose_length(draw: Draw) -> int:
+    """Operations after the boot: 6 to 70, shorter ones more often."""
+    x = draw()
+    return 6 + int(64 * x * x)
+
+
+def choose_reserves(draw: Draw) -> int:
+    """Reserve lines before the boot: none in six of ten programs."""
+    x = draw()
+    return 0 if x < 0.6 else 1 if x < 0.85 else 2 if x < 0.96 else 3
