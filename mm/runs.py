@@ -65,42 +65,44 @@ class RunMap(Generic[V]):
             return
         starts, ends, vals = self.starts, self.ends, self.vals
         i = bisect_left(ends, lo)  # first run that ends at or after lo: touches or overlaps
-        j = bisect_right(starts, hi)  # one past the last run that starts at or before hi
-        new_s: list[int] = []
-        new_e: list[int] = []
-        new_v: list[V] = []
-        if i < j:
-            s, v = starts[i], vals[i]
-            if s < lo:
-                if v == val:
-                    lo = s
-                elif ends[i] >= lo:
-                    new_s.append(s)
-                    new_e.append(lo)
-                    new_v.append(v)
-            e, v = ends[j - 1], vals[j - 1]
-            if e > hi:
-                if v == val:
-                    hi = e
-                    tail = False
-                else:
-                    tail = True
+        j = bisect_right(starts, hi, i)  # one past the last run that starts at or before hi
+        # A neighbour that only touches and differs stays as it is.
+        if i < j and ends[i] == lo and vals[i] != val:
+            i += 1
+        if i < j and starts[j - 1] == hi and vals[j - 1] != val:
+            j -= 1
+        if i == j:
+            starts.insert(i, lo)
+            ends.insert(i, hi)
+            vals.insert(i, val)
+            return
+        s, left = starts[i], vals[i]
+        e, right = ends[j - 1], vals[j - 1]
+        before = s < lo and left != val
+        after = e > hi and right != val
+        if s < lo and not before:
+            lo = s
+        if e > hi and not after:
+            hi = e
+        if before:
+            if after:
+                starts[i:j] = s, lo, hi
+                ends[i:j] = lo, hi, e
+                vals[i:j] = left, val, right
             else:
-                tail = False
-            new_s.append(lo)
-            new_e.append(hi)
-            new_v.append(val)
-            if tail:
-                new_s.append(hi)
-                new_e.append(e)
-                new_v.append(v)
+                starts[i:j] = s, lo
+                ends[i:j] = lo, hi
+                vals[i:j] = left, val
+        elif after:
+            starts[i:j] = lo, hi
+            ends[i:j] = hi, e
+            vals[i:j] = val, right
+        elif j - i == 1:
+            starts[i], ends[i], vals[i] = lo, hi, val
         else:
-            new_s.append(lo)
-            new_e.append(hi)
-            new_v.append(val)
-        starts[i:j] = new_s
-        ends[i:j] = new_e
-        vals[i:j] = new_v
+            starts[i:j] = (lo,)
+            ends[i:j] = (hi,)
+            vals[i:j] = (val,)
 
     def clear(self, lo: int, hi: int) -> None:
         """Make [lo, hi) a gap."""
@@ -111,20 +113,20 @@ class RunMap(Generic[V]):
         j = bisect_left(starts, hi)  # one past the last run that starts before hi
         if i >= j:
             return
-        new_s: list[int] = []
-        new_e: list[int] = []
-        new_v: list[V] = []
-        if starts[i] < lo:
-            new_s.append(starts[i])
-            new_e.append(lo)
-            new_v.append(vals[i])
-        if ends[j - 1] > hi:
-            new_s.append(hi)
-            new_e.append(ends[j - 1])
-            new_v.append(vals[j - 1])
-        starts[i:j] = new_s
-        ends[i:j] = new_e
-        vals[i:j] = new_v
+        s, e = starts[i], ends[j - 1]
+        if s < lo:
+            if e > hi:
+                starts[i:j] = s, hi
+                ends[i:j] = lo, e
+                vals[i:j] = vals[i], vals[j - 1]
+            else:
+                ends[i] = lo
+                del starts[i + 1 : j], ends[i + 1 : j], vals[i + 1 : j]
+        elif e > hi:
+            starts[j - 1] = hi
+            del starts[i : j - 1], ends[i : j - 1], vals[i : j - 1]
+        else:
+            del starts[i:j], ends[i:j], vals[i:j]
 
     def copy(self) -> RunMap[V]:
         """An independent copy (values are shared)."""
@@ -177,47 +179,55 @@ class RunSet:
 
     def add(self, lo: int, hi: int) -> tuple[int, int]:
         """Add [lo, hi); returns the maximal run that now holds it."""
+        if lo >= hi:
+            return lo, hi
         starts, ends = self.starts, self.ends
         i = bisect_left(ends, lo)
-        j = bisect_right(starts, hi)
-        if i < j:
-            gone = 0
-            for k in range(i, j):
-                gone += ends[k] - starts[k]
-            if starts[i] < lo:
-                lo = starts[i]
-            if ends[j - 1] > hi:
-                hi = ends[j - 1]
-            self.total += hi - lo - gone
-        else:
+        j = bisect_right(starts, hi, i)
+        if i == j:
+            starts.insert(i, lo)
+            ends.insert(i, hi)
             self.total += hi - lo
-        starts[i:j] = [lo]
-        ends[i:j] = [hi]
+            return lo, hi
+        if starts[i] < lo:
+            lo = starts[i]
+        if ends[j - 1] > hi:
+            hi = ends[j - 1]
+        if j - i == 1:
+            self.total += hi - lo - ends[i] + starts[i]
+            starts[i], ends[i] = lo, hi
+        else:
+            self.total += hi - lo - sum(ends[i:j]) + sum(starts[i:j])
+            starts[i:j] = (lo,)
+            ends[i:j] = (hi,)
         return lo, hi
 
     def remove(self, lo: int, hi: int) -> None:
         """Remove [lo, hi) (whatever part of it is in the set)."""
+        if lo >= hi:
+            return
         starts, ends = self.starts, self.ends
         i = bisect_right(ends, lo)
-        j = bisect_left(starts, hi)
+        j = bisect_left(starts, hi, i)
         if i >= j:
             return
-        gone = 0
-        for k in range(i, j):
-            gone += ends[k] - starts[k]
-        new_s: list[int] = []
-        new_e: list[int] = []
-        if starts[i] < lo:
-            new_s.append(starts[i])
-            new_e.append(lo)
-            gone -= lo - starts[i]
-        if ends[j - 1] > hi:
-            new_s.append(hi)
-            new_e.append(ends[j - 1])
-            gone -= ends[j - 1] - hi
-        starts[i:j] = new_s
-        ends[i:j] = new_e
-        self.total -= gone
+        s, e = starts[i], ends[j - 1]
+        if j - i == 1:
+            self.total -= min(e, hi) - max(s, lo)
+        else:
+            self.total -= sum(ends[i:j]) - sum(starts[i:j]) - max(lo - s, 0) - max(e - hi, 0)
+        if s < lo:
+            if e > hi:
+                starts[i:j] = s, hi
+                ends[i:j] = lo, e
+            else:
+                ends[i] = lo
+                del starts[i + 1 : j], ends[i + 1 : j]
+        elif e > hi:
+            starts[j - 1] = hi
+            del starts[i : j - 1], ends[i : j - 1]
+        else:
+            del starts[i:j], ends[i:j]
 
     def copy(self) -> RunSet:
         """An independent copy."""
