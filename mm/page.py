@@ -111,8 +111,18 @@ class MemMap:
         """Write `content` to the struct pages of [pfn, pfn + n) through the mapping."""
         spp = self.spp
         end = pfn + n
+        done, last = pfn // spp, -(-end // spp)
+        runs = self.tables.entries.runs(done, last)
+        for vlo, vhi, m in runs:
+            if vlo != done or (m.kind != "leaf" and m.kind != "pte"):
+                break
+            done = vhi
+        if done == last:  # private all over: one write
+            self.own.set(pfn, end, content)
+            self.touched.append((pfn, end))
+            return
         done = pfn
-        for vlo, vhi, m in self.tables.runs(pfn // spp, -(-end // spp)):
+        for vlo, vhi, m in runs:
             lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)
             if lo != done:
                 break
