@@ -54,10 +54,11 @@ class KernelBug(Exception):
 class PageAllocator:
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
-    __slots__ = ("block_order", "holders", "isolated", "isolated_free", "nodes", "owners", "refs", "touched", "zone_of")
+    __slots__ = ("_zonelists", "block_order", "holders", "isolated", "isolated_free", "nodes", "owners", "refs", "touched", "zone_of")
 
     def __init__(self, nodes: list[Node], block_order: int) -> None:
         self.nodes = nodes
+        self._zonelists: dict[tuple[int, tuple[int, ...], bool], list[Zone]] = {}
         self.block_order = block_order
         """pageblock_order, also the order of a PMD-sized block."""
         self.owners: RunMap[str] = RunMap()
@@ -127,13 +128,11 @@ class PageAllocator:
 
     def zonelist(self, nid: int, indices: tuple[int, ...], thisnode: bool) -> list[Zone]:
         """Zones in the order an allocation on `nid` tries them: the node's own, then (unless thisnode) the other nodes'."""
-        zones = self.nodes[nid].zones
-        out = [zones[i] for i in indices]
-        if not thisnode:
-            for node in self.nodes:
-                if node.nid != nid:
-                    out += [node.zones[i] for i in indices]
-        return out
+        got = self._zonelists.get((nid, indices, thisnode))
+        if got is None:
+            nodes = [nid] if thisnode else [nid, *(node.nid for node in self.nodes if node.nid != nid)]
+            got = self._zonelists[nid, indices, thisnode] = [self.nodes[node].zones[i] for node in nodes for i in indices]
+        return got
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -200,14 +199,19 @@ class PageAllocator:
             at = 0  # runs before this one hold no aligned block
             while n and at < len(blocks.starts):
                 first = -(-blocks.starts[at] // step) * step
-                take = min(n, (blocks.ends[at] - first) // step)
+                take = (blocks.ends[at] - first) // step
                 if take <= 0:
                     at += 1
                     continue
+                if take > n:
+                    take = n
+                last = first + take * step
                 if first > blocks.starts[at]:
+                    blocks.remove(first, last)
                     at += 1
-                blocks.remove(first, first + take * step)
-                lo, hi = first << shift, (first + take * step) << shift
+                else:
+                    blocks.pop_front(at, last)
+                lo, hi = first << shift, last << shift
                 self.owners.set(lo, hi, owner)
                 self.touched.append((lo, hi))
                 out.append((lo, hi - lo))
@@ -242,6 +246,12 @@ class PageAllocator:
         boot = run[2] in BOOT_OWNERS
         self.owners.clear(pfn, pfn + n)
         self.touched.append((pfn, pfn + n))
+        home = self.zone_of.run(pfn)
+        if home is not None and home[1] >= pfn + n:
+            if boot:
+                home[2].managed_pages += n
+            self._give(home[2], pfn, pfn + n)
+            return
         done = pfn
         for lo, hi, zone in self.zone_of.runs(pfn, pfn + n):
             if lo != done:

@@ -229,6 +229,14 @@ class RunSet:
         else:
             del starts[i:j], ends[i:j]
 
+    def pop_front(self, i: int, upto: int) -> None:
+        """Remove the members of run number `i` below `upto`, which lies in the run or is its end."""
+        self.total -= upto - self.starts[i]
+        if upto == self.ends[i]:
+            del self.starts[i], self.ends[i]
+        else:
+            self.starts[i] = upto
+
     def copy(self) -> RunSet:
         """An independent copy."""
         new = RunSet.__new__(RunSet)
