@@ -22,13 +22,13 @@ class Folio:
         "zone",
     )
 
-    def __init__(self, pfn: int, order: int, zone: Zone) -> None:
+    def __init__(self, pfn: int, order: int, zone: Zone, hugetlb: bool = False) -> None:
         self.pfn = pfn
         self.order = order
         self.zone = zone
         self.nid = zone.nid
         self.refcount = 0
-        self.hugetlb = False
+        self.hugetlb = hugetlb
         """PGTY_hugetlb in the head's page type."""
         self.vmemmap_optimized = False
         """HPageVmemmapOptimized: the only record of HVO state."""
