@@ -13,6 +13,7 @@ operation runs that work before it returns; until then the folios wait on a list
 from __future__ import annotations
 
 from functools import cache
+from operator import attrgetter
 
 from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.folio import Folio
@@ -69,9 +70,7 @@ def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:
         if zone is None:
             raise KernelBug(f"huge page at {pfn:#x} is in no zone")
         k.memmap.write(pfn, n, hugetlb_compound(order, zone.nid, zone.idx))
-        out += [Folio(p, order, zone) for p in range(pfn, pfn + n, step)]
-    for folio in out:
-        folio.hugetlb = True
+        out += [Folio(p, order, zone, True) for p in range(pfn, pfn + n, step)]
     return out
 
 
@@ -123,33 +122,33 @@ def alloc_pool_huge_folios(k: Kernel, h: HState, nodes: range, n: int) -> list[F
 
 def _alloc_in_turns(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
     """The first of `n` turns over `nodes` that all succeed, in turn order."""
-    if not n:
-        return []
-    zones = htlb_zones(h)
     m = len(nodes)
-    if m == 1:
-        nid = nodes.start
-        folios = _new_folios(k, h, k.pages.alloc_blocks(h.order, n, nid, OWNER_HUGETLB, True, zones))
-        if folios:
-            h.next_nid_to_alloc = nid
-            k.faults.grant("HP", len(folios))
-        return folios
     first = next_node(h.next_nid_to_alloc, nodes) - nodes.start
-    turn = [nodes.start + (first + i) % m for i in range(m)]
-    blocks = [k.pages.alloc_blocks(h.order, (n - i + m - 1) // m, nid, OWNER_HUGETLB, True, zones) for i, nid in enumerate(turn)]
+    zones = htlb_zones(h)
     done = n
-    for i, got in enumerate(blocks):
-        have = sum(count for _, count in got) >> h.order
-        if have < (n - i + m - 1) // m:
+    rows: list[Extents] = []
+    for i in range(min(n, m)):
+        want = (n - i + m - 1) // m
+        nid = nodes.start + (first + i) % m
+        got = k.pages.alloc_blocks(h.order, want, nid, OWNER_HUGETLB, True, zones)
+        rows.append(got)
+        have = sum([count for _, count in got]) >> h.order
+        if have < want:
             done = min(done, i + have * m)
-    rows: list[list[Folio]] = []
-    for i, got in enumerate(blocks):
-        kept, rest = _cut(got, (max(done - i, 0) + m - 1) // m << h.order)
-        k.pages.free_extents(rest)
-        rows.append(_new_folios(k, h, kept))
+    if not done:
+        for got in rows:
+            k.pages.free_extents(got)
+        return []
+    if done < n:
+        for i, got in enumerate(rows):
+            rows[i], rest = _cut(got, (max(done - i, 0) + m - 1) // m << h.order)
+            k.pages.free_extents(rest)
     k.faults.grant("HP", done)
-    h.next_nid_to_alloc = turn[done % m]
-    return [rows[i % m][i // m] for i in range(done)]
+    h.next_nid_to_alloc = nodes.start + (first + done) % m
+    folios = [_new_folios(k, h, got) for got in rows]
+    if len(folios) == 1:
+        return folios[0]
+    return [folios[i % m][i // m] for i in range(done)]
 
 
 def _cut(extents: Extents, n: int) -> tuple[Extents, Extents]:
@@ -248,13 +247,14 @@ def dequeue_hugetlb_folio_node_exact(h: HState, nid: int, lo: int = 0, hi: int =
 # -- freeing --------------------------------------------------------------------------------------------------------
 
 
-def free_frozen_folios(k: Kernel, folios: list[Folio]) -> None:
+def free_frozen_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
     """The end of __update_and_free_hugetlb_folio for folios that are not optimized: to the buddy allocator, neighbours at once.
 
     A folio whose poisoned pages are unknown is leaked on purpose.
     """
     if len(folios) > 1:
         folios = sorted(folios, key=_pfn_of)
+    step = h.pages
     lo = hi = 0
     zone = None
     for folio in folios:
@@ -262,19 +262,19 @@ def free_frozen_folios(k: Kernel, folios: list[Folio]) -> None:
         if folio.raw_hwp_unreliable:
             continue
         if folio.pfn == hi and folio.zone is zone:
-            hi = folio.end_pfn
+            hi += step
             continue
         if zone is not None:
             k.memmap.write(lo, hi - lo, plain(zone.nid, zone.idx))
             k.pages.free(lo, hi - lo)
-        lo, hi, zone = folio.pfn, folio.end_pfn, folio.zone
+        lo, zone = folio.pfn, folio.zone
+        hi = lo + step
     if zone is not None:
         k.memmap.write(lo, hi - lo, plain(zone.nid, zone.idx))
         k.pages.free(lo, hi - lo)
 
 
-def _pfn_of(folio: Folio) -> int:
-    return folio.pfn
+_pfn_of = attrgetter("pfn")
 
 
 def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
@@ -284,7 +284,7 @@ def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
     if folio.vmemmap_optimized and k.paths.hugetlb_vmemmap_restore_folio(h, folio):
         add_hugetlb_folio(h, folio, True)
         return
-    free_frozen_folios(k, [folio])
+    free_frozen_folios(k, h, [folio])
 
 
 def free_hpage_workfn(k: Kernel, h: HState, work: list[Folio]) -> None:
@@ -296,12 +296,12 @@ def free_hpage_workfn(k: Kernel, h: HState, work: list[Folio]) -> None:
 def bulk_vmemmap_restore_error(k: Kernel, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> None:
     """bulk_vmemmap_restore_error (mm/hugetlb.c, 7.3): make memory for the next round, or make surplus what cannot be restored."""
     if non_hvo:
-        free_frozen_folios(k, non_hvo)
+        free_frozen_folios(k, h, non_hvo)
         non_hvo.clear()
         return
     for i, folio in enumerate(folios):
         if k.paths.hugetlb_vmemmap_restore_folio(h, folio) == 0:
-            free_frozen_folios(k, [folio])
+            free_frozen_folios(k, h, [folio])
             del folios[: i + 1]
             return
         add_hugetlb_folio(h, folio, True)
@@ -315,7 +315,7 @@ def update_and_free_pages_bulk(k: Kernel, h: HState, folios: list[Folio]) -> Non
     non_hvo: list[Folio] = []
     while k.paths.hugetlb_vmemmap_restore_folios(h, folios, non_hvo) < 0:
         bulk_vmemmap_restore_error(k, h, folios, non_hvo)
-    free_frozen_folios(k, non_hvo)
+    free_frozen_folios(k, h, non_hvo)
 
 
 def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> None:
@@ -337,15 +337,16 @@ def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> No
         update_and_free_hugetlb_folio(k, h, folio)
 
 
-def remove_pool_hugetlb_folio(h: HState, nodes: range, acct_surplus: bool) -> Folio | None:
-    """remove_pool_hugetlb_folio (mm/hugetlb.c, 7.3): the first free folio of the next node in turn that has one."""
+def remove_pool_hugetlb_folio(h: HState) -> Folio | None:
+    """remove_pool_hugetlb_folio with acct_surplus (mm/hugetlb.c, 7.3): the first free folio of the next node with surplus."""
+    nodes = range(len(h.nr))
     for _ in nodes:
         nid = next_node(h.next_nid_to_free, nodes)
         h.next_nid_to_free = next_node(nid + 1, nodes)
         free = h.free[nid]
-        if free and (not acct_surplus or h.surplus[nid]):
+        if free and h.surplus[nid]:
             folio = free[next(reversed(free))]
-            remove_hugetlb_folio(h, folio, acct_surplus)
+            remove_hugetlb_folio(h, folio, True)
             return folio
     return None
 
@@ -391,7 +392,7 @@ def return_unused_surplus_pages(k: Kernel, h: HState, unused: int) -> None:
     h.resv -= unused
     folios: list[Folio] = []
     for _ in range(min(unused, sum(h.surplus))):
-        folio = remove_pool_hugetlb_folio(h, range(len(h.nr)), True)
+        folio = remove_pool_hugetlb_folio(h)
         if folio is None:
             break
         folios.append(folio)

@@ -9,7 +9,6 @@ from mm.hugetlb import (
     alloc_pool_huge_folios,
     next_node,
     prep_and_add_allocated_folios,
-    remove_pool_hugetlb_folio,
     update_and_free_pages_bulk,
 )
 from mm.kernel import Kernel
@@ -80,21 +79,24 @@ def _shrink(k: Kernel, h: HState, count: int, nodes: range) -> None:
 
 
 def _take_free(h: HState, nodes: range, n: int) -> list[Folio]:
-    """remove_pool_hugetlb_folio up to `n` times; folios in the order taken."""
+    """remove_pool_hugetlb_folio without surplus, up to `n` times until no node in turn has a free folio; in the order taken."""
     out: list[Folio] = []
-    if len(nodes) == 1 and n > 0:
-        nid = h.next_nid_to_free = nodes.start
-        free, pool = h.free[nid], h.folios
-        n = min(n, len(free))
-        for _ in range(n):
+    if n <= 0:
+        return out
+    nid = next_node(h.next_nid_to_free, nodes)
+    misses = 0
+    while len(out) < n and misses < len(nodes):
+        free = h.free[nid]
+        if free:
             pfn, folio = free.popitem()
-            del pool[pfn]
+            del h.folios[pfn]
+            h.nr[nid] -= 1
             if not folio.vmemmap_optimized:
                 folio.hugetlb = False
             out.append(folio)
-        h.nr[nid] -= n
-        h.touched = True
-        return out
-    while len(out) < n and (taken := remove_pool_hugetlb_folio(h, nodes, False)) is not None:
-        out.append(taken)
+            misses = 0
+        else:
+            misses += 1
+        nid = nid + 1 if nid + 1 < nodes.stop else nodes.start
+    h.next_nid_to_free = nid
     return out
