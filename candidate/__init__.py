@@ -1,0 +1,3 @@
+"""The unified vmemmap optimization framework: one section order decides mapping, accounting and struct-page
+initialisation.
+"""

@@ -1,0 +1,147 @@
+"""Which struct pages are initialised, and when (mm/mm_init.c, -mm of November 2026).
+
+One rule: nobody writes a struct page that lies in a shared tail page; T was valid from its allocation on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from candidate.vmemmap_optimization import Framework
+from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.mmzone import ZONE_DEVICE, Zone
+from mm.page import Compound, Content, Plain
+from mm.pgmap import PgMap
+
+
+@cache
+def plain(nid: int, zone: int) -> Plain:
+    return Plain(nid, zone)
+
+
+# -- boot -----------------------------------------------------------------------------------------------------------
+
+
+def memmap_init(f: Framework) -> None:
+    """memmap_init, memmap_init_zone_range, init_unavailable_range (mm/mm_init.c, -mm): all boot RAM, and holes of
+    present sections.
+    """
+    k = f.k
+    per = k.arch.pages_per_section
+    ranges = k.machine.ram_ranges()
+    for i, (nid, start, end) in enumerate(ranges):
+        for lo, hi, zone in k.pages.zone_of.runs(start, end):
+            early = defer_init(k, zone, lo, hi)
+            memmap_init_range(f, zone, lo, early - lo)
+            k.set_pageblocks(early, hi, MIGRATE_MOVABLE)
+        section_end = -(-end // per) * per
+        if end < section_end and (i + 1 == len(ranges) or ranges[i + 1][1] >= section_end):
+            zone = k.pages.zone_of.runs(start, end)[-1][2]
+            k.memmap.init(end, section_end - end, plain(nid, zone.idx))
+
+
+def defer_init(k: Kernel, zone: Zone, start: int, end: int) -> int:
+    """defer_init (mm/mm_init.c, 7.3): where in [start, end) the struct pages that are initialised late begin.
+
+    Only the last zone of a node is deferred, behind its first section. Left out: that a node's second memory range goes
+    on where the first one stopped counting.
+    """
+    if not k.machine.deferred_init or zone.end_pfn < max(z.end_pfn for z in k.nodes[zone.nid].zones):
+        return end
+    per = k.arch.pages_per_section
+    if start != zone.start_pfn:
+        # The first range of the zone was long enough for the early part, or this is it.
+        done = k.pages.zone_of.run(zone.start_pfn)
+        if done is not None and done[1] - done[0] >= per:
+            return start
+    return min(end, -(-(start + per) // per) * per)
+
+
+def memmap_init_range(f: Framework, zone: Zone, pfn: int, nr: int) -> None:
+    """memmap_init_range (mm/mm_init.c, -mm), MEMINIT_EARLY and MEMINIT_HOTPLUG: skips shared tail pages, but not
+    their pageblocks.
+    """
+    k = f.k
+    end = pfn + nr
+    content = plain(zone.nid, zone.idx)
+    per = k.arch.pages_per_section
+    at = pfn
+    for first, last, order in f.orders.runs(pfn // per, -(-end // per)):
+        lo, hi = max(first * per, pfn), min(last * per, end)
+        if order < f.min_order:
+            continue
+        if at < lo:
+            k.memmap.init(at, lo - at, content)
+        _init_heads(k, lo, hi, 1 << order, k.arch.spp, content)
+        at = hi
+    if at < end:
+        k.memmap.init(at, end - at, content)
+    k.set_pageblocks(pfn, end, MIGRATE_MOVABLE)
+
+
+def _init_heads(k: Kernel, lo: int, hi: int, stride: int, n: int, content: Content) -> None:
+    """The first `n` struct pages of each compound page in [lo, hi), which may begin and end inside of one."""
+    first = -(-lo // stride) * stride
+    if lo < first - stride + n:
+        k.memmap.init(lo, first - stride + n - lo, content)
+    for head in range(first, hi, stride):
+        k.memmap.init(head, min(n, hi - head), content)
+
+
+def deferred_init_memmap(k: Kernel) -> None:
+    """deferred_init_memmap (mm/mm_init.c, -mm): struct pages of free boot memory that are still raw.
+
+    By now reserved memory has its struct pages, except where it is marked noinit.
+    """
+    for _, start, end in k.machine.ram_ranges():
+        for lo, hi, zone in k.pages.zone_of.runs(start, end):
+            content = plain(zone.nid, zone.idx)
+            at = lo
+            for s, e in k.memblock.noinit.runs(lo, hi):
+                _init_raw(k, at, s, content)
+                at = e
+            _init_raw(k, at, hi, content)
+
+
+def _init_raw(k: Kernel, lo: int, hi: int, content: Content) -> None:
+    for s, e, _ in k.memmap.own.runs(lo, hi):
+        if lo < s:
+            k.memmap.init(lo, s - lo, content)
+        lo = e
+    if lo < hi:
+        k.memmap.init(lo, hi - lo, content)
+
+
+# -- device memory --------------------------------------------------------------------------------------------------
+
+
+def memmap_init_zone_device(f: Framework, zone: Zone, pfn: int, nr: int, pgmap: PgMap) -> None:
+    """memmap_init_zone_device, compound_nr_pages (mm/mm_init.c, -mm): heads and what of the tails is private, by the
+    section's order.
+
+    UNCONFIRMED: that the section of the head decides for the whole compound page.
+    """
+    k = f.k
+    end = pfn + nr
+    if pgmap.altmap is not None:
+        pfn = pgmap.altmap.base_pfn + pgmap.altmap.offset()
+    order = pgmap.vmemmap_shift
+    if not order:
+        k.memmap.init(pfn, end - pfn, plain(zone.nid, ZONE_DEVICE))
+    else:
+        stride = 1 << order
+        content = Compound(order, pfn & (stride - 1), zone.nid, ZONE_DEVICE, "devdax")
+        per = k.arch.pages_per_section
+        at = pfn
+        for first, last, _ in f.orders.runs(pfn // per, -(-end // per)):
+            # Heads in front of the optimized sections, then heads in them.
+            head = at + -(-max(first * per - at, 0) // stride) * stride
+            stop = min(end, at + -(-(last * per - at) // stride) * stride)
+            if at < head:
+                k.memmap.init_heads(at, head, stride, stride, content)
+            if head < stop:
+                k.memmap.init_heads(head, stop, stride, k.arch.spp, content)
+            at = max(head, stop)
+        if at < end:
+            k.memmap.init_heads(at, end, stride, stride, content)
+    k.set_pageblocks(pfn, end, MIGRATE_MOVABLE)

@@ -1,0 +1,159 @@
+"""The heart of the framework: the compound page order of each memory section, and the shared tail page of each (zone,
+order).
+
+include/linux/vmemmap-optimization.h and mm/sparse-vmemmap.c of the -mm tree of November 2026. A section whose order
+is not 0 says how its vmemmap is mapped: of each compound page of that order the first vmemmap page is private, all
+others map T(zone, order). The order is set before the section is populated and decides everything after it: mapping,
+accounting, which struct pages are written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm.altmap import Altmap
+from mm.mmzone import ZONE_DEVICE, Zone
+from mm.page import Tail
+from mm.page_alloc import OWNER_TAIL, OWNER_TAIL_BOOT
+from mm.pgmap import PgMap
+from mm.runs import RunMap
+
+if TYPE_CHECKING:
+    from mm.kernel import Kernel
+
+VMEMMAP_OPTIMIZATION_PAGES = 1
+"""Private vmemmap pages kept for each compound page."""
+
+
+class Framework:
+    """State of the framework in one kernel; the functions of this package take it first.
+
+    `merged` selects the profile: -mm as merged by November 2026 instead of the series as posted.
+    """
+
+    merged: bool
+    vmemmap_optimize_enabled: bool
+
+    def __init__(self, k: Kernel, merged: bool) -> None:
+        self.k = k
+        self.merged = merged
+        self.vmemmap_optimize_enabled = k.machine.hugetlb_free_vmemmap
+        self.min_order = k.arch.spp.bit_length()
+        """VMEMMAP_OPTIMIZATION_MIN_ORDER: the smallest compound page with more than one vmemmap page."""
+        self.dax_tail_rw = merged
+        """Whether DAX sections map T writable. UNCONFIRMED for `posted`: read-only from population on."""
+        self.orders: RunMap[int] = RunMap()
+        """Section -> compound_page_order; a gap is 0."""
+        self.tails: dict[tuple[int, int], list[int | None]] = {}
+        """Zone key -> zone->vmemmap_tails: the frame of T by order - min_order. An array exists from its zone's first
+        use.
+        """
+        self.roots: set[int] = set()
+        """Numbers of the mem_section roots that are allocated; they are never freed."""
+        self.boot_pages: list[list[tuple[int, int]]] = [[] for _ in k.nodes]
+        """huge_boot_pages: (order, first pfn) by node, from reservation to gathering."""
+
+
+# -- predicates -----------------------------------------------------------------------------------------------------
+
+
+def vmemmap_optimizable_order(f: Framework, order: int) -> bool:
+    """vmemmap_optimizable_order (include/linux/vmemmap-optimization.h, -mm). sizeof(struct page) is a power of two
+    here.
+    """
+    return order >= f.min_order
+
+
+def section_vmemmap_optimizable(f: Framework, section: int) -> bool:
+    """section_vmemmap_optimizable (mm/sparse.h, -mm)."""
+    return (f.orders.get(section) or 0) >= f.min_order
+
+
+def vmemmap_optimizable_pfn(f: Framework, pfn: int) -> bool:
+    """vmemmap_optimizable_pfn (include/linux/vmemmap-optimization.h, -mm): the struct page of `pfn` lies in a shared
+    tail page.
+    """
+    order = f.orders.get(pfn // f.k.arch.pages_per_section) or 0
+    return pfn & ((1 << order) - 1) >= f.k.arch.spp
+
+
+def vmemmap_can_optimize(f: Framework, altmap: Altmap | None, pgmap: PgMap | None) -> bool:
+    """vmemmap_can_optimize (include/linux/mm.h, -mm): device pages in compound pages, with their memmap in RAM."""
+    return (
+        pgmap is not None
+        and altmap is None
+        and f.k.arch.dax_dedup
+        and f.k.arch.vmemmap_pages(pgmap.vmemmap_shift) > VMEMMAP_OPTIMIZATION_PAGES
+    )
+
+
+# -- section order --------------------------------------------------------------------------------------------------
+
+
+def section_set_compound_order_range(f: Framework, pfn: int, nr: int, order: int) -> None:
+    """section_set_compound_order_range (include/linux/vmemmap-optimization.h, -mm): does nothing unless the range is
+    whole sections.
+    """
+    per = f.k.arch.pages_per_section
+    if (pfn | nr) & (per - 1):
+        return
+    lo, hi = pfn // per, (pfn + nr) // per
+    if not order:
+        f.orders.clear(lo, hi)
+        return
+    for _, _, old in f.orders.runs(lo, hi):
+        if old != order:
+            f.k.warn(f"section order {old} is replaced by {order}")
+    f.orders.set(lo, hi, order)
+
+
+# -- shared tail pages ----------------------------------------------------------------------------------------------
+
+
+def vmemmap_shared_tail_page(f: Framework, order: int, zone: Zone) -> int | None:
+    """vmemmap_shared_tail_page, vmemmap_tails_alloc (mm/sparse-vmemmap.c, -mm): the frame of T(zone, order); point
+        `TAIL` if it is new.
+
+    Its struct pages are valid from allocation on. It is never replaced nor freed, and in neither memmap counter. Left
+    out: losers of the race to publish it; the array's own memory, which is less than a page.
+    """
+    idx = order - f.min_order
+    array = f.tails.get(zone.key)
+    if array is None:
+        array = f.tails[zone.key] = [None] * (f.k.arch.max_folio_order - f.min_order + 1)
+    if not 0 <= idx < len(array):
+        f.k.warn_once(f"no shared tail page for order {order}")
+        return None
+    frame = array[idx]
+    if frame is None:
+        frame = array[idx] = _alloc_tail(f, zone)
+        if frame is not None:
+            f.k.memmap.frames[frame] = Tail(order, zone.nid, zone.idx, zone.idx == ZONE_DEVICE)
+    return frame
+
+
+def _alloc_tail(f: Framework, zone: Zone) -> int | None:
+    k = f.k
+    if k.slab_available:
+        return None if k.faults.fails("TAIL") else k.pages.alloc_page(zone.nid, OWNER_TAIL)
+    frame = k.memblock.alloc(zone.nid, 1, 1)
+    if frame is not None:
+        k.pages.claim(frame, frame + 1, OWNER_TAIL_BOOT)
+    return frame
+
+
+# -- accounting -----------------------------------------------------------------------------------------------------
+
+
+def section_nr_vmemmap_pages(f: Framework, pfn: int, nr: int) -> int:
+    """section_nr_vmemmap_pages (mm/sparse-vmemmap.c, -mm): what [pfn, pfn + nr), inside one section, counts for.
+
+    Left out: warnings about ranges that no caller passes (not whole subsections, more than a section).
+    """
+    arch = f.k.arch
+    order = f.orders.get(pfn // arch.pages_per_section) or 0
+    if order < f.min_order:
+        return -(-nr // arch.spp)
+    if 1 << order < arch.pages_per_section:
+        return VMEMMAP_OPTIMIZATION_PAGES * nr >> order
+    return 0 if pfn & ((1 << order) - 1) else VMEMMAP_OPTIMIZATION_PAGES
