@@ -8,15 +8,25 @@ the tail frame of (zone, order) RO. Allocation points: TAIL, HEAD, SPLIT, RES. T
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM, ENOTSUPP
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
+from mm.mmzone import Zone
 from mm.page import Tail
-from mm.page_alloc import OWNER_MEMMAP, OWNER_MEMMAP_BOOT, OWNER_PGTABLE, OWNER_SELFHOSTED, OWNER_TAIL, Extents
-from mm.pgtable import Leaf, Pte, Strided, frame_at, private_frames
+from mm.page_alloc import (
+    OWNER_MEMMAP,
+    OWNER_MEMMAP_BOOT,
+    OWNER_PGTABLE,
+    OWNER_SELFHOSTED,
+    OWNER_TAIL,
+    Extents,
+    KernelBug,
+)
+from mm.pgtable import Leaf, Pte, Strided, frame_at, strided
 from reference.populate import alloc_row
 
 if TYPE_CHECKING:
@@ -100,12 +110,18 @@ def free_vmemmap_page_list(k: Kernel, freed: Freed) -> None:
     """free_vmemmap_page_list: each frame by its class, boot or buddy."""
     pages, vmstat = k.pages, k.vmstat
     for frame, n in freed:
-        for lo, hi, owner in pages.owners.runs(frame, frame + n):
-            if owner == OWNER_MEMMAP_BOOT:
-                vmstat.nr_memmap_boot -= hi - lo
+        end = frame + n
+        while frame < end:
+            run = pages.owners.run(frame)
+            if run is None:
+                raise KernelBug(f"bad page state: memmap frame {frame:#x} is freed twice")
+            n = (run[1] if run[1] < end else end) - frame
+            if run[2] == OWNER_MEMMAP_BOOT:
+                vmstat.nr_memmap_boot -= n
             else:
-                vmstat.nr_memmap -= hi - lo
-            pages.free(lo, hi - lo)
+                vmstat.nr_memmap -= n
+            pages.free(frame, n)
+            frame += n
 
 
 def _walk(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
@@ -135,31 +151,18 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
     if end == lo:
         freed.append((head, 1))
         return rc
-    old: Extents = []
-    for s, e, m in k.tables.runs(lo, end):
-        old += private_frames(m, s, e)
+    old = _private(k, [(folio.pfn, end * k.arch.spp, folio.zone)])
+    if old is None:
+        raise AssertionError(f"vmemmap pages {lo:#x}..{end:#x} are still mapped by a PMD leaf")
     if rc:
         _rollback(k, folio, lo, end, head, old)
         freed.append((old[0][0], 1))
         return rc
-    k.tables.set(lo, hi, _row(lo, hi, head, tail))
-    # The row keeps its kept page's content for the whole period.
-    own, pfn = k.memmap.own, folio.pfn
-    run = own.run(pfn)
-    if run is None:
-        own.clear(pfn, folio.end_pfn)
-    elif run[1] < folio.end_pfn:
-        own.set(pfn, folio.end_pfn, run[2])
-    k.memmap.touched.append((pfn, folio.end_pfn))
+    k.tables.set(lo, hi, strided(lo, hi - lo, HUGETLB_VMEMMAP_RESERVE, head, True, tail, False))
+    _keep_head_content(k, folio.pfn, folio.end_pfn)
+    k.memmap.touched.append((folio.pfn, folio.end_pfn))
     freed += old
     return 0
-
-
-def _row(lo: int, hi: int, head: int, tail: int) -> Strided:
-    """One optimized folio as a row of period hi - lo; equal to mm.pgtable.strided, but this is the hot path."""
-    period = hi - lo
-    periods, phase = divmod(lo, period)
-    return Strided(period, 1, phase, head - periods, True, tail, False)
 
 
 def _rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents) -> None:
@@ -213,30 +216,154 @@ def hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio) ->
 
 
 def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Folio], boot: bool) -> None:
-    """__hugetlb_vmemmap_optimize_folios: split all leaves, then optimize each folio, with one retry after freeing
-    what is held.
+    """__hugetlb_vmemmap_optimize_folios: split all leaves, then optimize each folio, with one retry after freeing what
+    is held.
+
+    Where nothing can fail, neighbouring folios are done in one go.
     """
     k = p.k
     spp, pages = k.arch.spp, k.arch.vmemmap_pages(h.order)
-    todo = False
-    for folio in folios:
-        if boot and folio.vmemmap_optimized:
-            vmemmap_wrprotect_hvo(k, folio.pfn // spp, pages)
-            continue
-        todo = True
-        if vmemmap_should_optimize_folio(p, h, folio):
-            lo = folio.pfn // spp
-            if vmemmap_remap_split(k, lo, lo + pages) == -ENOMEM:
-                break
+    if boot:
+        for folio in folios:
+            if folio.vmemmap_optimized:
+                vmemmap_wrprotect_hvo(k, folio.pfn // spp, pages)
+    if not p.vmemmap_optimize_enabled or not hugetlb_vmemmap_optimizable(k, h):
+        return
+    todo = [folio for folio in folios if not folio.vmemmap_optimized]
     if not todo:
         return
+    rows = _rows(todo)
+    old = None if k.memory_blocks.altmaps else _private(k, rows)
+    if old is None and _split(k, todo, pages):
+        old = _private(k, rows)
+    if old is not None and _optimize_rows(p, h, todo, rows):
+        free_vmemmap_page_list(k, old)
+        return
     freed: Freed = []
-    for folio in folios:
+    for folio in todo:
         if optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
             free_vmemmap_page_list(k, freed)
             freed.clear()
             optimize_folio(p, h, folio, freed)
     free_vmemmap_page_list(k, freed)
+
+
+Row = tuple[int, int, Zone]
+"""Neighbouring folios of one zone: first pfn, end pfn, zone."""
+
+
+def _rows(folios: list[Folio]) -> list[Row]:
+    """The folios, of one order and in any order, as rows by ascending address."""
+    if len(folios) == 1:
+        folio = folios[0]
+        return [(folio.pfn, folio.pfn + (1 << folio.order), folio.zone)]
+    size = 1 << folios[0].order
+    rows: list[Row] = []
+    lo = hi = -1
+    zone = folios[0].zone
+    for folio in sorted(folios, key=_pfn):
+        if folio.pfn != hi or folio.zone is not zone:
+            if hi >= 0:
+                rows.append((lo, hi, zone))
+            lo, zone = folio.pfn, folio.zone
+        hi = folio.pfn + size
+    rows.append((lo, hi, zone))
+    return rows
+
+
+_pfn = attrgetter("pfn")
+
+
+def _split(k: Kernel, folios: list[Folio], pages: int) -> bool:
+    """hugetlb_vmemmap_split_folio for each folio in list order; False: leaves are left, or a folio is self-hosted."""
+    complete = True
+    for folio in folios:
+        lo = folio.pfn // k.arch.spp
+        rc = vmemmap_remap_split(k, lo, lo + pages)
+        complete = complete and not rc
+        if rc == -ENOMEM:
+            break
+    return complete
+
+
+def _optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[Row]) -> bool:
+    """Remap all folios at once if only HEAD points are ahead and none of them fails; else False, with nothing done.
+
+    The head copies, allocated in a row, go to the folios by address and not by place in the list: nobody can tell these
+    private frames apart, and neighbours become one run.
+    """
+    k = p.k
+    tails, faults = p.tails, k.faults
+    n = len(folios)
+    if faults.reached < faults.armed <= faults.reached + n:
+        return False
+    for _, _, zone in rows:
+        if (zone.key, h.order) not in tails:
+            return False
+    nid = folios[0].nid
+    if len(rows) > 1 and any(zone.nid != nid for _, _, zone in rows):
+        return False
+    heads = k.pages.alloc_bulk(n, nid, OWNER_MEMMAP)
+    if (len(heads) != 1 or heads[0][1] != n) and sum([m for _, m in heads]) < n:
+        k.pages.free_extents(heads)
+        return False
+    faults.grant("HEAD", n)
+    k.vmstat.nr_memmap += n
+    tables, own, spp = k.tables, k.memmap.own, k.arch.spp
+    size, period = h.pages, h.pages // spp
+    at = 0
+    frame, left = heads[0]
+    for lo, hi, zone in rows:
+        tail = tails[zone.key, h.order]
+        run = own.run(lo)
+        if run is None or run[1] < hi:
+            for pfn in range(lo, hi, size):
+                _keep_head_content(k, pfn, pfn + size)
+        k.memmap.touched.append((lo, hi))
+        while lo < hi:
+            if not left:
+                at += 1
+                frame, left = heads[at]
+            m = min(left, (hi - lo) // size)
+            vlo = lo // spp
+            periods, phase = divmod(vlo, period)
+            lo += m * size
+            tables.set(vlo, lo // spp, Strided(period, 1, phase, frame - periods, True, tail, False))
+            frame += m
+            left -= m
+    for folio in folios:
+        folio.vmemmap_optimized = True
+    return True
+
+
+def _private(k: Kernel, rows: list[Row]) -> Extents | None:
+    """The frames behind the memmap of rows that are not optimized, neighbours joined; None if some are PMD leaves."""
+    out: Extents = []
+    spp = k.arch.spp
+    end = -1
+    for lo, hi, _ in rows:
+        for s, e, m in k.tables.runs(lo // spp, hi // spp):
+            if isinstance(m, Leaf):
+                return None
+            if not isinstance(m, Pte):
+                raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
+            frame = s + m.delta
+            if frame == end:
+                out[-1] = (out[-1][0], out[-1][1] + e - s)
+            else:
+                out.append((frame, e - s))
+            end = frame + e - s
+    return out
+
+
+def _keep_head_content(k: Kernel, pfn: int, end: int) -> None:
+    """A row keeps the content of its kept page for the whole period."""
+    own = k.memmap.own
+    run = own.run(pfn)
+    if run is None:
+        own.clear(pfn, end)
+    elif run[1] < end:
+        own.set(pfn, end, run[2])
 
 
 def vmemmap_wrprotect_hvo(k: Kernel, lo: int, pages: int) -> None:
@@ -285,7 +412,15 @@ def _restore(k: Kernel, folio: Folio, n: int, got: Extents) -> None:
 
 
 def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> int:
-    """hugetlb_vmemmap_restore_folios: stops at the first error; how many were restored, or the error."""
+    """hugetlb_vmemmap_restore_folios: stops at the first error; how many were restored, or the error.
+
+    Where no point can fail by injection and memory suffices, all frames are taken at once.
+    """
+    todo = [folio for folio in folios if folio.vmemmap_optimized]
+    if len(todo) > 1 and todo[0].nid == todo[-1].nid and _restore_all(k, h, todo):
+        non_hvo += folios
+        folios.clear()
+        return len(todo)
     restored = 0
     rc = 0
     done = 0
@@ -299,3 +434,34 @@ def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], no
     non_hvo += folios[:done]
     del folios[:done]
     return rc or restored
+
+
+def _restore_all(k: Kernel, h: HState, folios: list[Folio]) -> bool:
+    """Restore all folios at once when none of their RES points fails; else False, with nothing done."""
+    faults = k.faults
+    n = k.arch.vmemmap_pages(h.order) - HUGETLB_VMEMMAP_RESERVE
+    total = n * len(folios)
+    nid = folios[0].nid
+    if faults.reached < faults.armed <= faults.reached + total or any(folio.nid != nid for folio in folios):
+        return False
+    got = k.pages.alloc_bulk(total, nid, OWNER_MEMMAP)
+    if sum([m for _, m in got]) < total:
+        k.pages.free_extents(got)
+        return False
+    faults.grant("RES", total)
+    at = 0
+    frame, left = got[0]
+    for folio in folios:
+        take: Extents = []
+        need = n
+        while need:
+            if not left:
+                at += 1
+                frame, left = got[at]
+            m = min(need, left)
+            take.append((frame, m))
+            frame += m
+            left -= m
+            need -= m
+        _restore(k, folio, n, take)
+    return True
