@@ -1,13 +1,15 @@
 """The pools of huge pages, as far as both trees share them (mm/hugetlb.c, Linux 7.3).
 
-A folio is in its pool (`HState.folios`) from accounting until removal, free or mapped. The free lists are dicts in insertion order
-whose END is the kernel's list head: enqueue inserts, dequeue is `popitem`, and a folio in the middle leaves in constant time.
+A folio is in its pool (`HState.folios`) from accounting until removal, free or mapped. The free lists are dicts in
+insertion order whose END is the kernel's list head: enqueue inserts, dequeue is `popitem`, and a folio in the middle
+leaves in constant time.
 
-Left out: CMA, cgroups, subpools and reservations that outlive an operation, gigantic pages without run-time support, poison marks
-that move to raw pages when a poisoned folio is freed.
+Left out: cgroups, subpools and reservations that outlive an operation, gigantic pages without run-time support, poison
+marks that move to raw pages when a poisoned folio is freed.
 
-Atomic freeing: the kernel hands optimized folios that are freed in atomic context to a work item (`free_hpage_workfn`). Here every
-operation runs that work before it returns; until then the folios wait on a list that the operation owns, last one first.
+Atomic freeing: the kernel hands optimized folios that are freed in atomic context to a work item (`free_hpage_workfn`).
+Here every operation runs that work before it returns; until then the folios wait on a list that the operation owns,
+last one first.
 """
 
 from __future__ import annotations
@@ -18,35 +20,15 @@ from operator import attrgetter
 from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, alloc_pool_huge_folios, hstate_is_gigantic, next_node
 from mm.kernel import Kernel
-from mm.page import Compound, Plain
-from mm.page_alloc import KERNEL_ZONES, MOVABLE_ZONES, OWNER_HUGETLB, Extents, KernelBug
-
-MAX_PAGE_ORDER = 10
-"""Largest block of the buddy allocator (include/linux/mmzone.h); a larger hstate is gigantic."""
-
-
-@cache
-def hugetlb_compound(order: int, nid: int, zone: int) -> Compound:
-    return Compound(order, 0, nid, zone, "hugetlb")
+from mm.page import Plain
+from mm.page_alloc import OWNER_HUGETLB, KernelBug
 
 
 @cache
 def plain(nid: int, zone: int) -> Plain:
     return Plain(nid, zone)
-
-
-def hstate_is_gigantic(h: HState) -> bool:
-    """hstate_is_gigantic (include/linux/hugetlb.h): the buddy allocator has no such block; alloc_contig_pages makes one."""
-    return h.order > MAX_PAGE_ORDER
-
-
-def htlb_zones(h: HState) -> tuple[int, ...]:
-    """Zones that htlb_alloc_mask allows (include/linux/hugetlb.h): gigantic pages stay out of ZONE_MOVABLE.
-
-    Left out: the sysctl vm.movable_gigantic_pages.
-    """
-    return KERNEL_ZONES if h.order > MAX_PAGE_ORDER else MOVABLE_ZONES
 
 
 def folio_at(k: Kernel, pfn: int) -> Folio | None:
@@ -56,112 +38,6 @@ def folio_at(k: Kernel, pfn: int) -> Folio | None:
         if folio is not None:
             return folio
     return None
-
-
-# -- allocation -----------------------------------------------------------------------------------------------------
-
-
-def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:
-    """init_new_hugetlb_folio for every folio of `extents`, in order; one write of struct pages for each extent."""
-    order, step = h.order, h.pages
-    out: list[Folio] = []
-    for pfn, n in extents:
-        zone = k.pages.zone_of.get(pfn)
-        if zone is None:
-            raise KernelBug(f"huge page at {pfn:#x} is in no zone")
-        k.memmap.write(pfn, n, hugetlb_compound(order, zone.nid, zone.idx))
-        out += [Folio(p, order, zone, True) for p in range(pfn, pfn + n, step)]
-    return out
-
-
-def only_alloc_fresh_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
-    """only_alloc_fresh_hugetlb_folio (mm/hugetlb.c, 7.3): point `HP`. Left out: how hard the allocator tries."""
-    if k.faults.fails("HP"):
-        return None
-    got = k.pages.alloc_blocks(h.order, 1, nid, OWNER_HUGETLB, thisnode, htlb_zones(h))
-    return _new_folios(k, h, got)[0] if got else None
-
-
-def alloc_fresh_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
-    """alloc_fresh_hugetlb_folio (mm/hugetlb.c, 7.3): a frozen folio, optimized on its own; the caller accounts it."""
-    folio = only_alloc_fresh_hugetlb_folio(k, h, nid, thisnode)
-    if folio is not None:
-        k.paths.hugetlb_vmemmap_optimize_folio(h, folio)
-    return folio
-
-
-def next_node(start: int, nodes: range) -> int:
-    """get_valid_node_allowed (mm/hugetlb_internal.h): `start` if allowed, else the next allowed node, wrapping."""
-    return start if nodes.start <= start < nodes.stop else nodes.start
-
-
-def alloc_pool_huge_folio(k: Kernel, h: HState, nodes: range) -> Folio | None:
-    """alloc_pool_huge_folio (mm/hugetlb.c, 7.3): try every node of `nodes` once, from the next in turn; point `HP` for each."""
-    for _ in nodes:
-        nid = next_node(h.next_nid_to_alloc, nodes)
-        h.next_nid_to_alloc = next_node(nid + 1, nodes)
-        folio = only_alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)
-        if folio is not None:
-            return folio
-    return None
-
-
-def alloc_pool_huge_folios(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
-    """alloc_pool_huge_folio up to `n` times, until it fails; folios in allocation order.
-
-    The part in which every node serves its turns is done at once; from the first failure on it goes one by one.
-    """
-    out = _alloc_in_turns(k, h, nodes, min(n, k.faults.room(n)))
-    while len(out) < n:
-        folio = alloc_pool_huge_folio(k, h, nodes)
-        if folio is None:
-            break
-        out.append(folio)
-    return out
-
-
-def _alloc_in_turns(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
-    """The first of `n` turns over `nodes` that all succeed, in turn order."""
-    m = len(nodes)
-    first = next_node(h.next_nid_to_alloc, nodes) - nodes.start
-    zones = htlb_zones(h)
-    done = n
-    rows: list[Extents] = []
-    for i in range(min(n, m)):
-        want = (n - i + m - 1) // m
-        nid = nodes.start + (first + i) % m
-        got = k.pages.alloc_blocks(h.order, want, nid, OWNER_HUGETLB, True, zones)
-        rows.append(got)
-        have = sum([count for _, count in got]) >> h.order
-        if have < want:
-            done = min(done, i + have * m)
-    if not done:
-        for got in rows:
-            k.pages.free_extents(got)
-        return []
-    if done < n:
-        for i, got in enumerate(rows):
-            rows[i], rest = _cut(got, (max(done - i, 0) + m - 1) // m << h.order)
-            k.pages.free_extents(rest)
-    k.faults.grant("HP", done)
-    h.next_nid_to_alloc = nodes.start + (first + done) % m
-    folios = [_new_folios(k, h, got) for got in rows]
-    if len(folios) == 1:
-        return folios[0]
-    return [folios[i % m][i // m] for i in range(done)]
-
-
-def _cut(extents: Extents, n: int) -> tuple[Extents, Extents]:
-    """The first `n` frames of `extents`, and the rest."""
-    kept: Extents = []
-    for i, (pfn, count) in enumerate(extents):
-        if count > n:
-            if n:
-                kept.append((pfn, n))
-            return kept, [(pfn + n, count - n), *extents[i + 1 :]]
-        kept.append((pfn, count))
-        n -= count
-    return kept, []
 
 
 # -- accounting -----------------------------------------------------------------------------------------------------
@@ -187,7 +63,7 @@ def add_boot_folio(k: Kernel, h: HState, folio: Folio) -> None:
 
 
 def prep_and_add_allocated_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
-    """prep_and_add_allocated_folios (mm/hugetlb.c, 7.3): optimize in bulk, then account and enqueue, all in list order."""
+    """prep_and_add_allocated_folios (mm/hugetlb.c, 7.3): optimize, account and enqueue, in list order."""
     if not folios:
         return
     k.paths.hugetlb_vmemmap_optimize_folios(h, folios)
@@ -204,7 +80,7 @@ def prep_and_add_allocated_folios(k: Kernel, h: HState, folios: list[Folio]) -> 
 
 
 def remove_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
-    """remove_hugetlb_folio (mm/hugetlb.c, 7.3): off the lists and counters; an optimized folio keeps its type until restored."""
+    """remove_hugetlb_folio (mm/hugetlb.c, 7.3): an optimized folio keeps its type until it is restored."""
     pfn, nid = folio.pfn, folio.nid
     h.free[nid].pop(pfn, None)
     del h.folios[pfn]
@@ -217,7 +93,7 @@ def remove_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
 
 
 def add_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
-    """add_hugetlb_folio (mm/hugetlb.c, 7.3): back to the pool after a failed restore; its flag word is reset to optimized."""
+    """add_hugetlb_folio (mm/hugetlb.c, 7.3): back to the pool, with its flag word reset to optimized."""
     if not folio.vmemmap_optimized:
         raise KernelBug(f"{folio!r} goes back to the pool but is not optimized")
     if adjust_surplus:
@@ -229,7 +105,7 @@ def add_hugetlb_folio(h: HState, folio: Folio, adjust_surplus: bool) -> None:
 
 
 def dequeue_hugetlb_folio_node_exact(h: HState, nid: int, lo: int = 0, hi: int = 0) -> Folio | None:
-    """dequeue_hugetlb_folio_node_exact (mm/hugetlb.c, 7.3): the first free folio that is neither poisoned nor in [lo, hi).
+    """dequeue_hugetlb_folio_node_exact (mm/hugetlb.c, 7.3): the first free folio that is sound and not in [lo, hi).
 
     [lo, hi) are the pageblocks under isolation; a folio that only partly lies there is skipped too.
     """
@@ -248,7 +124,7 @@ def dequeue_hugetlb_folio_node_exact(h: HState, nid: int, lo: int = 0, hi: int =
 
 
 def free_frozen_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
-    """The end of __update_and_free_hugetlb_folio for folios that are not optimized: to the buddy allocator, neighbours at once.
+    """The end of __update_and_free_hugetlb_folio for folios that are not optimized; neighbours go at once.
 
     A folio whose poisoned pages are unknown is leaked on purpose.
     """
@@ -278,7 +154,7 @@ _pfn_of = attrgetter("pfn")
 
 
 def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
-    """__update_and_free_hugetlb_folio (mm/hugetlb.c, 7.3): restore and free; a folio that cannot be restored returns as surplus."""
+    """__update_and_free_hugetlb_folio (mm/hugetlb.c, 7.3): free; a folio that cannot be restored returns as surplus."""
     if folio.raw_hwp_unreliable:
         return
     if folio.vmemmap_optimized and k.paths.hugetlb_vmemmap_restore_folio(h, folio):
@@ -294,7 +170,7 @@ def free_hpage_workfn(k: Kernel, h: HState, work: list[Folio]) -> None:
 
 
 def bulk_vmemmap_restore_error(k: Kernel, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> None:
-    """bulk_vmemmap_restore_error (mm/hugetlb.c, 7.3): make memory for the next round, or make surplus what cannot be restored."""
+    """bulk_vmemmap_restore_error (mm/hugetlb.c, 7.3): free what was restored, else try one by one."""
     if non_hvo:
         free_frozen_folios(k, h, non_hvo)
         non_hvo.clear()
@@ -309,7 +185,7 @@ def bulk_vmemmap_restore_error(k: Kernel, h: HState, folios: list[Folio], non_hv
 
 
 def update_and_free_pages_bulk(k: Kernel, h: HState, folios: list[Folio]) -> None:
-    """update_and_free_pages_bulk (mm/hugetlb.c, 7.3): restore in bulk until all of `folios`, which is emptied, are free or surplus."""
+    """update_and_free_pages_bulk (mm/hugetlb.c, 7.3): all of `folios`, which is emptied, end free or surplus."""
     if not folios:
         return
     non_hvo: list[Folio] = []
@@ -338,7 +214,7 @@ def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> No
 
 
 def remove_pool_hugetlb_folio(h: HState) -> Folio | None:
-    """remove_pool_hugetlb_folio with acct_surplus (mm/hugetlb.c, 7.3): the first free folio of the next node with surplus."""
+    """remove_pool_hugetlb_folio with acct_surplus (mm/hugetlb.c, 7.3): of the next node with surplus."""
     nodes = range(len(h.nr))
     for _ in nodes:
         nid = next_node(h.next_nid_to_free, nodes)
@@ -355,7 +231,7 @@ def remove_pool_hugetlb_folio(h: HState) -> Folio | None:
 
 
 def alloc_surplus_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
-    """alloc_surplus_hugetlb_folio (mm/hugetlb.c, 7.3). Left out: the limit that is passed by somebody else meanwhile."""
+    """alloc_surplus_hugetlb_folio (mm/hugetlb.c, 7.3). Left out: a limit passed meanwhile."""
     if sum(h.surplus) >= h.nr_overcommit:
         return None
     folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode)
@@ -366,9 +242,9 @@ def alloc_surplus_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) 
 
 
 def gather_surplus_pages(k: Kernel, h: HState, delta: int, nid: int | None) -> int:
-    """gather_surplus_pages (mm/hugetlb.c, 7.3): reserve `delta` huge pages, growing the pool by surplus ones; 0 or -ENOMEM.
+    """gather_surplus_pages (mm/hugetlb.c, 7.3): reserve `delta` huge pages, if need be surplus ones.
 
-    `nid` is the node that the task's memory policy binds to. The task runs on node 0.
+    0 or -ENOMEM. `nid` is the node that the task's memory policy binds to. The task runs on node 0.
     """
     needed = h.resv + delta - h.free_count()
     surplus: list[Folio] = []
@@ -416,9 +292,10 @@ def hugetlb_acct_memory(k: Kernel, h: HState, delta: int, nid: int | None) -> in
 def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list[Folio]) -> int:
     """mmap(MAP_HUGETLB | MAP_POPULATE) of `count` private pages by a task on node 0, bound to `nid` if given.
 
-    Stands for hugetlb_reserve_pages and alloc_hugetlb_folio (mm/hugetlb.c, 7.3): the reservation is all or nothing and wholly used
-    up. Free folios of the task's node come first. Appends the folios to `mapped`; 0, -EINVAL for no pages, or -ENOMEM (also
-    where the kernel would let the mapping be and send SIGBUS: free pages were counted that are poisoned).
+    Stands for hugetlb_reserve_pages and alloc_hugetlb_folio (mm/hugetlb.c, 7.3): the reservation is all or nothing and
+    wholly used up. Free folios of the task's node come first. Appends the folios to `mapped`; 0, -EINVAL for no pages,
+    or -ENOMEM (also where the kernel would let the mapping be and send SIGBUS: free pages were counted that are
+    poisoned).
     """
     h = k.hstates[order]
     if count <= 0:
@@ -461,7 +338,7 @@ def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio]) -> int:
 
 
 def dissolve_free_hugetlb_folio(k: Kernel, pfn: int) -> int:
-    """dissolve_free_hugetlb_folio (mm/hugetlb.c, 7.3) of the folio that covers `pfn`: 0, -EBUSY, or the error of its restore.
+    """dissolve_free_hugetlb_folio (mm/hugetlb.c, 7.3) of the folio over `pfn`: 0, -EBUSY, a restore's error.
 
     Left out: the wait for a folio that is neither in use nor on a free list yet.
     """
@@ -488,7 +365,7 @@ def _dissolve(k: Kernel, h: HState, folio: Folio) -> int:
 
 
 def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int:
-    """dissolve_free_hugetlb_folios (mm/hugetlb.c, 7.3): every folio that meets the range, wholly; the first error stops.
+    """dissolve_free_hugetlb_folios (mm/hugetlb.c, 7.3): all that meet the range; the first error stops.
 
     The kernel steps by the smallest huge page size; here only frames that huge pages own are looked at.
     """
@@ -511,7 +388,7 @@ def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int
 
 
 def hugetlb_init(k: Kernel) -> None:
-    """hugetlb_init, hugetlb_init_hstates (mm/hugetlb.c, 7.3): boot pages of ordinary order, and where the next turns start.
+    """hugetlb_init, hugetlb_init_hstates (mm/hugetlb.c, 7.3): boot pages of ordinary order, start of the turns.
 
     The sides have added the gigantic ones by now. Demote orders are fixed in `Kernel`.
     """
@@ -523,7 +400,7 @@ def hugetlb_init(k: Kernel) -> None:
 
 
 def hugetlb_hstate_alloc_pages(k: Kernel, h: HState) -> None:
-    """hugetlb_hstate_alloc_pages for an ordinary order (mm/hugetlb.c, 7.3): the node-specific requests, then the others.
+    """hugetlb_hstate_alloc_pages for an ordinary order (mm/hugetlb.c, 7.3): by node, then in turns.
 
     The kernel takes one kind of request for a size, not both.
     """
@@ -536,10 +413,10 @@ def hugetlb_hstate_alloc_pages(k: Kernel, h: HState) -> None:
 
 
 def _alloc_boot(k: Kernel, h: HState, nodes: range, count: int) -> None:
-    """hugetlb_hstate_alloc_pages_onenode, hugetlb_pages_alloc_boot with one worker (mm/hugetlb.c, 7.3), ordinary orders.
+    """hugetlb_hstate_alloc_pages_onenode, hugetlb_pages_alloc_boot with one worker (mm/hugetlb.c, 7.3).
 
-    When memory runs out, optimizing what was allocated may give one page more; repeated as often as that works. Left out: the
-    flush of a batch when no memory at all is available; the next repetition does the same.
+    When memory runs out, optimizing what was allocated may give one page more; repeated as often as that works. Left
+    out: the flush of a batch when no memory at all is available; the next repetition does the same.
     """
     while count:
         folios = alloc_pool_huge_folios(k, h, nodes, count)

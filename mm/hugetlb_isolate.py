@@ -1,7 +1,7 @@
 """Huge pages that stand in the way of memory offline (mm/hugetlb.c, mm/migrate.c, Linux 7.3).
 
-Who mapped a folio holds the `Folio` object, so migration keeps the object and moves its place: it and the target swap what
-describes the frames, and the object that was the target's then describes the old frames and is freed.
+Who mapped a folio holds the `Folio` object, so migration keeps the object and moves its place: it and the target swap
+what describes the frames, and the object that was the target's then describes the old frames and is freed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb import (
     account_new_hugetlb_folio,
-    alloc_fresh_hugetlb_folio,
     dequeue_hugetlb_folio_node_exact,
     folio_at,
     free_hpage_workfn,
     free_huge_folio,
-    hstate_is_gigantic,
 )
+from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, hstate_is_gigantic
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_HUGETLB
 
@@ -40,12 +39,13 @@ def mapped_folios(k: Kernel, lo: int, hi: int) -> list[Folio]:
 
 
 def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
-    """The hugetlb part of do_migrate_range (mm/memory_hotplug.c, 7.3) for offlining [lo, hi): 0 when no folio there is in use.
+    """The hugetlb part of do_migrate_range (mm/memory_hotplug.c, 7.3) for offlining [lo, hi): 0 when no folio there is
+    in use.
 
-    A pass moves the folios in ascending order and ends at the first that gets no target. The kernel repeats that until a
-    signal comes; here a pass that moved nothing is repeated only if an injected failure ended it, else the result is -EBUSY.
-    Folios that were moved stay moved. The old folios are freed, or queued and then freed, before this returns; a temporary
-    one that cannot be restored is a free surplus page in the range afterwards.
+    A pass moves the folios in ascending order and ends at the first that gets no target. The kernel repeats that until
+    a signal comes; here a pass that moved nothing is repeated only if an injected failure ended it, else the result is
+    -EBUSY. Folios that were moved stay moved. The old folios are freed, or queued and then freed, before this returns;
+    a temporary one that cannot be restored is a free surplus page in the range afterwards.
     """
     work: list[Folio] = []
     rc = 0
@@ -77,7 +77,8 @@ def _migrate(k: Kernel, folio: Folio, nid: int, lo: int, hi: int, work: list[Fol
 
 
 def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: int) -> Folio | None:
-    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offlining memory of `nid`.
+    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offlining memory of
+    `nid`.
 
     Another node if there is one, else `nid`: a free folio of the pool outside [lo, hi), else a temporary one.
     """
@@ -91,7 +92,9 @@ def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: in
 
 
 def alloc_migrate_hugetlb_folio(k: Kernel, h: HState, nid: int) -> Folio | None:
-    """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on node `nid`: in the pool, in use, temporary. Not for gigantic pages."""
+    """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on node `nid`: in the pool, in use, temporary. Not for gigantic
+    pages.
+    """
     if hstate_is_gigantic(h):
         return None
     folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from mm.errno import ENOMEM
 from mm.folio import Folio
 from mm.hstate import HState
-from mm.hugetlb import (
-    alloc_pool_huge_folios,
-    next_node,
-    prep_and_add_allocated_folios,
-    update_and_free_pages_bulk,
-)
+from mm.hugetlb import prep_and_add_allocated_folios, update_and_free_pages_bulk
+from mm.hugetlb_alloc import alloc_pool_huge_folios, next_node
 from mm.kernel import Kernel
 
 
 def adjust_pool_surplus(h: HState, nodes: range, delta: int) -> bool:
-    """adjust_pool_surplus (mm/hugetlb.c, 7.3): turn one surplus page persistent (-1) or the reverse (+1), nodes in turn."""
+    """adjust_pool_surplus (mm/hugetlb.c, 7.3): turn one surplus page persistent (-1) or the reverse (+1), nodes in
+    turn.
+    """
     for _ in nodes:
         if delta < 0:
             nid = next_node(h.next_nid_to_alloc, nodes)
@@ -35,8 +33,8 @@ def adjust_pool_surplus(h: HState, nodes: range, delta: int) -> bool:
 def set_max_huge_pages(k: Kernel, h: HState, count: int, nid: int | None) -> int:
     """set_max_huge_pages (mm/hugetlb.c, 7.3): 0 however many pages were obtained or freed, or -ENOMEM at point `NMASK`.
 
-    `nid` None is the global file, for all nodes. A folio whose vmemmap cannot be restored stays as a free surplus page. Left out:
-    signals, memory policy (nr_hugepages_mempolicy).
+    `nid` None is the global file, for all nodes. A folio whose vmemmap cannot be restored stays as a free surplus page.
+    Left out: signals, memory policy (nr_hugepages_mempolicy).
     """
     if k.faults.fails("NMASK"):
         return -ENOMEM
@@ -79,7 +77,9 @@ def _shrink(k: Kernel, h: HState, count: int, nodes: range) -> None:
 
 
 def _take_free(h: HState, nodes: range, n: int) -> list[Folio]:
-    """remove_pool_hugetlb_folio without surplus, up to `n` times until no node in turn has a free folio; in the order taken."""
+    """remove_pool_hugetlb_folio without surplus, up to `n` times until no node in turn has a free folio; in the order
+    taken.
+    """
     out: list[Folio] = []
     if n <= 0:
         return out
