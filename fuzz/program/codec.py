@@ -56,8 +56,8 @@ RESERVE: Final = 200
 _RAW: Final = 192
 _RESTART: Final = 1
 
-_RESERVE: Final = next(op for op in OPERATIONS.values() if op.when is BEFORE_BOOT)
-_CODES: Final = tuple(op for op in OPERATIONS.values() if op.when is AFTER_BOOT)
+_RESERVE: Final = next(op for op in OPERATIONS.values() if op.when == BEFORE_BOOT)
+_CODES: Final = tuple(op for op in OPERATIONS.values() if op.when == AFTER_BOOT)
 _CODE_OF: Final = {_RESERVE.name: RESERVE} | {op.name: code for code, op in enumerate(_CODES)}
 
 _SCALES: Final = (4 * K, 2 * M, SECTION, G)

@@ -44,6 +44,8 @@ class Program:
 
     def bare(self) -> Program:
         """The same program without comments."""
+        if not (self.comments or self.footer or any(op.comment or op.above for op in self.ops)):
+            return self
         ops = tuple(Op(op.name, op.args, op.result) if op.comment or op.above else op for op in self.ops)
         return replace(self, ops=ops, comments=(), footer=())
 

@@ -43,7 +43,7 @@ def mutate(program: Program, rng: Random) -> Program:
         if (body != ops or changed != machine) and len(body) <= max(MAX_OPS, len(ops)):
             machine, ops = changed, body
             if rng.random() < 0.75:
-                return replace(bare, machine=machine, ops=ops)
+                return Program(machine, ops, version=program.version)
 
 
 def crossover(first: Program, second: Program, rng: Random) -> Program:

@@ -74,7 +74,7 @@ class Operation:
             result += f"; makes {self.makes}"
         if self.ends and self.handle:
             result += f"; ends {self.handle.name}"
-        if self.when is BEFORE_BOOT:
+        if self.when == BEFORE_BOOT:
             result += "; before boot only"
         cells = f"`{name}`", " ".join(words), result, self.entry.replace("|", r"\|")
         return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"

@@ -17,6 +17,10 @@ from mm.machine import Machine
 _SHAPE: Final[Mapping[str, tuple[str, str | None, str | None, bool]]] = {
     op.name: (op.when, op.handle.name if op.handle else None, op.makes, op.ends) for op in OPERATIONS.values()
 }
+_PLAIN: Final = frozenset(
+    op.name for op in OPERATIONS.values() if op.when == AFTER_BOOT and not op.handle and not op.makes
+)
+"""Operations that stay as they are wherever they stand behind the boot: about half of all, so they go first."""
 
 
 def repair(machine: Machine, ops: Iterable[Op]) -> tuple[Op, ...]:
@@ -37,23 +41,27 @@ def repair(machine: Machine, ops: Iterable[Op]) -> tuple[Op, ...]:
     booted = False
     out: list[Op] = []
     for op in ops:
-        when, takes, makes, ends = _SHAPE[op.name]
-        if when is not AFTER_BOOT:
+        name = op.name
+        if booted and name in _PLAIN:
+            out.append(op)
+            continue
+        when, takes, makes, ends = _SHAPE[name]
+        if when != AFTER_BOOT:
             if booted:
                 continue
-            booted = when is BOOT
+            booted = when == BOOT
         elif not booted:
             booted = True
             out.append(Op(BOOT))
         args = op.args
         if takes is not None:
-            name = args[takes]
-            kind, known = live.get(name) or _other_ram(name, rams)
+            handle = args[takes]
+            kind, known = live.get(handle) or _other_ram(handle, rams)
             if kind != takes:
                 continue
             if ends:
-                del live[name]
-            if known != name:
+                del live[handle]
+            if known != handle:
                 args = {**args, takes: known}
         result = op.result
         if makes is not None:
@@ -64,7 +72,7 @@ def repair(machine: Machine, ops: Iterable[Op]) -> tuple[Op, ...]:
         if args is op.args and result == op.result:
             out.append(op)
         else:
-            out.append(Op(op.name, args, result, op.comment, op.above))
+            out.append(Op(name, args, result, op.comment, op.above))
     if not booted:
         out.append(Op(BOOT))
     return tuple(out)

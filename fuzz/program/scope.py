@@ -20,6 +20,7 @@ SECTION: Final = 128 * M
 _ENDING: Final = {op.name: op.handle.name for op in OPERATIONS.values() if op.ends and op.handle}
 _MAKING: Final = {op.name: op.makes for op in OPERATIONS.values() if op.makes}
 _NAMING: Final = frozenset(op.name for op in OPERATIONS.values() if {"at", "size"} <= {a.name for a in op.arguments})
+_EVENTFUL: Final = frozenset({BOOT, *_ENDING, *_MAKING, *_NAMING})
 _REMEMBERED: Final = 16
 """How many named addresses stay in `places`; older ones make room."""
 
@@ -43,6 +44,8 @@ class Scope:
     def advance(self, op: Op) -> None:
         """Move behind an operation that is legal here."""
         name = op.name
+        if name not in _EVENTFUL:
+            return
         if name in _ENDING:
             kind = _ENDING[name]
             self.live[kind].remove(op.args[kind])

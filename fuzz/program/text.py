@@ -287,13 +287,13 @@ class _Parser:
         return args
 
     def _in_order(self, operation: Operation, index: int) -> None:
-        if operation.when is BOOT:
+        if operation.when == BOOT:
             if self.booted:
                 self._fail(index, f"a second boot, the first one is in line {self.booted}", "one boot")
             self.booted = self.number
-        elif operation.when is BEFORE_BOOT and self.booted:
+        elif operation.when == BEFORE_BOOT and self.booted:
             self._fail(index, f"{operation.name} after boot", f"{operation.name} before line {self.booted}")
-        elif operation.when is AFTER_BOOT and not self.booted:
+        elif operation.when == AFTER_BOOT and not self.booted:
             self._fail(index, f"{operation.name} before boot", "reserve or boot")
 
     def _use(self, kind: str, name: str, index: int) -> str:
