@@ -1,7 +1,7 @@
 """What a program did, step by step, on both sides: the one object that terminal, JSON and HTML reports render.
 
-A step holds what changed, not the state: return codes, counters before and after, and the ranges of vmemmap pages whose mapping
-changed, in words. A text is ready to be read; a number is the kernel's.
+A step holds what changed, not the state: return codes, counters before and after, and the ranges of vmemmap pages whose
+mapping changed, in words. A text is ready to be read; a number is the kernel's.
 """
 
 from __future__ import annotations

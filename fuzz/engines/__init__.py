@@ -1,7 +1,7 @@
 """Engines: sources of programs behind one protocol, `fuzz.engines.protocol`.
 
-`uniform` draws programs against the live state of the reference and is the default; `libfuzzer` follows branch coverage, in a process
-of its own; `stateful` is Hypothesis' view of the same pair.
+`uniform` draws programs against the live state of the reference and is the default; `libfuzzer` follows branch
+coverage, in a process of its own; `stateful` is Hypothesis' view of the same pair.
 """
 
 from __future__ import annotations

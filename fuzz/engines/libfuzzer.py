@@ -1,9 +1,9 @@
 """libFuzzer, through atheris: follows branch coverage of both models into code that chance does not reach.
 
-It must have a process of its own: libFuzzer ends the process it runs in, and a second campaign in one process is impossible. The
-child is `fuzz.engines.libfuzzer_child`, started with the interpreter's absolute path; results come over in files
-(`fuzz.engines.handover`). libFuzzer's seed does not make a run repeatable (counters are numbered anew in each process), so what it
-finds is kept as a program.
+It must have a process of its own: libFuzzer ends the process it runs in, and a second campaign in one process is
+impossible. The child is `fuzz.engines.libfuzzer_child`, started with the interpreter's absolute path; results come over
+in files (`fuzz.engines.handover`). libFuzzer's seed does not make a run repeatable (counters are numbered anew in each
+process), so what it finds is kept as a program.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class LibFuzzer:
     """The parent's side: start the child, read what it hands over, stop it."""
 
     name = "libfuzzer"
+    background = True
 
     def __init__(self, seed: int, profile: Profile = "posted", *, seeds: list[Path] | None = None) -> None:
         self.statistics = Statistics()
@@ -133,7 +134,9 @@ class LibFuzzer:
         """The last lines of the child's log; a hang or a crash leaves its input beside it."""
         assert self.folder is not None
         lines = (self.folder / "log").read_text(errors="replace").strip().splitlines()
-        artifacts = sorted(path.name for pattern in ("crash-*", "timeout-*", "oom-*") for path in self.folder.glob(pattern))
+        artifacts = sorted(
+            path.name for pattern in ("crash-*", "timeout-*", "oom-*") for path in self.folder.glob(pattern)
+        )
         told = " / ".join(line.strip() for line in lines[-3:])
         return f"{told} (input: {', '.join(artifacts)})" if artifacts else told
 

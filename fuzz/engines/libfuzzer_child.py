@@ -1,7 +1,8 @@
 """The process that libFuzzer runs in: `python -P -m fuzz.engines.libfuzzer_child FOLDER PROFILE SEED PROGRAMS`.
 
-Only the models are instrumented: coverage of the oracle or of Python's library would lead the search astray. The process ends itself
-with `os._exit` from inside the target, because libFuzzer gives control back to nobody; before that, everything is on disk.
+Only the models are instrumented: coverage of the oracle or of Python's library would lead the search astray. The
+process ends itself with `os._exit` from inside the target, because libFuzzer gives control back to nobody; before that,
+everything is on disk.
 """
 
 from __future__ import annotations

@@ -115,6 +115,8 @@ class Engine(Protocol):
 
     name: str
     statistics: Statistics
+    background: bool
+    """Whether the work is done by another process, so that `advance` only waits and looks."""
 
     @property
     def running(self) -> bool:

@@ -1,8 +1,8 @@
 """The pair as a Hypothesis state machine: the readable specification for tests, and the yardstick of the benchmark.
 
-The rules draw from the same registry and the same resolver as the uniform engine. A rule gets its randomness as bytes of the example,
-so that Hypothesis shrinks operands; all zeros is the plainest operand. It runs a hundred times fewer operations a second than
-`uniform`, but needs no shrinker of ours.
+The rules draw from the same registry and the same resolver as the uniform engine. A rule gets its randomness as bytes
+of the example, so that Hypothesis shrinks operands; all zeros is the plainest operand. It runs a hundred times fewer
+operations a second than `uniform`, but needs no shrinker of ours.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Stateful:
     """The state machine as an engine: examples without shrinking, so that a finding goes to our own minimizer."""
 
     name = "stateful"
+    background = False
 
     def __init__(self, seed: int, profile: Profile = "posted") -> None:
         self.statistics = Statistics()

@@ -20,6 +20,7 @@ class Uniform:
     """Programs 0, 1, 2, ... of a seed, or every `stride`-th of them."""
 
     name = "uniform"
+    background = False
 
     def __init__(
         self, seed: int, profile: Profile = "posted", *, swarm: bool = False, first: int = 0, stride: int = 1

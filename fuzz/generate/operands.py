@@ -26,9 +26,9 @@ G: Final = 1 << 30
 RAW: Final = 0.15
 """Share of operands that do not look at the state."""
 
-MANY: Final = 512
+MANY: Final = 256
 """The most huge pages one operation takes or gives when the state allows more."""
-MANY_GIGANTIC: Final = 8
+MANY_GIGANTIC: Final = 4
 
 LOW_HOLE: Final = 4 * G
 """End of the hole below 4G."""
@@ -95,13 +95,13 @@ def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
     """nr_hugepages: near the present number, none, half, all that fit, one more than that."""
     now = pool.persistent if nid is None or nid >= len(pool.nr) else pool.nr[nid] - pool.surplus[nid]
     x = draw()
-    if x < 0.55:
+    if x < 0.6:
         return max(0, now + _NEAR[int(draw() * len(_NEAR))])
-    if x < 0.68:
+    if x < 0.73:
         return 0
-    if x < 0.72:
+    if x < 0.77:
         return now
-    if x < 0.76:
+    if x < 0.81:
         return now // 2
     room = fit(live.kernel, pool, nid)
     most = MANY if pool.order == 9 else MANY_GIGANTIC
@@ -147,13 +147,13 @@ def demote_count(draw: Draw, pool: HState, nid: int | None) -> int:
     """Pages to demote: one, all free ones, one more, none."""
     free = pool.free_count() if nid is None or nid >= len(pool.free) else len(pool.free[nid])
     x = draw()
-    if x < 0.6:
+    if x < 0.75:
         return 1
-    if x < 0.7:
+    if x < 0.8:
         return free
     if x < 1 - RAW:
         return free + 1
-    return int(draw() * 4) if draw() < 0.7 else raw_number(draw)
+    return int(draw() * 3) if draw() < 0.7 else raw_number(draw)
 
 
 def hugetlb_address(draw: Draw, live: Live) -> int:

@@ -37,7 +37,7 @@ def reserve(draw: Draw, live: Live) -> Op:
         count = 1 + int(draw() * 2) if draw() < 0.9 else 1 + int(draw() * most)
     else:
         size = 2 * M
-        count = 1 + int(draw() * 16) if draw() < 0.8 else int(draw() * operands.MANY)
+        count = 1 + int(draw() * 16) if draw() < 0.9 else int(draw() * operands.MANY)
     return Op("reserve", {"size": size, "count": count, "node": operands.any_node(draw, live)})
 
 

@@ -17,7 +17,7 @@ Draw = Callable[[], float]
 WEIGHTS: Final = {
     "hugetlb resize": 22,
     "hugetlb overcommit": 4,
-    "hugetlb demote": 6,
+    "hugetlb demote": 4,
     "hugetlb map": 8,
     "hugetlb unmap": 7,
     "hugetlb dissolve": 6,
