@@ -1,4 +1,6 @@
-"""The command line, `vmemmap-fuzz`. Exit codes: 0 no difference, 1 a difference, 2 usage or input, 3 an error of this program.
+"""The command line, `vmemmap-fuzz`.
+
+Exit codes: 0 no difference, 1 a difference, 2 usage or input, 3 an error of this program.
 
 Modules that a command needs are imported by that command: `--help` and `fmt` need neither the models nor an engine.
 """
@@ -75,7 +77,7 @@ REPORTS: Final = Path("reports")
 
 
 def guarded(command: F) -> F:
-    """Turn errors into their exit codes: one clear message for what the user can mend, a traceback for what is our fault."""
+    """Turn errors into exit codes: a clear message for what the user can mend, a traceback for what is our fault."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -165,9 +167,9 @@ def run(
 ) -> None:
     """Fuzz with one engine.
 
-    Every finding is minimized, run again in a fresh process, and written to its own folder below --reports, as repro.vmm
-    and finding.json. Ctrl-C ends the run early: what was found is kept, the summary is printed, and the exit code is as
-    if the time had been up.
+    Every finding is minimized, run again in a fresh process, and written to its own folder below --reports, as
+    repro.vmm and finding.json. Ctrl-C ends the run early: what was found is kept, the summary is printed, and the exit
+    code is as if the time had been up.
     """
     from fuzz.engines import make
     from fuzz.findings import Reporter

@@ -48,7 +48,8 @@ def explain(finding: Finding) -> Iterator[str]:
     """A finding in words."""
     yield finding.detail
     yield f"first difference in {LAYERS[finding.layer]}: {finding.field}"
-    yield f"after `{finding.operation}`, which gave {finding.outcomes[0]} (reference) and {finding.outcomes[1]} (candidate)"
+    ref, cand = finding.outcomes
+    yield f"after `{finding.operation}`, which gave {ref} (reference) and {cand} (candidate)"
     if finding.page_class:
         yield f"at a page of {finding.page_class}"
     yield f"signature: {finding.signature}"

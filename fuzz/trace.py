@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from fuzz.execute import Lockstep, Profile, Side
@@ -186,10 +187,10 @@ class _Snapshot:
 
 
 def differences(before: RunMap[Mapping], after: RunMap[Mapping]) -> list[tuple[int, int, str, str]]:
-    """Ranges that are mapped otherwise than before, as (first, end, how before, how now); neighbours that read alike are joined."""
+    """Ranges that are mapped otherwise than before, as (first, end, how before, how now), alike neighbours joined."""
     edges = sorted({*before.starts, *before.ends, *after.starts, *after.ends})
     out: list[tuple[int, int, str, str]] = []
-    for lo, hi in zip(edges, edges[1:], strict=False):
+    for lo, hi in pairwise(edges):
         old, new = before.get(lo), after.get(lo)
         if old == new:
             continue

@@ -1,8 +1,8 @@
-"""Files through which the libFuzzer process hands its results over: each appears whole, by rename, under its final name.
+"""Files through which the libFuzzer process hands its results over; each appears whole, by rename.
 
-stats.json          `Statistics`, about twice a second
-finding-N.json      {"program": text, "signature": ..., "finding": {...}}
-stop                made by the parent: come to an end
+- `stats.json`: `Statistics`, about twice a second.
+- `finding-N.json`: a discovery.
+- `stop`: made by the parent, to ask for an end.
 """
 
 from __future__ import annotations

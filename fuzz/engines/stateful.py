@@ -134,7 +134,7 @@ class Stateful:
         return []
 
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
-        """Run some examples. Hypothesis cannot be stopped in time, so a slice is a number of examples, about as many as fit."""
+        """Run about as many examples as fit; Hypothesis cannot be stopped by a clock."""
         begin = perf_counter()
         done = self.statistics
         speed = done.programs / done.seconds if done.seconds else 20.0
