@@ -1,4 +1,4 @@
-"""A kernel whose side behind the seam is as small as can be, so that what is tested is the hotplug code in front of it."""
+"""A kernel whose side behind the seam is as small as can be: what is tested is the hotplug code in front of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAF = 512
 
 
 class FakePaths:
-    """Whole sections get a PMD leaf, parts of sections single frames, nothing is optimized; hotplug calls are recorded."""
+    """A PMD leaf for whole sections, single frames for parts, nothing optimized; hotplug calls are recorded."""
 
     vmemmap_optimize_enabled = False
 
