@@ -6,6 +6,9 @@ remapping, here.
 
 In profile `merged` the update of each entry can fail: point `PTEHOOK` for each slot, `PMDHOOK` for each split,
 -EAGAIN. In `posted` neither point exists. Left out: TLB flushes, concurrent splits.
+
+Whole lists are done in bulk when no injected failure waits and memory suffices; that takes the same frames in the same
+order as folio by folio.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from mm.errno import EAGAIN, ENOMEM, ENOTSUPP
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
-from mm.page_alloc import BOOT_OWNERS, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, Extents
-from mm.pgtable import Leaf, Pte, Shared, frame_at
+from mm.page_alloc import BOOT_OWNERS, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, Extents, KernelBug
+from mm.pgtable import Leaf, Pte, Shared
 
 VMEMMAP_REMAP_INCOMPLETE = 1
+
+Pages = list[tuple[int, int, str]]
+"""Lists of vmemmap pages in the order of their slots: (first frame, frames, OWNER_*)."""
 
 
 def hugetlb_vmemmap_optimizable(f: Framework, h: HState) -> bool:
@@ -31,21 +37,72 @@ def vmemmap_should_optimize_folio(f: Framework, h: HState, folio: Folio) -> bool
     return not folio.vmemmap_optimized and f.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(f, h)
 
 
-# -- freeing --------------------------------------------------------------------------------------------------------
+# -- lists of pages -------------------------------------------------------------------------------------------------
 
 
-def free_vmemmap_page_list(k: Kernel, pages: Extents) -> None:
+def free_vmemmap_page_list(k: Kernel, pages: Pages) -> None:
     """free_vmemmap_page_list (mm/hugetlb_vmemmap.c, -mm): a page from memblock leaves the boot counter, any other the
     run-time one.
     """
-    vmstat = k.vmstat
-    for pfn, n in pages:
-        for lo, hi, owner in k.pages.owners.runs(pfn, pfn + n):
-            if owner in BOOT_OWNERS:
-                vmstat.nr_memmap_boot -= hi - lo
-            else:
-                vmstat.nr_memmap -= hi - lo
-            k.pages.free(lo, hi - lo)
+    if not pages:
+        return
+    pfn, n, owner = pages[0]
+    for first, m, other in pages[1:]:
+        if other == owner and first == pfn + n:
+            n += m
+        elif other == owner and first + m == pfn:
+            pfn, n = first, n + m
+        else:
+            _free_vmemmap_pages(k, pfn, n, owner)
+            pfn, n, owner = first, m, other
+    _free_vmemmap_pages(k, pfn, n, owner)
+
+
+def _free_vmemmap_pages(k: Kernel, pfn: int, n: int, owner: str) -> None:
+    if owner in BOOT_OWNERS:
+        k.vmstat.nr_memmap_boot -= n
+    else:
+        k.vmstat.nr_memmap -= n
+    k.pages.free(pfn, n)
+
+
+def _mapped_pages(k: Kernel, lo: int, hi: int) -> tuple[bool, Pages]:
+    """The private frames that [lo, hi) maps, by owner, and whether any of them is mapped by a PMD leaf."""
+    owners = k.pages.owners
+    leaf = False
+    out: Pages = []
+    for s, e, m in k.tables.entries.runs(lo, hi):
+        if isinstance(m, Leaf):
+            leaf = True
+        elif not isinstance(m, Pte):
+            raise KernelBug(f"vmemmap page {s:#x} of a folio that is not optimized is shared")
+        pfn = s + m.delta
+        end = e + m.delta
+        while pfn < end:
+            run = owners.run(pfn)
+            if run is None:
+                raise KernelBug(f"vmemmap maps frame {pfn:#x} which nobody owns")
+            stop = run[1] if run[1] < end else end
+            out.append((pfn, stop - pfn, run[2]))
+            pfn = stop
+    return leaf, out
+
+
+def _pop(pages: Pages, n: int) -> Extents:
+    """Take `n` frames from the end of the list, last in first out.
+
+    Order matters by owner only, which decides the counter that a frame leaves when it is freed; inside an extent of one
+    owner the frames stay ascending, which is the same up to their numbers and keeps one run one run.
+    """
+    taken: Extents = []
+    while n:
+        pfn, m, owner = pages.pop()
+        take = min(n, m)
+        if take < m:
+            pages.append((pfn, m - take, owner))
+        taken.append((pfn + m - take, take))
+        n -= take
+    return taken
 
 
 # -- optimize -------------------------------------------------------------------------------------------------------
@@ -69,30 +126,29 @@ def vmemmap_split_pmd(f: Framework, pmd: int, nid: int) -> int:
     return 0
 
 
-def _self_hosted(k: Kernel, vpn: int) -> bool:
-    """PageVmemmapSelfHosted of the frame that `vpn` maps: it lies in the memory block that it describes."""
-    m = k.tables.entries.get(vpn)
-    return m is not None and k.pages.owners.get(frame_at(m, vpn)) == OWNER_SELFHOSTED
+def vmemmap_remap_split(f: Framework, nid: int, lo: int, hi: int) -> int:
+    """vmemmap_remap_split (mm/hugetlb_vmemmap.c, -mm): split the leaves over vmemmap pages [lo, hi)."""
+    ptrs = f.k.arch.ptrs_per_pte
+    for pmd in range(lo // ptrs, -(-hi // ptrs)):
+        if isinstance(f.k.tables.entries.get(max(lo, pmd * ptrs)), Leaf):
+            rc = vmemmap_split_pmd(f, pmd, nid)
+            if rc:
+                return rc
+    return 0
 
 
-def _walk_and_split(f: Framework, folio: Folio, lo: int, hi: int) -> tuple[int, int]:
-    """vmemmap_remap_range with vmemmap_remap_pte over vmemmap pages [lo, hi): (error, first page not reached).
-
-    The entries themselves are written by the caller, in one go for all that were reached.
-    """
+def _remap_walk(f: Framework, nid: int, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
+    """vmemmap_remap_range with vmemmap_remap_pte, up to writing entries: (error, first vmemmap page not reached)."""
     k = f.k
-    if _self_hosted(k, lo):
-        return -ENOTSUPP, lo
     ptrs = k.arch.ptrs_per_pte
-    entries = k.tables.entries
     at = lo
     while at < hi:
-        pmd = at // ptrs
-        if isinstance(entries.get(at), Leaf):
-            rc = vmemmap_split_pmd(f, pmd, folio.nid)
+        stop = hi
+        if leaf:
+            stop = min(hi, (at // ptrs + 1) * ptrs)
+            rc = vmemmap_remap_split(f, nid, at, stop)
             if rc:
                 return rc, at
-        stop = min(hi, (pmd + 1) * ptrs)
         if f.merged:
             done = k.faults.grant("PTEHOOK", stop - at)
             if done < stop - at:
@@ -101,67 +157,54 @@ def _walk_and_split(f: Framework, folio: Folio, lo: int, hi: int) -> tuple[int, 
     return 0, hi
 
 
-def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int, hi: int, pages: Extents) -> int:
-    """vmemmap_remap_free (mm/hugetlb_vmemmap.c, -mm): map [lo, hi) to `head` and `tail`, and put on `pages` what can
-        be freed.
-
-    Fails with everything undone, or with VMEMMAP_REMAP_INCOMPLETE when undoing failed on the way. After undoing, the
-    head stays on `head`, and the tail slots hold copies of T, not what they held before.
-    """
-    k = f.k
+def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: int) -> None:
+    """Slot `lo` maps the copied head, read-write, the others up to `hi` the shared tail, read-only."""
     tables = k.tables
-    rc, end = _walk_and_split(f, folio, lo, hi)
-    if end == lo:
-        pages.append((head, 1))
-        return rc
-    old: Extents = []
-    for s, e, m in tables.entries.runs(lo, end):
-        old.append((frame_at(m, s), e - s))
-    tables.set(lo, lo + 1, Pte(head - lo, True))
-    if lo + 1 < end:
-        tables.set(lo + 1, end, Shared(tail, False))
+    entries = tables.entries
+    entries.set(lo, lo + 1, Pte(head - lo, True))
+    tables.touched.append((lo, hi))
+    lo += 1
+    if lo < hi:
+        entries.set(lo, hi, Shared(tail, False))
         spp = k.arch.spp
-        k.memmap.forget((lo + 1) * spp, (end - lo - 1) * spp)
-    if not rc:
-        pages += old
-        return 0
-    want = end - lo - 1
-    back = k.faults.grant("PTEHOOK", want) if f.merged else want
-    left, reused = _pop(k, old, back)
-    _restore_slots(k, lo + 1, reused, tail)
-    pages += left
-    return rc if back == want else VMEMMAP_REMAP_INCOMPLETE
+        k.memmap.forget(lo * spp, (hi - lo) * spp)
 
 
-def _pop(k: Kernel, pages: Extents, n: int) -> tuple[Extents, Extents]:
-    """Take `n` frames from the end of the list, last in first out: (what stays, what was taken).
-
-    Order matters by owner only, which decides the counter that a frame leaves when it is freed; inside an extent of one
-    owner the frames stay ascending, which is the same up to their numbers and keeps one run one run.
-    """
-    split = [(lo, hi - lo) for pfn, m in pages for lo, hi, _ in k.pages.owners.runs(pfn, pfn + m)]
-    taken: Extents = []
-    while n:
-        pfn, m = split.pop()
-        take = min(n, m)
-        if take < m:
-            split.append((pfn, m - take))
-        taken.append((pfn + m - take, take))
-        n -= take
-    return split, taken
-
-
-def _restore_slots(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
-    """vmemmap_restore_pte (mm/hugetlb_vmemmap.c, -mm) for slots from `vpn` that all map T: private copies of T,
-    read-write.
-    """
+def _map_restored(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
+    """vmemmap_restore_pte (mm/hugetlb_vmemmap.c, -mm) for slots from `vpn` that all map T: private copies of it."""
     end = k.tables.map_extents(vpn, frames)
     if end > vpn:
         spp = k.arch.spp
         k.memmap.write(vpn * spp, (end - vpn) * spp, k.memmap.frames[tail])
 
 
-def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, pages: Extents) -> int:
+def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int, hi: int, pages: Pages) -> int:
+    """vmemmap_remap_free (mm/hugetlb_vmemmap.c, -mm): map [lo, hi) to `head` and `tail`, and put on `pages` what can be
+    freed.
+
+    Fails with everything undone, or with VMEMMAP_REMAP_INCOMPLETE when undoing failed on the way. After undoing, the
+    head stays on `head`, and the tail slots hold copies of T, not what they held before.
+    """
+    k = f.k
+    leaf, old = _mapped_pages(k, lo, hi)
+    # A self-hosted memmap covers whole sections, so that the first slot speaks for the folio.
+    rc, end = (-ENOTSUPP, lo) if old[0][2] == OWNER_SELFHOSTED else _remap_walk(f, folio.nid, lo, hi, leaf)
+    if end == lo:
+        pages.append((head, 1, OWNER_MEMMAP))
+        return rc
+    _map_optimized(k, lo, end, head, tail)
+    if not rc:
+        pages += old
+        return 0
+    _pop(old, hi - end)  # never replaced
+    want = end - lo - 1
+    back = k.faults.grant("PTEHOOK", want) if f.merged else want
+    _map_restored(k, lo + 1, _pop(old, back), tail)
+    pages += old
+    return rc if back == want else VMEMMAP_REMAP_INCOMPLETE
+
+
+def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, pages: Pages) -> int:
     """__hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c, -mm): points `TAIL`, `HEAD`, and those of the walk.
 
     0, a negative error with nothing changed (but leaves may stay split), or VMEMMAP_REMAP_INCOMPLETE with the flag set.
@@ -184,54 +227,81 @@ def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, page
 
 def hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio) -> None:
     """hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c, -mm)."""
-    pages: Extents = []
+    pages: Pages = []
     __hugetlb_vmemmap_optimize_folio(f, h, folio, pages)
     free_vmemmap_page_list(f.k, pages)
 
 
-def hugetlb_vmemmap_split_folio(f: Framework, h: HState, folio: Folio) -> int:
-    """hugetlb_vmemmap_split_folio, vmemmap_remap_split (mm/hugetlb_vmemmap.c, -mm)."""
-    k = f.k
-    if not vmemmap_should_optimize_folio(f, h, folio):
-        return 0
-    ptrs = k.arch.ptrs_per_pte
-    lo = folio.pfn // k.arch.spp
-    hi = lo + k.arch.vmemmap_pages(h.order)
-    for pmd in range(lo // ptrs, -(-hi // ptrs)):
-        at = max(lo, pmd * ptrs)
-        if _self_hosted(k, at):
-            return -ENOTSUPP
-        if isinstance(k.tables.entries.get(at), Leaf):
-            rc = vmemmap_split_pmd(f, pmd, folio.nid)
-            if rc:
-                return rc
-    return 0
-
-
 def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio], boot: bool = False) -> None:
-    """__hugetlb_vmemmap_optimize_folios (mm/hugetlb_vmemmap.c, -mm): write-protect what boot optimized, split all,
-    then remap all.
+    """__hugetlb_vmemmap_optimize_folios (mm/hugetlb_vmemmap.c, -mm): write-protect what boot optimized, split all, then
+    remap all.
 
     What is replaced is freed at the end, or when memory runs out; then the folio at hand gets a second chance.
     """
     k = f.k
-    todo = False
+    enabled = f.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(f, h)
+    easy = k.faults.armed <= k.faults.reached and k.faults.points is None
+    spp = k.arch.spp
+    v = k.arch.vmemmap_pages(h.order)
+    todo: list[tuple[Folio, int, Pages]] = []
     for folio in folios:
-        if boot and folio.vmemmap_optimized:
-            vmemmap_wrprotect_hvo(k, h, folio)
+        if folio.vmemmap_optimized:
+            if boot:
+                vmemmap_wrprotect_hvo(k, h, folio)
             continue
-        todo = True
-        if hugetlb_vmemmap_split_folio(f, h, folio) == -ENOMEM:
-            break
-    if not todo:
-        return
-    pages: Extents = []
-    for folio in folios:
-        if __hugetlb_vmemmap_optimize_folio(f, h, folio, pages) == -ENOMEM and pages:
-            free_vmemmap_page_list(k, pages)
-            pages.clear()
-            __hugetlb_vmemmap_optimize_folio(f, h, folio, pages)
+        if not enabled:
+            continue
+        lo = folio.pfn // spp
+        leaf, old = _mapped_pages(k, lo, lo + v)
+        todo.append((folio, lo, old))
+        if old[0][2] == OWNER_SELFHOSTED:
+            easy = False
+        elif leaf:
+            rc = vmemmap_remap_split(f, folio.nid, lo, lo + v)
+            if rc:
+                easy = False
+                if rc == -ENOMEM:
+                    break
+    pages: Pages = []
+    if not easy or _optimize_easily(f, h, todo, pages) < len(todo):
+        for folio in folios:
+            if __hugetlb_vmemmap_optimize_folio(f, h, folio, pages) == -ENOMEM and pages:
+                free_vmemmap_page_list(k, pages)
+                pages.clear()
+                __hugetlb_vmemmap_optimize_folio(f, h, folio, pages)
     free_vmemmap_page_list(k, pages)
+
+
+def _optimize_easily(f: Framework, h: HState, todo: list[tuple[Folio, int, Pages]], pages: Pages) -> int:
+    """The second pass over (folio, its first vmemmap page, its pages) where only memory can be missing: all heads of a
+    row of folios in one zone at once. Returns how many folios are done; the next one needs more memory than there is.
+    """
+    k = f.k
+    v = k.arch.vmemmap_pages(h.order)
+    done = 0
+    while done < len(todo):
+        zone = todo[done][0].zone
+        stop = done + 1
+        while stop < len(todo) and todo[stop][0].zone is zone:
+            stop += 1
+        n = stop - done
+        tail = vmemmap_shared_tail_page(f, h.order, zone)
+        heads = k.pages.alloc_bulk(n, zone.nid, OWNER_MEMMAP) if tail is not None else []
+        if tail is None or sum([m for _, m in heads]) < n:
+            k.pages.free_extents(heads)
+            break
+        k.faults.grant("HEAD", n)
+        if f.merged:
+            k.faults.grant("PTEHOOK", n * v)
+        k.vmstat.nr_memmap += n
+        for head, m in heads:
+            for folio, lo, old in todo[done : done + m]:
+                _map_optimized(k, lo, lo + v, head, tail)
+                folio.vmemmap_optimized = True
+                pages += old
+                head += 1
+            done += m
+    return done
 
 
 def vmemmap_wrprotect_hvo(k: Kernel, h: HState, folio: Folio) -> None:
@@ -260,45 +330,42 @@ def hugetlb_vmemmap_restore_folio(f: Framework, h: HState, folio: Folio) -> int:
     if tail is None:
         k.warn("an optimized folio has no shared tail page")
         return -ENOMEM
-    lo = folio.pfn // k.arch.spp
+    lo = folio.pfn // k.arch.spp + 1
     want = k.arch.vmemmap_pages(h.order) - 1
-    pages = _alloc_vmemmap_page_list(k, want, folio.nid)
-    if pages is None:
+    frames = _alloc_vmemmap_page_list(k, want, folio.nid)
+    if not frames:
         return -ENOMEM
     k.vmstat.nr_memmap += want
-    for s, e, m in k.tables.entries.runs(lo + 1, lo + 1 + want):
-        if not isinstance(m, Shared) or m.frame != tail:
-            continue
-        n = k.faults.grant("PTEHOOK", e - s) if f.merged else e - s
-        pages, used = _pop(k, pages, n)
-        _restore_slots(k, s, used, tail)
-        if n < e - s:
-            free_vmemmap_page_list(k, pages)
-            return -EAGAIN
+    pages = [(pfn, n, OWNER_MEMMAP) for pfn, n in frames]
+    rc = 0
+    for s, e, m in k.tables.entries.runs(lo, lo + want):
+        if isinstance(m, Shared) and m.frame == tail:
+            n = k.faults.grant("PTEHOOK", e - s) if f.merged else e - s
+            _map_restored(k, s, _pop(pages, n), tail)
+            if n < e - s:
+                rc = -EAGAIN
+                break
     free_vmemmap_page_list(k, pages)
-    folio.vmemmap_optimized = False
-    return 0
+    if not rc:
+        folio.vmemmap_optimized = False
+    return rc
 
 
-def _alloc_vmemmap_page_list(k: Kernel, n: int, nid: int) -> Extents | None:
+def _alloc_vmemmap_page_list(k: Kernel, n: int, nid: int) -> Extents:
     """alloc_vmemmap_page_list (mm/hugetlb_vmemmap.c, -mm): all `n` frames or none."""
-    room = k.faults.room(n)
-    got = k.pages.alloc_bulk(room, nid, OWNER_MEMMAP)
-    have = 0
-    for _, m in got:
-        have += m
-    k.faults.grant("RES", have)
-    if have == n:
-        return got
-    k.faults.fails("RES")
-    k.pages.free_extents(got)
-    return None
+    faults = k.faults
+    got = k.pages.alloc_bulk(faults.room(n), nid, OWNER_MEMMAP)
+    have = sum([m for _, m in got])
+    faults.grant("RES", have)
+    if have < n:
+        faults.fails("RES")
+        k.pages.free_extents(got)
+        return []
+    return got
 
 
 def hugetlb_vmemmap_restore_folios(f: Framework, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> int:
-    """hugetlb_vmemmap_restore_folios (mm/hugetlb_vmemmap.c, -mm): stops at the first error; what was done before it
-    moves over.
-    """
+    """hugetlb_vmemmap_restore_folios (mm/hugetlb_vmemmap.c, -mm): stops at the first error; what is done moves over."""
     restored = rc = done = 0
     for folio in folios:
         if folio.vmemmap_optimized:

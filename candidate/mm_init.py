@@ -43,17 +43,11 @@ def memmap_init(f: Framework) -> None:
 def defer_init(k: Kernel, zone: Zone, start: int, end: int) -> int:
     """defer_init (mm/mm_init.c, 7.3): where in [start, end) the struct pages that are initialised late begin.
 
-    Only the last zone of a node is deferred, behind its first section. Left out: that a node's second memory range goes
-    on where the first one stopped counting.
+    Only the last zone of a node is deferred, behind its first section. A zone has one range of boot RAM here.
     """
     if not k.machine.deferred_init or zone.end_pfn < max(z.end_pfn for z in k.nodes[zone.nid].zones):
         return end
     per = k.arch.pages_per_section
-    if start != zone.start_pfn:
-        # The first range of the zone was long enough for the early part, or this is it.
-        done = k.pages.zone_of.run(zone.start_pfn)
-        if done is not None and done[1] - done[0] >= per:
-            return start
     return min(end, -(-(start + per) // per) * per)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from candidate.vmemmap_optimization import (
     Framework,
     section_nr_vmemmap_pages,
-    section_set_compound_order_range,
+    section_set_compound_order,
     section_vmemmap_optimizable,
     vmemmap_can_optimize,
     vmemmap_optimizable_order,
@@ -46,8 +46,8 @@ def vmemmap_populate_compound_pages(f: Framework, pfn: int, lo: int, hi: int, ni
     """vmemmap_populate_compound_pages (mm/sparse-vmemmap.c, series C): vmemmap pages [lo, hi), under one PTE table,
         of a DAX section.
 
-    Each slot that maps T takes a reference on it. Left out: keeping a private page that is already there; all that is
-    mapped here is refused as a mapped tail slot is.
+    Each slot that maps T takes a reference on it. Left out: pages that are mapped already, but for one at the start,
+    which is refused as a mapped tail slot is.
     """
     k = f.k
     tables = k.tables
@@ -55,7 +55,7 @@ def vmemmap_populate_compound_pages(f: Framework, pfn: int, lo: int, hi: int, ni
     tail = vmemmap_shared_tail_page(f, order, k.nodes[nid].zones[ZONE_DEVICE])
     if tail is None or not vmemmap_tables_populate(k, lo, nid):
         return -ENOMEM
-    if tables.runs(lo, hi):
+    if tables.get(lo) is not None:
         k.warn_once("vmemmap of an optimizable section is populated already")
         return -ENOMEM
     rw = f.dax_tail_rw
@@ -146,7 +146,8 @@ def section_activate(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap |
     if nr < per and (sections.flags.get(section) or 0) & SECTION_IS_EARLY:
         return 0
     order = pgmap.vmemmap_shift if pgmap is not None and vmemmap_can_optimize(f, altmap, pgmap) else 0
-    section_set_compound_order_range(f, pfn, nr, order)
+    if nr == per:
+        section_set_compound_order(f, section, order)
     if populate_section_memmap(f, pfn, nr, nid, altmap, pgmap):
         section_deactivate(f, pfn, nr, altmap)
         return -ENOMEM
@@ -179,7 +180,7 @@ def section_deactivate(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -
         free_map_bootmem(f, section)
     if empty:
         sections.flags.clear(section, section + 1)
-        f.orders.clear(section, section + 1)
+        section_set_compound_order(f, section, 0)
     sections.touched.append((section, section + 1))
 
 
@@ -200,8 +201,11 @@ def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap
     # A write to T would poison the tail pages of everybody.
     if not vmemmap_optimizable_order(f, f.orders.get(section) or 0):
         k.memmap.write(pfn, nr, POISON)
-    k.sections.nid.set(section, section + 1, nid)
-    k.sections.set_flags(section, section + 1, SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
+    sections = k.sections
+    sections.nid.set(section, section + 1, nid)
+    word = sections.flags.get(section) or 0
+    sections.flags.set(section, section + 1, word | SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
+    sections.touched.append((section, section + 1))
     return 0
 
 

@@ -90,21 +90,27 @@ def vmemmap_can_optimize(f: Framework, altmap: Altmap | None, pgmap: PgMap | Non
 # -- section order --------------------------------------------------------------------------------------------------
 
 
+def section_set_compound_order(f: Framework, section: int, order: int) -> None:
+    """section_set_compound_order (include/linux/vmemmap-optimization.h, -mm): warns when it replaces another order."""
+    old = f.orders.get(section)
+    if old == order or (old is None and not order):
+        return
+    if not order:
+        f.orders.clear(section, section + 1)
+        return
+    if old:
+        f.k.warn(f"order {old} of section {section} is replaced by {order}")
+    f.orders.set(section, section + 1, order)
+
+
 def section_set_compound_order_range(f: Framework, pfn: int, nr: int, order: int) -> None:
     """section_set_compound_order_range (include/linux/vmemmap-optimization.h, -mm): does nothing unless the range is
     whole sections.
     """
     per = f.k.arch.pages_per_section
-    if (pfn | nr) & (per - 1):
-        return
-    lo, hi = pfn // per, (pfn + nr) // per
-    if not order:
-        f.orders.clear(lo, hi)
-        return
-    for _, _, old in f.orders.runs(lo, hi):
-        if old != order:
-            f.k.warn(f"section order {old} is replaced by {order}")
-    f.orders.set(lo, hi, order)
+    if not (pfn | nr) & (per - 1):
+        for section in range(pfn // per, (pfn + nr) // per):
+            section_set_compound_order(f, section, order)
 
 
 # -- shared tail pages ----------------------------------------------------------------------------------------------

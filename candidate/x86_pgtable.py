@@ -16,7 +16,6 @@ from mm.page_alloc import (
     OWNER_MEMMAP_BOOT,
     OWNER_PGTABLE,
     OWNER_PGTABLE_BOOT,
-    OWNER_TAIL_BOOT,
     Extents,
     KernelBug,
 )
@@ -43,6 +42,8 @@ def vmemmap_upper_populate(k: Kernel, vpn: int, nid: int) -> bool:
     """vmemmap_p4d_populate, vmemmap_pud_populate (mm/sparse-vmemmap.c, -mm): point `PGT` for each table that is
     missing.
     """
+    if k.tables.tables[PMD_TABLE].get(vpn // k.tables.spans[PMD_TABLE]) is not None:
+        return True  # and so does the table above it
     return _table(k, PUD_TABLE, vpn, nid, "PGT") and _table(k, PMD_TABLE, vpn, nid, "PGT")
 
 
@@ -55,9 +56,7 @@ def vmemmap_alloc_frames(k: Kernel, n: int, nid: int) -> Extents:
     """vmemmap_alloc_block_buf `n` times for one page each, until it fails; point `VMF` for each."""
     faults = k.faults
     got = k.pages.alloc_bulk(faults.room(n), nid, OWNER_MEMMAP)
-    have = 0
-    for _, m in got:
-        have += m
+    have = sum([m for _, m in got])
     faults.grant("VMF", have)
     if have < n:
         faults.fails("VMF")
@@ -171,12 +170,11 @@ def free_pages(k: Kernel, pfn: int, n: int) -> None:
 
 
 def put_tail(k: Kernel, frame: int, n: int) -> None:
-    """The unmapping of `n` slots that map shared tail page `frame`.
+    """The unmapping of `n` slots that map shared tail page `frame`; each slot of device DAX holds a reference.
 
-    The slots of device DAX hold a reference each; a T from memblock is reserved and is freed outright, under all its
-    users (3.3).
+    Slots of HugeTLB hold none: to unmap them would free T under all its users (3.3), or raise for a negative count.
     """
-    if k.pages.owners.get(frame) == OWNER_TAIL_BOOT or k.pages.put_refs(frame, n):
+    if k.pages.put_refs(frame, n):
         k.pages.free(frame, 1)
 
 
