@@ -44,7 +44,8 @@ class VmemmapPaths(Protocol):
         """Undo `sparse_add_section` for [pfn, pfn + nr)."""
 
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
-        """Initialise the struct pages of hot-added RAM that goes online in `zone` (mm/mm_init.c, MEMINIT_HOTPLUG)."""
+        """Initialise the struct pages of hot-added RAM that goes online in `zone`, or of the altmap's frames in a device, and
+        make their pageblocks MOVABLE (mm/mm_init.c, MEMINIT_HOTPLUG)."""
 
     def memmap_init_zone_device(self, zone: Zone, pfn: int, nr: int, pgmap: PgMap) -> None:
         """Initialise the struct pages of [pfn, pfn + nr) of a device range, and its pageblock types (mm/mm_init.c)."""
