@@ -15,7 +15,7 @@ from typing import Literal
 from mm.errno import EBUSY, EINVAL, ENODEV
 from mm.hugetlb import dissolve_free_hugetlb_folios
 from mm.hugetlb_isolate import isolate_or_migrate
-from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.kernel import Kernel
 from mm.memmap_on_memory import mhp_init_memmap_on_memory
 from mm.memory import MemoryBlocks
 from mm.mmzone import SECTION_IS_ONLINE, ZONE_MOVABLE, Zone
@@ -65,7 +65,6 @@ def online_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
     """online_pages, move_pfn_range_to_zone, online_pages_range (mm/memory_hotplug.c, 7.3)."""
     zone.grow_span(start_pfn, end_pfn)
     k.paths.memmap_init_range(zone, start_pfn, end_pfn - start_pfn)
-    k.set_pageblocks(start_pfn, end_pfn, MIGRATE_MOVABLE)
     k.pages.online(zone, start_pfn, end_pfn, free=True)
     per = k.arch.pages_per_section
     k.sections.set_flags(start_pfn // per, -(-end_pfn // per), SECTION_IS_ONLINE)

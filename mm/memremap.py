@@ -7,7 +7,7 @@ conflicting page map or RAM in the range, which finds nothing because `mm.dax` o
 from __future__ import annotations
 
 from mm.errno import EINVAL
-from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.kernel import Kernel
 from mm.memory_hotplug import arch_add_memory, arch_remove_memory
 from mm.mmzone import SECTION_TAINT_ZONE_DEVICE, ZONE_DEVICE
 from mm.pgmap import PgMap
@@ -48,7 +48,6 @@ def pagemap_range(k: Kernel, pgmap: PgMap, range_id: int) -> int:
         # memmap_init_range: of a device only the frames that hold its memory map, less the reserved ones.
         first, last = start + altmap.reserve, start + altmap.offset()
         k.paths.memmap_init_range(zone, first, last - first)
-        k.set_pageblocks(first, last, MIGRATE_MOVABLE)
     k.paths.memmap_init_zone_device(zone, start, end - start, pgmap)
     return 0
 

@@ -11,7 +11,7 @@ from mm.boot import boot, memblocks_present, sparse_init_subsection_map
 from mm.errno import EEXIST, ENOMEM
 from mm.folio import Folio
 from mm.hstate import HState
-from mm.kernel import Kernel
+from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.machine import Machine
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT, ZONE_DEVICE, Zone
 from mm.page import Plain
@@ -108,6 +108,7 @@ class FakePaths:
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
         self.calls.append(("init", zone.key, pfn, nr))
         self.k.memmap.init(pfn, nr, Plain(*zone.key))
+        self.k.set_pageblocks(pfn, pfn + nr, MIGRATE_MOVABLE)
 
     def memmap_init_zone_device(self, zone: Zone, pfn: int, nr: int, pgmap: PgMap) -> None:
         self.calls.append(("init device", zone.key, pfn, nr))
