@@ -44,7 +44,9 @@ def test_map_runs_are_maximal(writes: list[tuple[tuple[int, int], str | None]]) 
 
 
 @given(WRITES, RANGES)
-def test_map_runs_of_a_range_are_clipped(writes: list[tuple[tuple[int, int], str | None]], window: tuple[int, int]) -> None:
+def test_map_runs_of_a_range_are_clipped(
+    writes: list[tuple[tuple[int, int], str | None]], window: tuple[int, int]
+) -> None:
     runs, model = filled(writes)
     lo, hi = sorted(window)
     got = {x: v for s, e, v in runs.runs(lo, hi) for x in range(s, e)}
