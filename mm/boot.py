@@ -103,12 +103,15 @@ def _init_reserved(k: Kernel, lo: int, hi: int, content: Plain) -> None:
 
 
 def _init_raw(k: Kernel, lo: int, hi: int, content: Plain) -> None:
+    """__init_page_from_nid (mm/mm_init.c) for the raw struct pages of [lo, hi): a pageblock's first page makes it movable."""
     for s, e, _ in k.memmap.own.runs(lo, hi):
         if lo < s:
             k.memmap.init(lo, s - lo, content)
+            k.set_pageblocks(lo, s, MIGRATE_MOVABLE)
         lo = e
     if lo < hi:
         k.memmap.init(lo, hi - lo, content)
+        k.set_pageblocks(lo, hi, MIGRATE_MOVABLE)
 
 
 def memory_dev_init(k: Kernel) -> None:
