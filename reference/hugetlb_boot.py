@@ -20,6 +20,7 @@ from reference.hugetlb_vmemmap import (
     HUGETLB_VMEMMAP_RESERVE,
     hugetlb_vmemmap_optimizable,
     hugetlb_vmemmap_optimize_folios,
+    keep_head_content,
 )
 from reference.populate import populate_boot_sections, vmemmap_populate_hvo
 from reference.sparse_vmemmap import SECTIONS_PER_ROOT
@@ -218,7 +219,7 @@ def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage
         if zone is None:
             raise AssertionError(f"boot page {m.pfn:#x} is no RAM")
         folio = Folio(m.pfn, h.order, zone)
-        hugetlb_folio_init_vmemmap(k, folio)
+        hugetlb_folio_init_vmemmap(k, folio, m.hvo)
         folio.hugetlb = True
         folio.vmemmap_optimized = m.hvo
         batch.insert(0, folio)
@@ -227,7 +228,7 @@ def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage
         prep_and_add_bootmem_folios(p, h, batch)
 
 
-def hugetlb_folio_init_vmemmap(k: Kernel, folio: Folio) -> None:
+def hugetlb_folio_init_vmemmap(k: Kernel, folio: Folio, pre_hvo: bool) -> None:
     """hugetlb_folio_init_vmemmap: head and the other struct pages of its vmemmap page. The head itself was
     initialised before.
     """
@@ -236,6 +237,8 @@ def hugetlb_folio_init_vmemmap(k: Kernel, folio: Folio) -> None:
         k.warn(f"boot gigantic page {folio.pfn:#x}: refcount is not 1")
     n = HUGETLB_VMEMMAP_RESERVE * k.arch.spp
     k.memmap.write(folio.pfn, n, _hugetlb_content(folio))
+    if pre_hvo:
+        keep_head_content(k, folio.pfn, folio.end_pfn)
     k.vmstat.struct_pages_initialized += n - 1
 
 

@@ -159,7 +159,7 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
         freed.append((old[0][0], 1))
         return rc
     k.tables.set(lo, hi, strided(lo, hi - lo, HUGETLB_VMEMMAP_RESERVE, head, True, tail, False))
-    _keep_head_content(k, folio.pfn, folio.end_pfn)
+    keep_head_content(k, folio.pfn, folio.end_pfn)
     k.memmap.touched.append((folio.pfn, folio.end_pfn))
     freed += old
     return 0
@@ -318,7 +318,7 @@ def _optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[
         run = own.run(lo)
         if run is None or run[1] < hi:
             for pfn in range(lo, hi, size):
-                _keep_head_content(k, pfn, pfn + size)
+                keep_head_content(k, pfn, pfn + size)
         k.memmap.touched.append((lo, hi))
         while lo < hi:
             if not left:
@@ -356,7 +356,7 @@ def _private(k: Kernel, rows: list[Row]) -> Extents | None:
     return out
 
 
-def _keep_head_content(k: Kernel, pfn: int, end: int) -> None:
+def keep_head_content(k: Kernel, pfn: int, end: int) -> None:
     """A row keeps the content of its kept page for the whole period."""
     own = k.memmap.own
     run = own.run(pfn)
