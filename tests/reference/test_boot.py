@@ -147,7 +147,7 @@ def test_sweep_boot_panics(trace, nth):
     """3.3: every failure from USG to the last table of the pre-HVO page is a panic."""
     k = Kernel(Machine(ram=6 << 30), SeparatePaths)
     k.boot_requests.append(BootRequest(G1, 1, None))
-    with pytest.raises(KernelBug, match="^panic"):
+    with pytest.raises(KernelBug, match=r"^panic"):
         trace(k, nth, lambda: boot(k))
 
 
