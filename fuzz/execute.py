@@ -1,11 +1,11 @@
 """Running programs on both models in lock step.
 
-One `Op` is one kernel entry point (docs/architecture.md, "Entry points"), called once on each side, and then the oracle looks at both
-kernels. `Lockstep` steps operation by operation, so that a generator can look at the live state in between; `run_program` runs a
-whole program.
+One `Op` is one kernel entry point (docs/architecture.md, "Entry points"), called once on each side, and then the oracle
+looks at both kernels. `Lockstep` steps operation by operation, so that a generator can look at the live state in
+between; `run_program` runs a whole program.
 
-A kernel that hits BUG, a panic or a fault does not end the fuzzer: the operation's outcome is then a string instead of a number
-and the program ends there. So does any other exception out of a model, which is a mistake of ours.
+A kernel that hits BUG, a panic or a fault does not end the fuzzer: the operation's outcome is then a string instead of
+a number and the program ends there. So does any other exception out of a model, which is a mistake of ours.
 """
 
 from __future__ import annotations

@@ -1,10 +1,42 @@
-"""Comparison of the two kernels after every operation."""
+"""Comparison of the two kernels after every operation.
+
+Five layers, from cheap to deep: returns, mapping, struct pages, accounting, frames. After each operation only what it
+touched on either side is compared; the kernels' containers keep lists of touched ranges, which the oracle empties.
+`full` compares everything and checks the invariants of each side on its own.
+
+Where the two trees are meant to differ, the expectation for the candidate is computed from the reference's observation
+by a rule of the ledger (`fuzz.oracle.rules`), and the candidate must meet it exactly. Some intended differences make
+the two sides part for good; those are asked about last, once a difference has been found that nothing else explains.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from fuzz.oracle import rules
+from fuzz.oracle.accounting import Accounting
+from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
-from fuzz.oracle.observe import counters, first_difference
+from fuzz.oracle.invariants import check, references
+from fuzz.oracle.ledger import clauses
+from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union
+from fuzz.oracle.pieces import Pieces
 from mm.kernel import Kernel
+from mm.mmzone import ZONE_DEVICE
+from mm.page import Tail
+from mm.runs import RunSet
+
+DAX = frozenset({"dax create", "dax destroy"})
+
+
+class OpLike(Protocol):
+    """What the oracle reads of an operation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def args(self) -> Mapping[str, Any]: ...
 
 
 class Oracle:
@@ -13,28 +45,273 @@ class Oracle:
     def __init__(self, ref: Kernel, cand: Kernel, profile: str) -> None:
         self.ref = ref
         self.cand = cand
-        self.profile = profile
+        self.merged = profile == "merged"
+        self.allowed = clauses(profile)
         self.clauses: set[str] = set()
+        """Ids of the ledger clauses that explained a difference so far."""
         self.terminal: str | None = None
+        """The clause that explained why the two sides part for good."""
         self.dead = False
-        self._op = None
+        """Both kernels panicked in the same way."""
+        self.pieces = Pieces(ref.arch, tail_rw=self.merged)
+        self.accounting = Accounting(ref, cand)
+        self.parted = False
+        """DAX has been here: single frames may lie elsewhere on the two sides from now on."""
+        self._device_tails: set[tuple[tuple[int, int], int]] = set()
+        """Names of the candidate's device tails; they are kept forever."""
+        self._subsections = RunSet()
+        self._tails: tuple[Tails, Tails] | None = None
 
-    def before(self, op) -> None:
-        self._op = op
+    # -- one operation ----------------------------------------------------------------------------------------------
 
-    def after(self, op, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
-        diff: Difference | None = None
-        if rc != rc2:
-            diff = Difference("returns", "rc", "changed", f"reference returned {rc}, candidate {rc2}")
-        elif isinstance(rc, str):
+    def before(self, op: OpLike) -> None:
+        """Look at the kernels before the operation, as far as this operation needs it."""
+        ref, cand = self.ref, self.cand
+        ref.faults.points = cand.faults.points = None
+        if ref.faults.nth:
+            ref.faults.points, cand.faults.points = [], []
+        if op.name == "dax create":
+            self._subsections = ref.sections.subsections.copy()
+
+    def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
+        """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
+        diff = self._returns(op, rc, rc2)
+        if diff is None and isinstance(rc, str):
             self.dead = True
-        else:
-            diff = first_difference(counters(self.ref), counters(self.cand))
+            return None
+        self._tails = None
+        if diff is None:
+            if op.name in DAX or self.pieces.runs.starts:
+                self._expect(op, rc)
+            elif op.name == "boot":
+                more = rules.boot_initialized(self.ref.machine, self.ref)
+                if more:
+                    self.clauses.add("boot-initialized")
+                    self.accounting.expect(self.pieces, 0, [more])
+            diff = self._touched(op)
+            if diff is None and full:
+                diff = self._everything()
+        if diff is not None:
+            clause = self._fork(op, rc, rc2)
+            if clause is not None:
+                self.clauses.add(clause)
+                self.terminal = clause
+                diff = check(self.ref, "reference") or check(self.cand, "candidate")
+        finding = None
+        if diff is not None:
+            pair = outcome_class(rc), outcome_class(rc2)
+            finding = Finding(diff.layer, diff.field, op.name, pair, diff.page_class, diff.drift, diff.detail)
+        self._forget()
+        return finding
+
+    def full(self, op: OpLike | None = None) -> Finding | None:
+        """Compare everything; the finding's operation is the end of the program."""
+        self._tails = None
+        diff = self._everything()
         if diff is None:
             return None
-        return Finding(
-            diff.layer, diff.field, op.name, (outcome_class(rc), outcome_class(rc2)), diff.page_class, diff.drift, diff.detail
+        name = "end" if op is None else op.name
+        return Finding(diff.layer, diff.field, name, ("", ""), diff.page_class, diff.drift, diff.detail)
+
+    def _touched(self, op: OpLike) -> Difference | None:
+        ref, cand = self.ref, self.cand
+        mapped = ref.tables.touched + cand.tables.touched
+        written = ref.memmap.touched + cand.memmap.touched
+        diff = None
+        if mapped:
+            mapped = union(mapped)
+            diff = self._mapping(mapped)
+        if diff is None and (mapped or written):
+            spp = ref.arch.spp
+            written += [(lo * spp, hi * spp) for lo, hi in mapped]
+            diff = self._struct_pages(union(written))
+        if diff is None and (ref.sections.touched or cand.sections.touched):
+            diff = self._sections()
+        return diff or self._accounting() or self._frames(op.name in DAX)
+
+    def _everything(self) -> Difference | None:
+        ref, cand = self.ref, self.cand
+        entries = [k.tables.entries for k in (ref, cand)]
+        end = max([e.ends[-1] for e in entries if e.ends], default=0)
+        return (
+            self._mapping([(0, end)])
+            or self._struct_pages([(0, end * ref.arch.spp)])
+            or self._sections()
+            or self._accounting(everything=True)
+            or self._frames(True)
+            or check(ref, "reference", self.pieces.slack[0])
+            or check(cand, "candidate", self.pieces.slack[1])
         )
 
-    def full(self) -> Finding | None:
+    def _forget(self) -> None:
+        for k in (self.ref, self.cand):
+            k.tables.touched.clear()
+            k.memmap.touched.clear()
+            k.pages.touched.clear()
+            k.sections.touched.clear()
+            k.memory_blocks.touched.clear()
+            for h in k.hstates.values():
+                h.touched = False
+
+    # -- returns ----------------------------------------------------------------------------------------------------
+
+    def _returns(self, op: OpLike, rc: Outcome, rc2: Outcome) -> Difference | None:
+        if isinstance(rc, str) or isinstance(rc2, str):
+            a, b = outcome_class(rc), outcome_class(rc2)
+            if a == b and a.startswith("bug: panic"):
+                return None
+            field = "crash" if "crash: " in (a[:7], b[:7]) else "bug"
+            return Difference("returns", field, "died", f"reference: {rc}; candidate: {rc2}")
+        if rc != rc2:
+            if op.name == "dax create" and rules.partial_add_unsupported(self.pieces, rc, rc2, self._ranges(op)):
+                self.clauses.add("dax-partial-add-unsupported")
+            else:
+                return Difference("returns", "rc", "changed", f"reference returned {rc}, candidate {rc2}")
+        mine, theirs = self.ref.log, self.cand.log
+        if (mine or theirs) and [outcome_class(s) for s in mine] != [outcome_class(s) for s in theirs]:
+            return Difference("returns", "log", "changed", f"reference logged {mine}, candidate {theirs}")
+        return None
+
+    # -- mapping ----------------------------------------------------------------------------------------------------
+
+    def _names(self) -> tuple[Tails, Tails]:
+        if self._tails is None:
+            self._tails = tails_by_frame(self.ref), tails_by_frame(self.cand)
+        return self._tails
+
+    def _mapping(self, ranges: list[tuple[int, int]]) -> Difference | None:
+        ref, cand = self.ref, self.cand
+        mine, theirs = self._names()
+        dax = bool(self.pieces.runs.starts)
+        for lo, hi in ranges:
+            a = mapping(ref, mine, lo, hi)
+            b = mapping(cand, theirs, lo, hi)
+            if dax:
+                a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
+            if a != b:
+                a, b = expand(a), expand(b)
+                if a != b:
+                    return mapping_difference(ref, self.pieces, a, b)
+        return None
+
+    # -- struct pages -----------------------------------------------------------------------------------------------
+
+    def _struct_pages(self, ranges: list[tuple[int, int]]) -> Difference | None:
+        ref, cand = self.ref, self.cand
+        spp = ref.arch.spp
+        dax = bool(self.pieces.runs.starts)
+        for lo, hi in ranges:
+            lo, hi = lo // spp * spp, -(-hi // spp) * spp
+            a = struct_pages(ref, lo, hi)
+            b = struct_pages(cand, lo, hi)
+            if dax:
+                a = rules.dax_pages(self.pieces, a, lo, hi, self.clauses)
+            if a != b:
+                a, b = expand_pages(a), expand_pages(b)
+                if a != b:
+                    return pages_difference(ref, self.pieces, a, b)
+        mine, theirs = self._names()
+        contents = {name: ref.memmap.frames.get(frame) for frame, name in mine.items()}
+        for frame, name in theirs.items():
+            (nid, zone), order = name
+            wanted = contents.get(name) if zone != ZONE_DEVICE else Tail(order, nid, zone, True)
+            got = cand.memmap.frames.get(frame)
+            if wanted != got:
+                detail = f"shared tail page of node {nid}, zone {zone}, order {order}: {wanted} expected, {got} found"
+                return Difference("structpages", "tail", "content", detail)
+        x, y = ref.pageblocks, cand.pageblocks
+        if x.starts != y.starts or x.ends != y.ends or x.vals != y.vals:
+            return runs_difference("structpages", "pageblock", x.items(), y.items())
+        return None
+
+    def _sections(self) -> Difference | None:
+        a, b = self.ref.sections, self.cand.sections
+        if a.subsections.starts != b.subsections.starts or a.subsections.ends != b.subsections.ends:
+            mine = [(lo, hi, "present") for lo, hi in a.subsections.items()]
+            theirs = [(lo, hi, "present") for lo, hi in b.subsections.items()]
+            return runs_difference("structpages", "subsections", mine, theirs)
+        x, y = a.flags, b.flags
+        if x.starts != y.starts or x.ends != y.ends or x.vals != y.vals:
+            expected = rules.section_words(x)
+            if expected != y.items():
+                return runs_difference("structpages", "section", expected, y.items())
+            self.clauses.add("section-preinit")
+        if a.usage.items() != b.usage.items():
+            return runs_difference("structpages", "usage", a.usage.items(), b.usage.items())
+        return None
+
+    # -- accounting -------------------------------------------------------------------------------------------------
+
+    def _accounting(self, everything: bool = False) -> Difference | None:
+        accounting = self.accounting
+        return accounting.counters(self.clauses) or accounting.pools(everything) or accounting.blocks(everything)
+
+    def _ranges(self, op: OpLike) -> list[tuple[int, int]]:
+        shift = self.ref.arch.page_shift
+        return [(at >> shift, (at + size) >> shift) for at, size in zip(op.args["at"], op.args["size"], strict=True)]
+
+    def _expect(self, op: OpLike, rc: Outcome) -> None:
+        """Keep `pieces` up to date, and what the counters must differ by."""
+        ref, pieces = self.ref, self.pieces
+        pieces.prune(ref, ref.sections.touched)
+        initialized: list[int] = []
+        if op.name == "dax create" and not op.args["altmap"]:
+            order = op.args["align"].bit_length() - 1 - ref.arch.page_shift
+            if order > ref.arch.spp.bit_length():
+                ranges = [r for r in self._ranges(op) if r[0] < r[1]]
+                pieces.created(ref, self._subsections, ranges, order, op.args["node"])
+                initialized = rules.dax_initialized(ref, ranges, order)
+                if rc == 0:
+                    del initialized[:-1]
+                    if initialized[0]:
+                        self.clauses.add("dax-struct-pages-initialized")
+        self._device_tails |= rules.device_tails(pieces)
+        if rc and op.name == "dax create":
+            # A creation that failed may have made a tail frame before it did (unified-framework.md 5.13 h).
+            key = op.args["node"], ZONE_DEVICE
+            self._device_tails |= {name for name in self._names()[1].values() if name[0] == key}
+        if pieces.runs.starts or self._device_tails:
+            self.parted = True
+        self.accounting.expect(pieces, len(self._device_tails), initialized)
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+
+    def _frames(self, deep: bool) -> Difference | None:
+        """Which shared tail frames there are; `deep`: their references too."""
+        if self._tails is None and not deep:
+            return None
+        mine, theirs = (set(tails.values()) for tails in self._names())
+        wanted = mine | self._device_tails
+        if theirs != wanted:
+            (nid, zone), order = min(theirs ^ wanted)
+            drift = "extra" if theirs - wanted else "missing"
+            detail = f"shared tail frame of node {nid}, zone {zone}, order {order} is {drift}"
+            return Difference("frames", "shared tail", drift, detail)
+        if self._device_tails:
+            self.clauses.add("dax-shared-tail-frame")
+        if not deep:
+            return None
+        return references(self.ref, "reference") or references(self.cand, "candidate")
+
+    # -- forks ------------------------------------------------------------------------------------------------------
+
+    def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:
+        """The terminal clause that explains a difference after this operation, if one does."""
+        ref, cand = self.ref, self.cand
+        if isinstance(rc, str) or isinstance(rc2, str):
+            return None
+        dax = op.name == "dax create"
+        if ref.faults.armed:
+            return "fault-fork" if rules.fault_fork(ref, cand, dax, self.merged) else None
+        if not (self.parted or dax):
+            return None
+        if rules.memory_fork(ref, cand, self.accounting.free_before()):
+            return "memory-fork"
+        if op.name == "memory offline" and rules.placement_fork(ref, cand):
+            return "placement-fork"
+        for x, y in zip(ref.hstates.values(), cand.hstates.values(), strict=True):
+            if x.touched and x.nr == y.nr:
+                for f, g in zip(x.free, y.free, strict=True):
+                    if rules.lists_fork(ref, cand, list(f), list(g)):
+                        return "placement-fork"
         return None

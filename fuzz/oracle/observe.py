@@ -1,25 +1,232 @@
-"""Observation of one kernel."""
+"""Observation: what one kernel looks like, with frame numbers renamed away.
+
+The mapping is a list of segments (first vpn, end vpn, form). Forms are tuples:
+
+  ("leaf", owner)                       PMD leaf; owner is the class of the frames behind it
+  ("pte", rw, owner)                    base pages with frames of their own
+  ("tail", rw, zone key, order)         every page maps the shared tail frame of that (zone, order)
+  ("alias", rw, owner, home)            every page maps the frame that vpn `home` maps, a shared frame of no zone
+  ("row", period, keep, phase, rw, owner, tail_rw, name)
+                                        compound pages of `period` pages that keep `keep`; the others map the zone tail
+                                        `name`, or the period's last kept frame when name is None
+
+Whether frames are shared, and which, is taken from frame numbers alone. `expand` writes rows out, so that two ways to
+say the same become equal.
+
+Struct pages are segments (first pfn, end pfn, content) of what is seen through the mapping, rows included.
+"""
 
 from __future__ import annotations
 
-from fuzz.oracle.finding import Difference
+from typing import Any
+
 from mm.kernel import Kernel
+from mm.mmzone import Zone
+from mm.page import Content, Row
+from mm.pgtable import Leaf, Pte, Shared, Strided, frame_at
+
+Form = tuple[Any, ...]
+Segment = tuple[int, int, Form]
+PageSegment = tuple[int, int, Content | Row]
+TailName = tuple[tuple[int, int], int]
+Tails = dict[int, TailName]
+"""Shared tail frame -> (zone key, order)."""
 
 
-def counters(k: Kernel) -> list[tuple[str, int]]:
+def tails_by_frame(k: Kernel) -> Tails:
+    """Names of the shared tail frames."""
+    return {frame: name for name, frame in k.paths.zone_tails().items()}
+
+
+# -- accounting -----------------------------------------------------------------------------------------------------
+
+VMSTAT = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
+ZONE = ("free", "managed", "present", "start", "end")
+FREE = len(VMSTAT)
+"""Index of the first zone's free pages in `counters`; zones follow each other every len(ZONE) numbers."""
+
+
+def counters(k: Kernel, zones: list[Zone]) -> list[int]:
+    """Counters of vmstat and of each zone, in the order of `counter_names`."""
     v = k.vmstat
-    out = [
-        ("nr_memmap", v.nr_memmap),
-        ("nr_memmap_boot", v.nr_memmap_boot),
-        ("nr_page_table_pages", v.nr_page_table_pages),
-    ]
-    for h in k.hstates.values():
-        out.append((f"hugetlb.{h.order}", sum(h.nr)))
+    order = k.arch.pmd_order
+    out = [v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, v.struct_pages_initialized]
+    for z in zones:
+        out += (
+            (z.blocks.total << order) + z.frags.total,
+            z.managed_pages,
+            z.present_pages,
+            z.start_pfn,
+            z.end_pfn,
+        )
     return out
 
 
-def first_difference(a: list[tuple[str, int]], b: list[tuple[str, int]]) -> Difference | None:
-    for (name, x), (_, y) in zip(a, b, strict=True):
-        if x != y:
-            return Difference("accounting", name, "+" if y > x else "-", f"{name}: {x} against {y}")
-    return None
+def counter_names(zones: list[Zone]) -> list[str]:
+    """Names of the numbers in `counters`."""
+    names = list(VMSTAT)
+    for z in zones:
+        names += [f"zone{z.nid}.{z.idx}.{field}" for field in ZONE]
+    return names
+
+
+# -- mapping --------------------------------------------------------------------------------------------------------
+
+
+def append(out: list[Segment], lo: int, hi: int, form: Form) -> None:
+    """Add a segment, joining it with an equal neighbour."""
+    if out:
+        last = out[-1]
+        if last[1] == lo and last[2] == form:
+            out[-1] = (last[0], hi, form)
+            return
+    out.append((lo, hi, form))
+
+
+def mapping(k: Kernel, tails: Tails, lo: int, hi: int) -> list[Segment]:
+    """The segments of vmemmap pages [lo, hi)."""
+    out: list[Segment] = []
+    owners = k.pages.owners
+    for s, e, m in k.tables.entries.runs(lo, hi):
+        if isinstance(m, Leaf | Pte):
+            frame = s + m.delta
+            run = owners.run(frame)
+            if run is not None and run[1] >= frame + e - s:
+                append(out, s, e, ("leaf", run[2]) if isinstance(m, Leaf) else ("pte", m.rw, run[2]))
+                continue
+            for a, b, owner in _owned(k, frame, frame + e - s):
+                form = ("leaf", owner) if isinstance(m, Leaf) else ("pte", m.rw, owner)
+                append(out, a - m.delta, b - m.delta, form)
+        elif isinstance(m, Shared):
+            name = tails.get(m.frame)
+            if name is not None:
+                append(out, s, e, ("tail", m.rw, *name))
+            else:
+                append(out, s, e, ("alias", m.rw, owners.get(m.frame), home(k, s, m.frame)))
+        else:
+            append(out, s, e, _row(k, tails, s, e, m))
+    return out
+
+
+def _owned(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, str]]:
+    """Owners of frames [lo, hi) without gaps; "nobody" where there is none."""
+    out = []
+    for s, e, owner in k.pages.owners.runs(lo, hi):
+        if lo < s:
+            out.append((lo, s, "nobody"))
+        out.append((s, e, owner))
+        lo = e
+    if lo < hi:
+        out.append((lo, hi, "nobody"))
+    return out
+
+
+def home(k: Kernel, vpn: int, frame: int) -> int:
+    """The vpn that names a frame shared by the run around `vpn`: the page before the run if it maps the frame too, else
+    its first.
+    """
+    run = k.tables.entries.run(vpn)
+    first = vpn if run is None else run[0]
+    before = k.tables.entries.get(first - 1)
+    if before is not None and frame_at(before, first - 1) == frame:
+        return first - 1
+    return first
+
+
+def _row(k: Kernel, tails: Tails, lo: int, hi: int, m: Strided) -> Form:
+    first = (lo - m.phase) // m.period
+    last = -(-(hi - m.phase) // m.period)
+    frames = m.base + first * m.keep, m.base + last * m.keep
+    run = k.pages.owners.run(frames[0])
+    if run is not None and run[1] >= frames[1]:
+        owner = run[2]
+    else:
+        owner = "+".join(sorted({o for _, _, o in _owned(k, *frames)}))
+    # A tail frame that is in no zone's array keeps its number as a name, so that it equals nothing.
+    name = None if m.tail is None else tails.get(m.tail, m.tail)
+    return "row", m.period, m.keep, m.phase, m.rw, owner, m.tail_rw, name
+
+
+def expand(segments: list[Segment]) -> list[Segment]:
+    """The same segments with every row written out."""
+    out: list[Segment] = []
+    for lo, hi, form in segments:
+        if form[0] != "row":
+            append(out, lo, hi, form)
+            continue
+        _, period, keep, phase, rw, owner, tail_rw, name = form
+        head = lo - (lo - phase) % period
+        while head < hi:
+            kept = head + keep if name is not None else head + keep - 1
+            a, b = max(head, lo), min(kept, hi)
+            if a < b:
+                append(out, a, b, ("pte", rw, owner))
+            a, b = max(kept, lo), min(head + period, hi)
+            if a < b:
+                append(out, a, b, ("alias", tail_rw, owner, kept) if name is None else ("tail", tail_rw, *name))
+            head += period
+    return out
+
+
+# -- struct pages ---------------------------------------------------------------------------------------------------
+
+
+def append_pages(out: list[PageSegment], lo: int, hi: int, content: Content | Row) -> None:
+    """Add a segment, joining it with an equal neighbour; a row whose pages all look alike is no row."""
+    if isinstance(content, Row) and content.kept == content.tail:
+        content = content.tail
+    if out:
+        last = out[-1]
+        if last[1] == lo and last[2] == content:
+            out[-1] = (last[0], hi, content)
+            return
+    out.append((lo, hi, content))
+
+
+def struct_pages(k: Kernel, lo: int, hi: int) -> list[PageSegment]:
+    """The contents of struct pages [lo, hi), which are whole vmemmap pages."""
+    out: list[PageSegment] = []
+    for s, e, content in k.memmap.view(lo, hi):
+        append_pages(out, s, e, content)
+    return out
+
+
+def expand_pages(segments: list[PageSegment]) -> list[PageSegment]:
+    """The same segments with every row written out."""
+    out: list[PageSegment] = []
+    for lo, hi, content in segments:
+        if not isinstance(content, Row):
+            append_pages(out, lo, hi, content)
+            continue
+        head = lo - (lo - content.phase) % content.period
+        while head < hi:
+            kept = head + content.keep
+            a, b = max(head, lo), min(kept, hi)
+            if a < b:
+                append_pages(out, a, b, content.kept)
+            a, b = max(kept, lo), min(head + content.period, hi)
+            if a < b:
+                append_pages(out, a, b, content.tail)
+            head += content.period
+    return out
+
+
+# -- ranges ---------------------------------------------------------------------------------------------------------
+
+
+def union(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges, sorted and joined where they overlap or touch."""
+    if len(ranges) < 2:
+        return ranges
+    ranges.sort()
+    out: list[tuple[int, int]] = []
+    first, end = ranges[0]
+    for lo, hi in ranges:
+        if lo <= end:
+            if hi > end:
+                end = hi
+        else:
+            out.append((first, end))
+            first, end = lo, hi
+    out.append((first, end))
+    return out

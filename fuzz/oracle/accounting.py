@@ -1,0 +1,189 @@
+"""The accounting layer: counters, pools, memory blocks.
+
+The candidate's counters must be the reference's plus an offset that follows from the live DAX pieces and from boot;
+every field has its own offset, and a field without a rule has offset 0. For free pages the sum over all zones is exact.
+Which zone saves them is known too, unless a zone ran out of free pageblocks, when the side that needs more takes some
+from the next zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fuzz.oracle import rules
+from fuzz.oracle.difference import runs_difference
+from fuzz.oracle.finding import Difference
+from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, counters
+from fuzz.oracle.pieces import Pieces
+from mm.altmap import Altmap
+from mm.hstate import HState
+from mm.kernel import Kernel
+
+MEMMAP = VMSTAT.index("nr_memmap")
+INITIALIZED = VMSTAT.index("struct_pages_initialized")
+
+
+class Accounting:
+    """Compares the accounting of two kernels; keeps the offsets between them."""
+
+    __slots__ = ("_names", "_zones", "cand", "free", "initialized", "last", "offset", "plain", "ref", "saved")
+
+    def __init__(self, ref: Kernel, cand: Kernel) -> None:
+        self.ref, self.cand = ref, cand
+        self._zones = [[z for node in k.nodes for z in node.zones] for k in (ref, cand)]
+        self._names = counter_names(self._zones[0])
+        self.free = range(FREE, len(self._names), len(ZONE))
+        """Indices of free pages in `offset`."""
+        self.offset = [0] * len(self._names)
+        self.plain = True
+        """All offsets are 0."""
+        self.saved = 0
+        """Free pages that the candidate must have more."""
+        self.initialized: Sequence[int] = ()
+        """Not empty: how many struct pages more the operation may have initialised on the candidate."""
+        self.last = self._look()
+        """Counters before the operation."""
+
+    def _look(self) -> tuple[list[int], list[int]]:
+        return counters(self.ref, self._zones[0]), counters(self.cand, self._zones[1])
+
+    def free_before(self) -> tuple[int, int]:
+        """Free pages of each side before the operation."""
+        a, b = self.last
+        return sum(a[i] for i in self.free), sum(b[i] for i in self.free)
+
+    def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
+        """Set what the counters must differ by after the operation."""
+        self.offset[MEMMAP] = pieces.skew.nr_memmap
+        self.saved = -pieces.skew.frames - device_tails
+        self.initialized = initialized
+        self.plain = False
+
+    def counters(self, used: rules.Clauses) -> Difference | None:
+        """Compare all counters."""
+        a, b = self._look()
+        offset = self.offset
+        if self.plain:
+            if a == b:
+                self.last = a, b
+                return None
+            actual = [y - x for x, y in zip(a, b, strict=True)]
+        else:
+            actual = [y - x for x, y in zip(a, b, strict=True)]
+            if self.initialized:
+                found = actual[INITIALIZED] - offset[INITIALIZED]
+                offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
+                self.initialized = ()
+        if actual != offset or sum([actual[i] for i in self.free]) != self.saved:
+            diff = self._explain(actual, a, used)
+            if diff is not None:
+                return diff
+        if not self.plain:
+            self._count(used)
+        self.last = a, b
+        return None
+
+    def _explain(self, actual: list[int], a: list[int], used: rules.Clauses) -> Difference | None:
+        offset = self.offset
+        for i, (found, wanted) in enumerate(zip(actual, offset, strict=True)):
+            if found != wanted and i not in self.free:
+                return self._difference(self._names[i], a[i] + wanted, a[i] + found)
+        total, was = sum(actual[i] for i in self.free), sum(offset[i] for i in self.free)
+        if total != self.saved:
+            have = sum(a[i] for i in self.free)
+            return self._difference("free pages", have + self.saved, have + total)
+        moved = [i for i in self.free if actual[i] != offset[i]]
+        zones = [self._zones[0][(i - FREE) // len(ZONE)] for i in moved]
+        if len(moved) > 1 or total == was or zones[0].idx > 2:
+            if any(zone.idx > 2 for zone in zones) or not rules.zone_spill(self.ref, self.cand):
+                i = moved[0]
+                return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])
+            used.add("dax-free-pages-zone")
+        for i in moved:
+            offset[i] = actual[i]
+        return None
+
+    @staticmethod
+    def _difference(name: str, wanted: int, found: int) -> Difference:
+        detail = f"{name}: {wanted} expected, {found} found ({found - wanted:+})"
+        return Difference("accounting", name, "+" if found > wanted else "-", detail)
+
+    def _count(self, used: rules.Clauses) -> None:
+        offset = self.offset
+        if offset[MEMMAP]:
+            used.add("dax-nr-memmap")
+        if self.saved:
+            used.add("dax-free-pages")
+
+    def pools(self, everything: bool = False) -> Difference | None:
+        """Compare the pools that changed."""
+        for (order, x), y in zip(self.ref.hstates.items(), self.cand.hstates.values(), strict=True):
+            if not (x.touched or y.touched or everything):
+                continue
+            if _numbers(x) != _numbers(y):
+                return self._pool_numbers(x, y)
+            for nid, (f, g) in enumerate(zip(x.free, y.free, strict=True)):
+                if f.keys() != g.keys() or list(f) != list(g):
+                    detail = f"free huge pages of node {nid}: {_show(list(f))} expected, {_show(list(g))} found"
+                    return Difference("accounting", f"hugetlb.{order}.free", "changed", detail)
+            if everything:
+                diff = _folios(x, y)
+                if diff is not None:
+                    return diff
+        return None
+
+    def _pool_numbers(self, x: HState, y: HState) -> Difference | None:
+        names = ("resv", "overcommit", "max", "next_nid_to_alloc", "next_nid_to_free", "nr", "surplus")
+        for name, p, q in zip(names, _numbers(x), _numbers(y), strict=True):
+            if p != q:
+                a, b = (sum(v) if isinstance(v, list) else v for v in (p, q))
+                if a == b:
+                    detail = f"hugetlb.{x.order}.{name}: {p} expected, {q} found, by node"
+                    return Difference("accounting", f"hugetlb.{x.order}.{name}", "node", detail)
+                return self._difference(f"hugetlb.{x.order}.{name}", a, b)
+        return None
+
+    def blocks(self, everything: bool = False) -> Difference | None:
+        """Compare memory blocks, their altmaps, and those of devices."""
+        x, y = self.ref.memory_blocks, self.cand.memory_blocks
+        if x.touched or y.touched or everything:
+            if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
+                return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
+        if self.ref.pgmaps or self.cand.pgmaps or x.altmaps or y.altmaps:
+            mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
+            mine += [_altmap(altmap) for altmap in x.altmaps.values()]
+            theirs += [_altmap(altmap) for altmap in y.altmaps.values()]
+            if mine != theirs:
+                return Difference("accounting", "altmap", "changed", f"altmaps: {mine} expected, {theirs} found")
+        return None
+
+
+def _numbers(h: HState) -> tuple[int | list[int], ...]:
+    return h.resv, h.nr_overcommit, h.max_huge_pages, h.next_nid_to_alloc, h.next_nid_to_free, h.nr, h.surplus
+
+
+def _folios(x: HState, y: HState) -> Difference | None:
+    """Compare the folios of two pools one by one."""
+    name = f"hugetlb.{x.order}"
+    if x.folios.keys() != y.folios.keys():
+        only = sorted(x.folios.keys() ^ y.folios.keys())
+        return Difference("accounting", f"{name}.folios", "changed", f"huge pages of one side only: {_show(only)}")
+    for pfn, folio in x.folios.items():
+        other = y.folios[pfn]
+        for field in ("vmemmap_optimized", "hugetlb", "refcount", "temporary", "nid"):
+            p, q = getattr(folio, field), getattr(other, field)
+            if p != q:
+                detail = f"folio {pfn:#x}: {field} {p} expected, {q} found"
+                return Difference("accounting", f"{name}.{field}", f"{p}>{q}", detail)
+    return None
+
+
+def _altmap(altmap: Altmap | None) -> tuple[int, ...] | None:
+    if altmap is None:
+        return None
+    return altmap.base_pfn, altmap.capacity, altmap.alloc, altmap.align
+
+
+def _show(pfns: list[int]) -> str:
+    shown = ", ".join(f"{pfn:#x}" for pfn in pfns[:8])
+    return f"[{shown}{', ...' if len(pfns) > 8 else ''}] ({len(pfns)})"

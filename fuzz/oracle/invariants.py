@@ -1,0 +1,284 @@
+"""What must hold in one kernel alone, whatever the other one says.
+
+Frames: each frame of online RAM is free or owned, never both; each owned memmap, page-table and tail frame is mapped as
+often as its reference count says, and nothing maps a frame of another class. Pools: free lists, counters and folios
+agree, and a folio is marked optimized if and only if its vmemmap is. Counters: NR_MEMMAP and NR_MEMMAP_BOOT together
+are the private memmap frames (I3). The numbers I1.. are those of separate-paths.md section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fuzz.oracle.finding import Difference, Layer
+from fuzz.oracle.observe import Tails, home, tails_by_frame
+from mm.kernel import Kernel
+from mm.mmzone import ZONE_DEVICE
+from mm.page_alloc import (
+    OWNER_ALTMAP,
+    OWNER_HUGETLB,
+    OWNER_MEMMAP,
+    OWNER_MEMMAP_BOOT,
+    OWNER_PGTABLE,
+    OWNER_PGTABLE_BOOT,
+    OWNER_SELFHOSTED,
+    OWNER_TAIL,
+    OWNER_TAIL_BOOT,
+)
+from mm.pgtable import Leaf, Pte, Shared, Strided
+
+MEMMAP = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
+LENT = frozenset({OWNER_SELFHOSTED, OWNER_ALTMAP})
+"""Memmap frames that lie in the memory they describe; some of a window may be unused."""
+
+Runs = list[tuple[int, int]]
+
+
+def _violated(layer: Layer, field: str, drift: str, detail: str, side: str) -> Difference:
+    return Difference(layer, f"{side}: {field}", drift, f"{side}: {detail}")
+
+
+def check(k: Kernel, side: str, slack: int = 0) -> Difference | None:
+    """The first violated invariant. `slack` is what NR_MEMMAP counts more than there are frames, for a reason the
+    ledger knows.
+    """
+    return _partition(k, side) or _mapped(k, side, slack) or references(k, side) or _tables(k, side) or _pools(k, side)
+
+
+# -- frames ---------------------------------------------------------------------------------------------------------
+
+
+def _partition(k: Kernel, side: str) -> Difference | None:
+    """Every online frame is free or owned."""
+    parts: list[tuple[int, int, str]] = list(k.pages.owners.items())
+    for node in k.nodes:
+        for zone in node.zones:
+            parts += [(lo, hi, "free") for lo, hi in k.pages.free_set(zone).items()]
+    parts.sort()
+    done, before = 0, ""
+    online = k.pages.zone_of.items()
+    i = 0
+    for lo, hi, what in parts:
+        if lo < done:
+            return _violated(
+                "frames", "conservation", f"{before}+{what}", f"frame {lo:#x} is {before} and {what}", side
+            )
+        while i < len(online) and online[i][1] <= done:
+            i += 1
+        if i < len(online) and max(done, online[i][0]) < min(lo, online[i][1]):
+            at = max(done, online[i][0])
+            return _violated("frames", "conservation", "lost", f"frame {at:#x} is neither free nor owned", side)
+        done, before = hi, what
+    if online and done < online[-1][1]:
+        return _violated("frames", "conservation", "lost", f"frame {done:#x} is neither free nor owned", side)
+    return None
+
+
+def _join(runs: Iterable[tuple[int, int]]) -> tuple[Runs, int | None]:
+    """Sorted runs, joined where they touch; and a position that is in two of them, if there is one."""
+    out: Runs = []
+    for lo, hi in sorted(runs):
+        if out and lo < out[-1][1]:
+            return out, lo
+        if out and lo == out[-1][1]:
+            out[-1] = (out[-1][0], hi)
+        else:
+            out.append((lo, hi))
+    return out, None
+
+
+def _owned(k: Kernel, owners: frozenset[str]) -> Runs:
+    return _join([(lo, hi) for lo, hi, owner in k.pages.owners.items() if owner in owners])[0]
+
+
+def _unlike(mapped: Runs, owned: Runs) -> tuple[int, str] | None:
+    """First frame that is in one list only."""
+    for a, b in zip(mapped, owned, strict=False):
+        if a != b:
+            if a[0] != b[0]:
+                return (a[0], "extra") if a[0] < b[0] else (b[0], "missing")
+            return (b[1], "extra") if a[1] > b[1] else (a[1], "missing")
+    if len(mapped) > len(owned):
+        return mapped[len(owned)][0], "extra"
+    return (owned[len(mapped)][0], "missing") if len(owned) > len(mapped) else None
+
+
+def _mapped(k: Kernel, side: str, slack: int) -> Difference | None:
+    """The memmap frames are those that the vmemmap maps privately, each once; so many are counted."""
+    frames: Runs = []
+    aliases: set[int] = set()
+    tails = tails_by_frame(k)
+    for lo, hi, m in k.tables.entries.items():
+        if isinstance(m, Leaf | Pte):
+            frames.append((lo + m.delta, hi + m.delta))
+        elif isinstance(m, Shared):
+            if m.frame not in tails:
+                aliases.add(m.frame)
+        elif isinstance(m, Strided):
+            first, end = lo - (lo - m.phase) % m.period, hi - (hi - m.phase) % m.period
+            frames.append((m.kept_frame(first), m.kept_frame(first) + (end - first) // m.period * m.keep))
+            if end < hi:
+                frames.append((m.kept_frame(end), m.kept_frame(end) + min(hi - end, m.keep)))
+    # A frame that several PTEs share is a private frame of one of them, which may be among `frames` already.
+    frames, twice = _join(frames)
+    if twice is not None:
+        return _violated("frames", "memmap", "mapped twice", f"memmap frame {twice:#x} is mapped twice", side)
+    for frame in sorted(aliases):
+        if not any(lo <= frame < hi for lo, hi in frames):
+            frames.append((frame, frame + 1))
+    frames, _ = _join(frames)
+    lent = [(lo, hi) for lo, hi, owner in k.pages.owners.items() if owner in LENT]
+    own = _without(frames, lent)
+    unlike = _unlike(own, _owned(k, MEMMAP))
+    if unlike is not None:
+        frame, drift = unlike
+        owner = k.pages.owners.get(frame) or "nobody"
+        text = (
+            f"frame {frame:#x} is mapped as memmap but belongs to {owner}"
+            if drift == "extra"
+            else f"memmap frame {frame:#x} is mapped nowhere"
+        )
+        return _violated("frames", "memmap", drift, text, side)
+    total = sum(hi - lo for lo, hi in frames)
+    counted = k.vmstat.nr_memmap + k.vmstat.nr_memmap_boot - slack
+    if counted != total:
+        text = f"nr_memmap + nr_memmap_boot is {counted + slack}, for {total + slack} pages"
+        return _violated("accounting", "nr_memmap", "+" if counted > total else "-", text, side)
+    return None
+
+
+def _without(runs: Runs, holes: Runs) -> Runs:
+    out: Runs = []
+    for lo, hi in runs:
+        for s, e in holes:
+            if s < hi and lo < e:
+                if lo < s:
+                    out.append((lo, s))
+                lo = max(lo, e)
+        if lo < hi:
+            out.append((lo, hi))
+    return out
+
+
+def references(k: Kernel, side: str) -> Difference | None:
+    """The reference count of every frame shared by PTEs; and which tail frames there are.
+
+    Shared tail frames have a reference of their own and one for each slot of a device; slots of HugeTLB take none. The
+    frame that a compound page of the separate paths shares has one for each PTE.
+    """
+    tails = tails_by_frame(k)
+    uses: dict[int, int] = dict.fromkeys(tails, 1)
+    for lo, hi, m in k.tables.entries.items():
+        if isinstance(m, Shared):
+            if m.frame not in tails:
+                uses[m.frame] = uses.get(m.frame, _private_use(k, lo, m.frame)) + hi - lo
+            elif tails[m.frame][0][1] == ZONE_DEVICE:
+                uses[m.frame] += hi - lo
+        elif isinstance(m, Strided) and m.tail is not None and _device(tails, m.tail):
+            uses[m.tail] = uses.get(m.tail, 1) + _tail_slots(m, lo, hi)
+    counts = {frame: n for frame, n in uses.items() if n != 1}
+    if counts != k.pages.refs:
+        frame = min(f for f in counts.keys() | k.pages.refs.keys() if counts.get(f, 1) != k.pages.refs.get(f, 1))
+        wanted, found = counts.get(frame, 1), k.pages.refs.get(frame, 1)
+        text = f"frame {frame:#x} has {found} references, {wanted} uses"
+        return _violated("frames", "references", "+" if found > wanted else "-", text, side)
+    unlike = _unlike(_join((f, f + 1) for f in tails)[0], _owned(k, frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})))
+    if unlike is not None:
+        return _violated("frames", "tail", unlike[1], f"tail frame {unlike[0]:#x}: owned and known do not agree", side)
+    return None
+
+
+def _private_use(k: Kernel, vpn: int, frame: int) -> int:
+    """1 if a private PTE in front of the run that shares `frame` maps it too."""
+    return int(home(k, vpn, frame) < vpn)
+
+
+def _device(tails: Tails, frame: int) -> bool:
+    return frame in tails and tails[frame][0][1] == ZONE_DEVICE
+
+
+def _tail_slots(m: Strided, lo: int, hi: int) -> int:
+    def before(vpn: int) -> int:
+        periods, at = divmod(vpn - m.phase, m.period)
+        return periods * (m.period - m.keep) + max(0, at - m.keep)
+
+    return before(hi) - before(lo)
+
+
+def _tables(k: Kernel, side: str) -> Difference | None:
+    """Page-table frames are those of the tables; PTEs lie under a PTE table and leaves under none."""
+    frames, twice = _join((lo + delta, hi + delta) for level in k.tables.tables for lo, hi, delta in level.items())
+    unlike = (
+        (twice, "twice")
+        if twice is not None
+        else _unlike(frames, _owned(k, frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})))
+    )
+    if unlike is not None:
+        return _violated(
+            "frames", "page table", unlike[1], f"page-table frame {unlike[0]:#x}: owned and used do not agree", side
+        )
+    ptrs = k.arch.ptrs_per_pte
+    pte = k.tables.tables[0]
+    for lo, hi, m in k.tables.entries.items():
+        have = sum(e - s for s, e, _ in pte.runs(lo // ptrs, -(-hi // ptrs)))
+        if have != (0 if isinstance(m, Leaf) else -(-hi // ptrs) - lo // ptrs):
+            return _violated(
+                "mapping", "page table", "level", f"vmemmap page {lo:#x}: {m.kind} and {have} PTE tables", side
+            )
+    return None
+
+
+# -- pools ----------------------------------------------------------------------------------------------------------
+
+
+def _pools(k: Kernel, side: str) -> Difference | None:
+    folios: Runs = []
+    for h in k.hstates.values():
+        name = f"hugetlb.{h.order}"
+        per_node = [0] * len(h.nr)
+        free = 0
+        for pfn, folio in h.folios.items():
+            per_node[folio.nid] += 1
+            free += folio.refcount == 0
+            folios.append((pfn, pfn + h.pages))
+            wrong = _folio(k, pfn, h.order, folio.vmemmap_optimized)
+            if wrong:
+                return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
+        if per_node != h.nr or any(not 0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True)):
+            text = f"nr {h.nr}, surplus {h.surplus}, folios {per_node} (I14)"
+            return _violated("accounting", f"{name}.nr", "changed", text, side)
+        listed = sum(len(f) for f in h.free)
+        if listed != free:
+            return _violated(
+                "accounting", f"{name}.free", "changed", f"{listed} on free lists, {free} free (I14)", side
+            )
+    owned = _owned(k, frozenset({OWNER_HUGETLB}))
+    unlike = _unlike(_join(folios)[0], owned)
+    if unlike is not None:
+        return _violated(
+            "frames", "hugetlb", unlike[1], f"frame {unlike[0]:#x}: owned by hugetlb and pools do not agree", side
+        )
+    return None
+
+
+def _folio(k: Kernel, pfn: int, order: int, optimized: bool) -> str:
+    """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1)."""
+    lo, n = pfn // k.arch.spp, k.arch.vmemmap_pages(order)
+    zone = k.pages.zone_of.get(pfn)
+    tail = None if zone is None else k.paths.zone_tails().get((zone.key, order))
+    shared = private = 0
+    for s, e, m in k.tables.entries.runs(lo, lo + n):
+        if isinstance(m, Shared):
+            if m.frame != tail or m.rw or s == lo:
+                return "maps a wrong tail page" if m.frame != tail else "tail is writable" if m.rw else "head is shared"
+            shared += e - s
+        elif isinstance(m, Strided):
+            if m.tail != tail or m.tail_rw or (lo - m.phase) % m.period or m.period != n:
+                return "maps a wrong row"
+            shared += n - m.keep
+            private += m.keep
+        else:
+            private += e - s
+    if (shared, private) == ((n - 1, 1) if optimized else (0, n)):
+        return ""
+    return f"marked {'optimized' if optimized else 'not optimized'} with {shared} shared pages"

@@ -1,0 +1,52 @@
+"""The ledger of intended differences, read from ledger.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from fuzz.oracle.finding import LAYERS, Layer
+
+PROFILES = ("posted", "merged")
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One intended difference."""
+
+    id: str
+    promise: str
+    source: str
+    profiles: tuple[str, ...]
+    layer: Layer
+    rule: str
+    """Function that computes what is expected."""
+    expires: str
+    terminal: bool = False
+    """It explains why the two sides part for good; the program ends there."""
+
+
+@cache
+def ledger() -> dict[str, Clause]:
+    """All clauses by id. A malformed file is a ValueError that names the clause."""
+    text = resources.files("fuzz.oracle").joinpath("ledger.toml").read_text(encoding="utf-8")
+    out = {}
+    for name, entry in tomllib.loads(text).items():
+        try:
+            clause = Clause(id=name, **{**entry, "profiles": tuple(entry["profiles"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"ledger.toml, clause {name}: {error}") from error
+        if clause.layer not in LAYERS:
+            raise ValueError(f"ledger.toml, clause {name}: no layer {clause.layer!r}")
+        unknown = set(clause.profiles) - set(PROFILES)
+        if unknown or not clause.profiles:
+            raise ValueError(f"ledger.toml, clause {name}: profiles {sorted(unknown) or 'are missing'}")
+        out[name] = clause
+    return out
+
+
+def clauses(profile: str) -> frozenset[str]:
+    """Ids of the clauses that hold in `profile`."""
+    return frozenset(c.id for c in ledger().values() if profile in c.profiles)

@@ -1,0 +1,212 @@
+"""Which parts of the live vmemmap belong to device DAX, and what each tree does with such a part.
+
+A *piece* is the part of a device's range that lies in one section. The reference optimizes every piece; the candidate
+only pieces that are a whole section (unified-framework.md 4, "DAX granularity"). Everything that the ledger's DAX
+clauses need follows from the pieces: mapping, contents, NR_MEMMAP and free pages.
+
+Pieces are found in the reference's section bitmaps after each `dax create`, so those that a failed creation leaves
+behind (separate-paths.md, Q12) are among them. Formulas: separate-paths.md 2.7, 3.19; unified-framework.md 3.4, 3.7.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
+from mm.arch import Arch
+from mm.kernel import Kernel
+from mm.mmzone import SECTION_IS_EARLY, ZONE_DEVICE
+from mm.page import RAW, Content, Poison, Row, Tail
+from mm.page_alloc import OWNER_MEMMAP
+from mm.runs import RunMap, RunSet
+
+REF_KEEP = 2
+"""VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
+
+
+class Piece(NamedTuple):
+    """What is the same for all pieces of a range that are whole sections, or all that are not."""
+
+    order: int
+    nid: int
+    origin: int
+    """First pfn of the range."""
+    whole: bool
+
+
+class Skew(NamedTuple):
+    """Candidate less reference."""
+
+    nr_memmap: int
+    frames: int
+    """Private memmap frames."""
+
+
+class Pieces:
+    """The live pieces, by pfn."""
+
+    __slots__ = ("arch", "runs", "skew", "slack", "tail_rw")
+
+    def __init__(self, arch: Arch, tail_rw: bool) -> None:
+        self.arch = arch
+        self.tail_rw = tail_rw
+        """Whether the candidate maps DAX tails writable."""
+        self.runs: RunMap[Piece] = RunMap()
+        self.skew = Skew(0, 0)
+        self.slack = 0, 0
+        """Reference and candidate: what NR_MEMMAP counts for the pieces more than the private frames they have (Q14).
+        """
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def created(self, ref: Kernel, before: RunSet, ranges: list[tuple[int, int]], order: int, nid: int) -> None:
+        """Find the pieces of a creation; `before` are the subsections that existed before it."""
+        sub = self.arch.pages_per_subsection
+        for start, end in ranges:
+            for a, b in ref.sections.subsections.runs(start // sub, -(-end // sub)):
+                done = a
+                for s, e in before.runs(a, b):
+                    self._add(ref, done * sub, s * sub, start, end, order, nid)
+                    done = e
+                self._add(ref, done * sub, b * sub, start, end, order, nid)
+        self._recount()
+
+    def _add(self, ref: Kernel, lo: int, hi: int, start: int, end: int, order: int, nid: int) -> None:
+        """New pages [lo, hi) of the range [start, end)."""
+        per = self.arch.pages_per_section
+        while lo < hi:
+            section = lo // per * per
+            if section < start or section + per > end:
+                stop = min(hi, section + per)
+                if not ref.sections.word(lo // per) & SECTION_IS_EARLY:
+                    self.runs.set(lo, stop, Piece(order, nid, start, False))
+            else:
+                stop = min(hi, end // per * per)
+                self.runs.set(lo, stop, Piece(order, nid, start, True))
+            lo = stop
+
+    def prune(self, ref: Kernel, sections: list[tuple[int, int]]) -> None:
+        """Forget the pieces of changed `sections` that are gone."""
+        per, sub = self.arch.pages_per_section, self.arch.pages_per_subsection
+        gone = False
+        for first, last in sections:
+            for lo, hi, _ in self.runs.runs(first * per, last * per):
+                done = lo
+                for s, e in ref.sections.subsections.runs(lo // sub, hi // sub):
+                    if done < s * sub:
+                        self.runs.clear(done, s * sub)
+                        gone = True
+                    done = e * sub
+                if done < hi:
+                    self.runs.clear(done, hi)
+                    gone = True
+        if gone:
+            self._recount()
+
+    # -- numbers ----------------------------------------------------------------------------------------------------
+
+    def _recount(self) -> None:
+        counted, frames = [0, 0], [0, 0]
+        for lo, hi, p in self.runs.items():
+            if p.order < self.section_order:
+                n = (hi - lo) >> p.order
+                numbers = REF_KEEP * n, n if p.whole else (hi - lo) // self.arch.spp
+                for i in 0, 1:
+                    counted[i] += numbers[i]
+                    frames[i] += numbers[i]
+                continue
+            size = 1 << p.order
+            for s, e in self._sections(lo, hi):
+                # Accounting looks at absolute addresses, population at the start of the range (Q14).
+                absolute, relative = s % size == 0, (s - p.origin) % size == 0
+                counted[0] += REF_KEEP * absolute
+                frames[0] += REF_KEEP * relative
+                full = 0 if p.whole else (e - s) // self.arch.spp
+                counted[1] += full or absolute
+                frames[1] += full or relative
+        self.skew = Skew(counted[1] - counted[0], frames[1] - frames[0])
+        self.slack = counted[0] - frames[0], counted[1] - frames[1]
+
+    @property
+    def section_order(self) -> int:
+        """PFN_SECTION_SHIFT."""
+        return self.arch.section_shift - self.arch.page_shift
+
+    def _sections(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """[lo, hi) cut at section boundaries."""
+        per = self.arch.pages_per_section
+        return [(max(lo, s), min(hi, s + per)) for s in range(lo // per * per, hi, per)]
+
+    # -- mapping ----------------------------------------------------------------------------------------------------
+
+    def reference_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:
+        """What the reference maps at vmemmap pages [lo, hi) of pieces `p` (vmemmap_populate_compound_pages)."""
+        v = self.arch.vmemmap_pages(p.order)
+        if p.order < self.section_order:
+            phase = p.origin // self.arch.spp % v
+            return [(lo, hi, ("row", v, REF_KEEP, phase, True, OWNER_MEMMAP, True, None))]
+        out: list[Segment] = []
+        for s, e in self._pages(p, lo, hi):
+            offset = (s - p.origin) // self.arch.spp % v
+            s, e = s // self.arch.spp, e // self.arch.spp
+            # Sections that continue a compound page map what the page before them maps.
+            self._head_and_rest(out, lo, hi, s, e, offset == 0, ("alias", True, OWNER_MEMMAP, s - offset + 1))
+        return out
+
+    def candidate_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:
+        """What the candidate maps there."""
+        if not p.whole:
+            return [(lo, hi, ("pte", True, OWNER_MEMMAP))]
+        v = self.arch.vmemmap_pages(p.order)
+        name = ((p.nid, ZONE_DEVICE), p.order)
+        if p.order < self.section_order:
+            return [(lo, hi, ("row", v, 1, 0, True, OWNER_MEMMAP, self.tail_rw, name))]
+        out: list[Segment] = []
+        for s, e in self._pages(p, lo, hi):
+            head = (s - p.origin) & ((1 << p.order) - 1) == 0
+            self._head_and_rest(
+                out, lo, hi, s // self.arch.spp, e // self.arch.spp, head, ("tail", self.tail_rw, *name)
+            )
+        return out
+
+    def _pages(self, p: Piece, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The pieces, unclipped and in pfns, that meet vmemmap pages [lo, hi)."""
+        spp, per = self.arch.spp, self.arch.pages_per_section
+        first = lo * spp // per * per
+        return [(max(s, p.origin), s + per) for s in range(first, hi * spp, per)]
+
+    @staticmethod
+    def _head_and_rest(out: list[Segment], lo: int, hi: int, s: int, e: int, head: bool, rest: Form) -> None:
+        """Piece [s, e), clipped to [lo, hi): one private page if it begins a compound page, and `rest`."""
+        if head and lo <= s < hi:
+            append(out, s, s + 1, ("pte", True, OWNER_MEMMAP))
+        a, b = max(s + head, lo), min(e, hi)
+        if a < b:
+            append(out, a, b, rest)
+
+    # -- contents ---------------------------------------------------------------------------------------------------
+
+    def candidate_pages(self, p: Piece, segments: list[PageSegment]) -> list[PageSegment]:
+        """The candidate's contents for whole-section pieces where the reference has `segments`.
+
+        Tails come with the shared tail page; kept pages are as in the reference, but never poisoned.
+        """
+        spp = self.arch.spp
+        tail = Tail(p.order, p.nid, ZONE_DEVICE, True)
+        size = 1 << p.order
+        out: list[PageSegment] = []
+        for lo, hi, content in segments:
+            kept: Content = RAW if isinstance(content, Poison) else content  # type: ignore[assignment]
+            if p.order < self.section_order:
+                append_pages(out, lo, hi, Row(size, spp, p.origin % size, kept, tail))
+                continue
+            at = lo
+            for s, _ in self._pages(p, lo // spp, -(-hi // spp)):
+                if (s - p.origin) % size == 0 and s < hi and s + spp > lo:
+                    if at < s:
+                        append_pages(out, at, s, tail)
+                    at = min(hi, s + spp)
+                    append_pages(out, max(s, lo), at, kept)
+            if at < hi:
+                append_pages(out, at, hi, tail)
+        return out

@@ -1,0 +1,274 @@
+"""The rules of the ledger: from what the reference shows to exactly what the candidate must show.
+
+A rule never mutes a field. Those of the first half compute the expectation; those of the second half decide whether two
+sides may part for good, from the numbers of both. `fuzz/oracle/ledger.toml` names the clauses; each rule reports which
+ones it used.
+"""
+
+from __future__ import annotations
+
+from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages
+from fuzz.oracle.pieces import Pieces
+from mm.errno import EEXIST, EOPNOTSUPP
+from mm.kernel import Kernel
+from mm.machine import Machine
+from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, Zone
+from mm.page import Poison
+from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE
+from mm.runs import RunMap
+
+Clauses = set[str]
+
+# -- mapping and contents -------------------------------------------------------------------------------------------
+
+
+def _clip(segments: list[Segment], lo: int, hi: int) -> list[Segment]:
+    return [(max(s, lo), min(e, hi), form) for s, e, form in segments if s < hi and e > lo]
+
+
+def dax_mapping(pieces: Pieces, segments: list[Segment], lo: int, hi: int, used: Clauses) -> list[Segment]:
+    """The candidate's mapping of vmemmap pages [lo, hi) where the reference has `segments`.
+
+    A piece of DAX is rewritten if the reference maps it as its own rules say; what does not look so is left as it is.
+    """
+    spp = pieces.arch.spp
+    out: list[Segment] = []
+    done = lo
+    for first, last, piece in pieces.runs.runs(lo * spp, hi * spp):
+        s, e = first // spp, last // spp
+        for part in _clip(segments, done, s):
+            append(out, *part)
+        own = _clip(segments, s, e)
+        wanted = pieces.reference_mapping(piece, s, e)
+        if own == wanted or expand(own) == expand(wanted):
+            own = pieces.candidate_mapping(piece, s, e)
+            used.add("dax-one-private-page" if piece.whole else "dax-whole-sections")
+            if piece.whole and not pieces.tail_rw:
+                used.add("dax-tail-read-only")
+        for part in own:
+            append(out, *part)
+        done = e
+    for part in _clip(segments, done, hi):
+        append(out, *part)
+    return out
+
+
+def dax_pages(pieces: Pieces, segments: list[PageSegment], lo: int, hi: int, used: Clauses) -> list[PageSegment]:
+    """The candidate's struct pages [lo, hi) where the reference has `segments`."""
+    out: list[PageSegment] = []
+    done = lo
+    for s, e, piece in pieces.runs.runs(lo, hi):
+        if not piece.whole:
+            continue
+        for part in _clip_pages(segments, done, s):
+            append_pages(out, *part)
+        own = _clip_pages(segments, s, e)
+        used.add("dax-tail-content")
+        if any(isinstance(content, Poison) for _, _, content in own):
+            used.add("dax-no-poison")
+        for part in pieces.candidate_pages(piece, expand_pages(own)):
+            append_pages(out, *part)
+        done = e
+    for part in _clip_pages(segments, done, hi):
+        append_pages(out, *part)
+    return out
+
+
+def _clip_pages(segments: list[PageSegment], lo: int, hi: int) -> list[PageSegment]:
+    return [(max(s, lo), min(e, hi), content) for s, e, content in segments if s < hi and e > lo]
+
+
+def section_words(flags: RunMap[int]) -> list[tuple[int, int, int]]:
+    """The candidate's section words where the reference has `flags`."""
+    out: list[tuple[int, int, int]] = []
+    for lo, hi, word in flags.items():
+        word &= ~SECTION_IS_VMEMMAP_PREINIT
+        if out and out[-1][1] == lo and out[-1][2] == word:
+            out[-1] = (out[-1][0], hi, word)
+        else:
+            out.append((lo, hi, word))
+    return out
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def device_tails(pieces: Pieces) -> set[tuple[tuple[int, int], int]]:
+    """Names of the tail frames that the live pieces must have caused."""
+    return {((p.nid, ZONE_DEVICE), p.order) for p in pieces.runs.vals if p.whole}
+
+
+def dax_initialized(ref: Kernel, ranges: list[tuple[int, int]], order: int) -> list[int]:
+    """Struct pages that the candidate initialises more (less, if negative) once 0, 1, ... of a device's `ranges` are
+    initialised.
+
+    The section of its head decides how much of a compound page is initialised, on both sides: all of it in an early
+    section; else two vmemmap pages on the reference, and one on the candidate if the device covers the section.
+    """
+    spp, size, per = ref.arch.spp, 1 << order, ref.arch.pages_per_section
+    more = [0]
+    for start, end in ranges:
+        n = 0
+        for lo in range(start // per * per, end, per):
+            s, e = max(lo, start), min(lo + per, end)
+            heads = -(-(e - start) // size) - -(-(s - start) // size)
+            if e - s == per:
+                n -= heads * spp
+            elif not ref.sections.early(s):
+                n += heads * (size - 2 * spp)
+        more.append(more[-1] + n)
+    return more
+
+
+def boot_initialized(machine: Machine, ref: Kernel) -> int:
+    """Struct pages that the candidate initialises more (less, if negative) at boot.
+
+    The reference's memmap_init writes the tails of pre-HVO pages as it writes all others, as far as it is not deferred:
+    the highest zone of a node is written up to the first section boundary behind one section's worth of pages
+    (defer_init).
+    """
+    spp, per = ref.arch.spp, ref.arch.pages_per_section
+    preinit = [(lo * per, hi * per) for lo, hi, word in ref.sections.flags.items() if word & SECTION_IS_VMEMMAP_PREINIT]
+    if not preinit:
+        return 0
+    size = max(ref.hstates)
+    top = {nid: max(end for n, _, end in machine.ram_ranges() if n == nid) for nid in range(machine.nodes)}
+    counted: dict[int, int] = {}
+    less = 0
+    for nid, start, end in machine.ram_ranges():
+        for zone in ref.nodes[nid].zones:
+            s, e = max(start, zone.start_pfn), min(end, zone.end_pfn)
+            if s >= e:
+                continue
+            if machine.deferred_init and zone.end_pfn == top[nid]:
+                before = counted.get(nid, 0)
+                counted[nid] = before + e - s
+                e = min(e, -(-(s + max(0, per - before)) // per) * per) if before <= per else s
+            for lo, hi in preinit:
+                for folio in range(max(lo, s) >> size << size, min(hi, e), 1 << size):
+                    less += max(0, min(folio + (1 << size), e) - max(folio + spp, s))
+    return -less
+
+
+def zone_spill(ref: Kernel, cand: Kernel) -> bool:
+    """Whether single frames can have come from different zones: a kernel zone of a side has no free pageblock left."""
+    return any(
+        zone.managed_pages and not zone.blocks.total for k in (ref, cand) for node in k.nodes for zone in node.zones[:3]
+    )
+
+
+def partial_add_unsupported(pieces: Pieces, rc: int, rc2: int, ranges: list[tuple[int, int]]) -> bool:
+    """-EEXIST on the reference, -EOPNOTSUPP on the candidate: a range covers a part of a section that DAX has
+    optimized.
+    """
+    if rc != -EEXIST or rc2 != -EOPNOTSUPP:
+        return False
+    per = pieces.arch.pages_per_section
+    for start, end in ranges:
+        for first, last in ((start, min(end, -(-start // per) * per)), (max(start, end // per * per), end)):
+            if first < last and last - first < per and any(p.whole for _, _, p in pieces.runs.runs(first, last)):
+                return True
+    return False
+
+
+# -- forks ----------------------------------------------------------------------------------------------------------
+
+MOVED = frozenset({"TAIL", "VMF", "ROOT", "PTEHOOK", "PMDHOOK"})
+"""Allocation points whose number differs between the trees: shared tails and kept pages of DAX, the size of struct
+mem_section, and the fallible updates of profile `merged`."""
+
+
+def _points(trace: list[tuple[str, int]], n: int) -> tuple[list[tuple[str, int]], int]:
+    """The first `n` points without the MOVED kinds, equal neighbours added up; and how many were MOVED."""
+    kept: list[tuple[str, int]] = []
+    moved = 0
+    for kind, count in trace:
+        count = min(count, n)
+        n -= count
+        if kind in MOVED:
+            moved += count
+        elif kept and kept[-1][0] == kind:
+            kept[-1] = (kind, kept[-1][1] + count)
+        elif count:
+            kept.append((kind, count))
+    return kept, moved
+
+
+def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
+    """Whether the injected failure hit different points because the sides' points differ as they should.
+
+    Up to the armed number both traces must be the same once the MOVED kinds are taken out, and these must be of kinds
+    that this operation may have in other numbers.
+    """
+    nth = ref.faults.armed
+    a, b = ref.faults.points, cand.faults.points
+    if not nth or a is None or b is None:
+        return False
+    allowed = {"ROOT"} | ({"TAIL", "VMF"} if dax else set()) | ({"PTEHOOK", "PMDHOOK"} if merged else set())
+    counts: list[dict[str, int]] = []
+    for trace in (a, b):
+        left, have = nth, dict.fromkeys(MOVED, 0)
+        for kind, n in trace:
+            n = min(n, left)
+            left -= n
+            if kind in MOVED:
+                have[kind] += n
+        counts.append(have)
+    different = {kind for kind in MOVED if counts[0][kind] != counts[1][kind]}
+    if not different or not different <= allowed:
+        return False
+    short, long = sorted((_points(a, nth)[0], _points(b, nth)[0]), key=lambda points: sum(n for _, n in points))
+    for i, (kind, n) in enumerate(short):
+        last = i == len(short) - 1
+        if i >= len(long) or long[i][0] != kind or (long[i][1] < n if last else long[i][1] != n):
+            return False
+    return True
+
+
+def memory_fork(ref: Kernel, cand: Kernel, free_before: tuple[int, int]) -> bool:
+    """Whether a side ran out of memory that the other had: the poorer one could not have served what the richer one
+    took.
+
+    `free_before` is the sum of free pages on each side before the operation. Single frames: the richer side touched at
+    least as many frames as the poorer had. Huge pages: a side has no free pageblock in some zone where the other has.
+    """
+    touched = [sum(hi - lo for lo, hi in k.pages.touched) for k in (ref, cand)]
+    if free_before[0] < touched[1] or free_before[1] < touched[0]:
+        return True
+    for a, b in zip(ref.nodes, cand.nodes, strict=True):
+        for x, y in zip(a.zones[:ZONE_DEVICE], b.zones[:ZONE_DEVICE], strict=True):
+            if x.managed_pages and _largest_block(x) != _largest_block(y) and min(x.blocks.total, y.blocks.total) < 512:
+                return True
+    return False
+
+
+def _largest_block(zone: Zone) -> int:
+    return max((hi - lo for lo, hi in zone.blocks.items()), default=0)
+
+
+def placement_fork(ref: Kernel, cand: Kernel) -> bool:
+    """Whether a block that was to go offline has frames that cannot move on one side only."""
+    per = ref.memory_blocks.pages
+    blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
+    for block in blocks:
+        stuck = [
+            any(
+                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE)
+                for _, _, owner in k.pages.owners.runs(block * per, (block + 1) * per)
+            )
+            for k in (ref, cand)
+        ]
+        if stuck[0] != stuck[1]:
+            return True
+    return False
+
+
+def lists_fork(ref: Kernel, cand: Kernel, mine: list[int], theirs: list[int]) -> bool:
+    """Whether two pools took different huge pages because the lower one was not free on the other side, which takes the
+    lowest.
+    """
+    for a, b in zip(mine, theirs, strict=False):
+        if a != b:
+            low, k = min(a, b), cand if a < b else ref
+            return not k.pages.is_free(low, low + 512)
+    return False
