@@ -1,5 +1,7 @@
 """RunMap against a dict, RunSet against a set."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +41,7 @@ def test_map_holds_what_was_written(writes: list[tuple[tuple[int, int], str | No
 def test_map_runs_are_maximal(writes: list[tuple[tuple[int, int], str | None]]) -> None:
     items = filled(writes)[0].items()
     assert all(lo < hi for lo, hi, _ in items)
-    for (_, end, left), (start, _, right) in zip(items, items[1:], strict=False):
+    for (_, end, left), (start, _, right) in itertools.pairwise(items):
         assert end < start or (end == start and left != right)
 
 
@@ -98,7 +100,7 @@ def test_set_holds_its_members(edits: list[tuple[tuple[int, int], bool]]) -> Non
     assert runs.total == len(model)
     assert [x for x in range(-1, SPACE + 1) if x in runs] == sorted(model)
     assert all(lo < hi for lo, hi in items)
-    assert all(end < start for (_, end), (start, _) in zip(items, items[1:], strict=False))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(items))
 
 
 @given(EDITS, RANGES)

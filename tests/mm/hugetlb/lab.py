@@ -14,7 +14,7 @@ from mm.pgtable import Leaf
 
 
 class FakePaths:
-    """Optimizing and restoring only flip the folio's flag. Calls are recorded; restores fail as often as a test asks."""
+    """Optimizing and restoring flip the folio's flag. Calls are recorded; restores fail as often as a test asks."""
 
     def __init__(self, k: Kernel) -> None:
         self.k = k

@@ -52,7 +52,7 @@ class Generous(FakePaths):
 
 
 def test_optimizing_makes_room_for_more() -> None:
-    """Two fit; optimizing them frees a third; the batches show that it was tried again, and that the last try got none."""
+    """Two fit; optimizing them frees a third, which is a batch of its own; then nothing more is got."""
     for nid in (None, 0):
         lab = Lab(Machine(ram=4 << 30), BootRequest(SMALL, 5, nid), make=Generous)
         assert lab.counts(lab.small) == (3, 3, 0, 3)

@@ -1,4 +1,4 @@
-"""Any program of pool operations, with restores and allocations that fail, keeps what must hold (I7, I14, conservation)."""
+"""Any program of pool operations, with failing restores and allocations, keeps the rules (I7, I14, conservation)."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
