@@ -28,6 +28,7 @@ from mm.page_alloc import OWNER_HUGETLB, KernelBug
 
 @cache
 def plain(nid: int, zone: int) -> Plain:
+    """Content of the struct pages of free memory, one object for all of a zone."""
     return Plain(nid, zone)
 
 

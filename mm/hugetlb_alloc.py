@@ -1,5 +1,4 @@
-"""Making new huge pages (mm/hugetlb.c, mm/hugetlb_internal.h, Linux 7.3): one, or a row of them in turns over the
-nodes.
+"""Making new huge pages (mm/hugetlb.c, Linux 7.3): one, or a row of them in turns over the nodes.
 
 Left out: CMA, memory policy, how hard the allocator tries. Nodes that lost all memory keep their turn.
 """
@@ -20,13 +19,12 @@ MAX_PAGE_ORDER = 10
 
 @cache
 def hugetlb_compound(order: int, nid: int, zone: int) -> Compound:
+    """Content of the struct pages of huge pages, one object for all of a kind."""
     return Compound(order, 0, nid, zone, "hugetlb")
 
 
 def hstate_is_gigantic(h: HState) -> bool:
-    """hstate_is_gigantic (include/linux/hugetlb.h): the buddy allocator has no such block; alloc_contig_pages makes
-    one.
-    """
+    """hstate_is_gigantic (include/linux/hugetlb.h): too large for the buddy allocator (alloc_contig_pages)."""
     return h.order > MAX_PAGE_ORDER
 
 
@@ -73,9 +71,7 @@ def next_node(start: int, nodes: range) -> int:
 
 
 def alloc_pool_huge_folio(k: Kernel, h: HState, nodes: range) -> Folio | None:
-    """alloc_pool_huge_folio (mm/hugetlb.c, 7.3): try every node of `nodes` once, from the next in turn; point `HP` for
-    each.
-    """
+    """alloc_pool_huge_folio (mm/hugetlb.c, 7.3): every node of `nodes` once, from the next in turn; point `HP` each."""
     for _ in nodes:
         nid = next_node(h.next_nid_to_alloc, nodes)
         h.next_nid_to_alloc = next_node(nid + 1, nodes)

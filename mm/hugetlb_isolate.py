@@ -39,8 +39,7 @@ def mapped_folios(k: Kernel, lo: int, hi: int) -> list[Folio]:
 
 
 def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
-    """The hugetlb part of do_migrate_range (mm/memory_hotplug.c, 7.3) for offlining [lo, hi): 0 when no folio there is
-    in use.
+    """The hugetlb part of do_migrate_range (mm/memory_hotplug.c, 7.3) for offlining [lo, hi): 0 when none is in use.
 
     A pass moves the folios in ascending order and ends at the first that gets no target. The kernel repeats that until
     a signal comes; here a pass that moved nothing is repeated only if an injected failure ended it, else the result is
@@ -77,8 +76,7 @@ def _migrate(k: Kernel, folio: Folio, nid: int, lo: int, hi: int, work: list[Fol
 
 
 def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: int) -> Folio | None:
-    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offlining memory of
-    `nid`.
+    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offline on `nid`.
 
     Another node if there is one, else `nid`: a free folio of the pool outside [lo, hi), else a temporary one.
     """
@@ -92,9 +90,7 @@ def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: in
 
 
 def alloc_migrate_hugetlb_folio(k: Kernel, h: HState, nid: int) -> Folio | None:
-    """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on node `nid`: in the pool, in use, temporary. Not for gigantic
-    pages.
-    """
+    """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on `nid`: in use and temporary; no gigantic page."""
     if hstate_is_gigantic(h):
         return None
     folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)

@@ -11,9 +11,7 @@ from mm.kernel import Kernel
 
 
 def adjust_pool_surplus(h: HState, nodes: range, delta: int) -> bool:
-    """adjust_pool_surplus (mm/hugetlb.c, 7.3): turn one surplus page persistent (-1) or the reverse (+1), nodes in
-    turn.
-    """
+    """adjust_pool_surplus (mm/hugetlb.c, 7.3): one surplus page more (+1) or less (-1), nodes in turn."""
     for _ in nodes:
         if delta < 0:
             nid = next_node(h.next_nid_to_alloc, nodes)
@@ -77,9 +75,7 @@ def _shrink(k: Kernel, h: HState, count: int, nodes: range) -> None:
 
 
 def _take_free(h: HState, nodes: range, n: int) -> list[Folio]:
-    """remove_pool_hugetlb_folio without surplus, up to `n` times until no node in turn has a free folio; in the order
-    taken.
-    """
+    """remove_pool_hugetlb_folio (mm/hugetlb.c, 7.3) `n` times: list heads of the nodes in turn, in the order taken."""
     out: list[Folio] = []
     if n <= 0:
         return out

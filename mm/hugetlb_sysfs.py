@@ -1,6 +1,4 @@
-"""The files of /sys/kernel/mm/hugepages and of its per-node copies that change a pool (mm/hugetlb_sysfs.c, Linux
-7.3).
-"""
+"""Files of /sys/kernel/mm/hugepages, and their per-node copies, that change a pool (mm/hugetlb_sysfs.c, Linux 7.3)."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from mm.kernel import Kernel
 
 
 def nr_hugepages_store(k: Kernel, order: int, count: int, nid: int | None) -> int:
-    """nr_hugepages_store, __nr_hugepages_store_common (mm/hugetlb_sysfs.c, mm/hugetlb.c, 7.3): 0 where the write
-    succeeds.
-    """
+    """nr_hugepages_store, __nr_hugepages_store_common (mm/hugetlb_sysfs.c, mm/hugetlb.c, 7.3): 0 or -ENOMEM."""
     return set_max_huge_pages(k, k.hstates[order], count, nid)
 
 
@@ -29,8 +25,7 @@ def nr_overcommit_hugepages_store(k: Kernel, order: int, count: int) -> int:
 
 
 def demote_store(k: Kernel, order: int, count: int, nid: int | None) -> int:
-    """demote_store (mm/hugetlb_sysfs.c, 7.3): 0, also when there were fewer pages than asked for, or the error that
-    stopped it.
+    """demote_store (mm/hugetlb_sysfs.c, 7.3): 0, also for fewer pages than asked for, or an error.
 
     -EINVAL for a size that cannot be demoted; there the file does not exist. Left out: demote_size.
     """
@@ -50,9 +45,7 @@ def demote_store(k: Kernel, order: int, count: int, nid: int | None) -> int:
 
 
 def demote_pool_huge_page(k: Kernel, src: HState, nodes: range, nr_to_demote: int) -> int:
-    """demote_pool_huge_page (mm/hugetlb.c, 7.3): how many were demoted, the error of a restore, or -EBUSY (only
-    poisoned ones).
-    """
+    """demote_pool_huge_page (mm/hugetlb.c, 7.3): how many, or a restore's error, or -EBUSY (all poisoned)."""
     dst = k.hstates[src.demote_order]
     rc = nr_demoted = 0
     for _ in nodes:
@@ -83,8 +76,7 @@ def demote_pool_huge_page(k: Kernel, src: HState, nodes: range, nr_to_demote: in
 
 
 def demote_free_hugetlb_folios(k: Kernel, src: HState, dst: HState, folios: list[Folio]) -> int:
-    """demote_free_hugetlb_folios (mm/hugetlb.c, 7.3): cut restored folios into pieces for `dst`; the others stay in
-    `folios`.
+    """demote_free_hugetlb_folios (mm/hugetlb.c, 7.3): cut restored folios in pieces; others stay in `folios`.
 
     Returns what the restore returned. All pieces are optimized as one batch, the last piece of the last folio first.
     """
