@@ -11,7 +11,7 @@ from mm.kernel import Kernel
 from mm.mmzone import Zone
 from mm.pgmap import PgMap
 from mm.runs import RunSet
-from reference import hugetlb_boot, hugetlb_vmemmap, mm_init, sparse_vmemmap
+from reference import hugetlb_boot, hugetlb_vmemmap, mm_init, section_rows
 from reference.populate import Tails
 
 
@@ -47,12 +47,12 @@ class SeparatePaths:
         hugetlb_boot.hugetlb_bootmem_struct_page_init(self)
 
     def sparse_add_section(self, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-        """See reference.sparse_vmemmap."""
-        return sparse_vmemmap.sparse_add_section(self.k, self.section_roots, nid, pfn, nr, altmap, pgmap)
+        """See reference.sparse_vmemmap and, for a range of several sections, reference.section_rows."""
+        return section_rows.sparse_add_sections(self.k, self.section_roots, nid, pfn, nr, altmap, pgmap)
 
     def sparse_remove_section(self, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
-        """See reference.sparse_vmemmap."""
-        sparse_vmemmap.sparse_remove_section(self.k, pfn, nr, altmap, pgmap)
+        """See reference.sparse_vmemmap and, for a range of several sections, reference.section_rows."""
+        section_rows.sparse_remove_sections(self.k, pfn, nr, altmap, pgmap)
 
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
         """See reference.mm_init."""

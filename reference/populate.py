@@ -276,25 +276,33 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     got = _memmap_row(k, VMEMMAP_RESERVE_NR * ((hi - lo) // stride), nid)
     if got is None:
         return -ENOMEM
-    if 1 << pgmap.vmemmap_shift > k.arch.pages_per_subsection:
-        # Sections that follow may share this compound page's tail frame.
-        frames = [frame + i for frame, n in got for i in range(n)]
-        for i in range(0, len(frames), 2):
-            _map_compound(k, lo, stride, frames[i], frames[i + 1])
-            lo += stride
-        return 0
+    # Sections that follow may share this compound page's tail frame.
+    map_compounds(k, lo, stride, got, lends=1 << pgmap.vmemmap_shift > k.arch.pages_per_subsection)
+    return 0
+
+
+def map_compounds(k: Kernel, lo: int, stride: int, frames: Extents, lends: bool) -> None:
+    """Map compound pages of `stride` vmemmap pages from `lo` on, two of `frames` for each.
+
+    `lends` keeps the tail frame's references by number, because PTEs of other pieces can join. Otherwise compound pages
+    whose frames follow each other are one row.
+    """
     head = None
-    for frame, n in got:
+    for frame, n in frames:
         if head is not None:
             _map_compound(k, lo, stride, head, frame)
             lo += stride
             frame, n = frame + 1, n - 1
         head = frame + n - 1 if n % 2 else None
         end = lo + n // 2 * stride
-        if lo < end:
-            tables.set(lo, end, strided(lo, stride, VMEMMAP_RESERVE_NR, frame, True, None, True))
+        if lends:
+            while lo < end:
+                _map_compound(k, lo, stride, frame, frame + 1)
+                lo += stride
+                frame += VMEMMAP_RESERVE_NR
+        elif lo < end:
+            k.tables.set(lo, end, strided(lo, stride, VMEMMAP_RESERVE_NR, frame, True, None, True))
         lo = end
-    return 0
 
 
 def _map_compound(k: Kernel, lo: int, stride: int, head: int, tail: int) -> None:

@@ -1,0 +1,209 @@
+"""Whole sections by the row (the loops of __add_pages and __remove_pages, mm/memory_hotplug.c, Linux 7.3).
+
+The kernel works section by section. Where no allocation point of a range can fail, sections that are all alike end up
+the same when they are done together: same frames taken, same counts, same mapping up to the names of fresh frames. A
+row that holds the failing point, or for which memory runs short, is halved; a section that stands alone takes the
+ordinary path.
+"""
+
+from __future__ import annotations
+
+from mm.altmap import Altmap
+from mm.kernel import Kernel
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
+from mm.page import POISON
+from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, Extents
+from mm.pgmap import PgMap
+from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
+from mm.runs import RunSet
+from reference.populate import VMEMMAP_RESERVE_NR, map_compounds, vmemmap_can_optimize
+from reference.sparse_vmemmap import (
+    SECTIONS_PER_ROOT,
+    section_nr_vmemmap_pages,
+    sparse_add_section,
+    sparse_remove_section,
+)
+from reference.x86_pgtable import vmemmap_free
+
+
+def sparse_add_sections(
+    k: Kernel, roots: RunSet, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> int:
+    """`sparse_add_section` for each section that [pfn, pfn + nr) meets, ascending. The first error stops; sections
+    already added stay.
+    """
+    per = k.arch.pages_per_section
+    end = pfn + nr
+    while pfn < end:
+        want = 0 if pfn % per else (end - pfn) // per
+        while want > 1:
+            done = _add_row(k, roots, nid, pfn, want, altmap, pgmap)
+            if done:
+                break
+            want //= 2
+        else:
+            done = min(end, pfn - pfn % per + per) - pfn
+            rc = sparse_add_section(k, roots, nid, pfn, done, altmap, pgmap)
+            if rc:
+                return rc
+        pfn += done
+    return 0
+
+
+def _add_row(
+    k: Kernel, roots: RunSet, nid: int, pfn: int, want: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> int:
+    """Add up to `want` sections from `pfn` on together; how many pages that was, 0 when it cannot be done."""
+    arch, sections, tables = k.arch, k.sections, k.tables
+    per, spp, ptrs = arch.pages_per_section, arch.spp, arch.ptrs_per_pte
+    first = pfn // per
+    # Within one PMD table, so that its own allocation comes before all others.
+    want = min(want, ptrs - pfn // spp // ptrs % ptrs)
+    compound = 1 << pgmap.vmemmap_shift if pgmap is not None and vmemmap_can_optimize(k, altmap, pgmap) else 0
+    if compound > per and pgmap is not None:
+        if (pfn - pgmap.ranges[pgmap.nr_range][0]) % compound:
+            return 0
+        want -= want % (compound // per)
+    last, lo, hi = first + want, pfn // spp, (pfn // per + want) * per // spp
+    if want < 2 or sections.flags.runs(first, last) or sections.usage.runs(first, last):
+        return 0
+    missing_roots = _gaps(roots, first // SECTIONS_PER_ROOT, -(-last // SECTIONS_PER_ROOT))
+    missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
+    points = [("ROOT", missing_roots), ("USG", want), ("PGT", sum([len(holes) for _, holes in missing]))]
+    if compound:
+        missing.append((PTE_TABLE, [(first, last)]))
+        points += [("PTBL", want), ("VMF", VMEMMAP_RESERVE_NR * want * per // compound)]
+    else:
+        points.append(("VMB", want))
+    faults = k.faults
+    if faults.reached < faults.armed <= faults.reached + sum([n for _, n in points]):
+        return 0
+    table_frames = _bulk(k, sum([e - s for _, holes in missing for s, e in holes]), nid, OWNER_PGTABLE)
+    if table_frames is None:
+        return 0
+    got = _bulk(k, points[-1][1], nid, OWNER_MEMMAP) if compound else _blocks(k, want, nid, altmap)
+    if got is None:
+        k.pages.free_extents(table_frames)
+        return 0
+    for kind, n in points:
+        faults.grant(kind, n)
+    for level, holes in missing:
+        for s, e in holes:
+            table_frames = _install(k, level, s, e, table_frames)
+    if compound:
+        map_compounds(k, lo, arch.vmemmap_pages(compound.bit_length() - 1), got, lends=compound > per)
+    else:
+        vpn = lo
+        for frame, n in got:
+            tables.set(vpn, vpn + n, Leaf(frame - vpn))
+            vpn += n
+    k.vmstat.nr_memmap += _nr_vmemmap_pages(k, first, last, altmap, pgmap)
+    if missing_roots:
+        roots.add(first // SECTIONS_PER_ROOT, -(-last // SECTIONS_PER_ROOT))
+    sections.usage.set(first, last, "hot")
+    sections.subsections.add(pfn // arch.pages_per_subsection, last * per // arch.pages_per_subsection)
+    k.memmap.write(pfn, want * per, POISON)
+    sections.set_flags(first, last, SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
+    return want * per
+
+
+def sparse_remove_sections(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
+    """`sparse_remove_section` for each section that [pfn, pfn + nr) meets, ascending."""
+    per = k.arch.pages_per_section
+    end = pfn + nr
+    while pfn < end:
+        last = end // per
+        if pfn % per == 0 and last - pfn // per > 1:
+            last = _removable(k, pfn // per, last)
+            if last * per > pfn:
+                _remove_row(k, pfn // per, last, altmap, pgmap)
+                pfn = last * per
+                continue
+        stop = min(end, pfn - pfn % per + per)
+        sparse_remove_section(k, pfn, stop - pfn, altmap, pgmap)
+        pfn = stop
+
+
+def _removable(k: Kernel, first: int, last: int) -> int:
+    """End of the sections from `first` on, at most `last`, that were hot-added and are all there."""
+    sections = k.sections
+    run = sections.flags.run(first)
+    usage = sections.usage.run(first)
+    if run is None or usage is None or usage[2] != "hot":
+        return first
+    if run[2] & SECTION_IS_EARLY or not run[2] & SECTION_HAS_MEM_MAP:
+        return first
+    last = min(last, run[1], usage[1])
+    bits = k.arch.pages_per_section // k.arch.pages_per_subsection
+    return last if sections.subsections.covers(first * bits, last * bits) else first
+
+
+def _remove_row(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
+    """section_deactivate of sections [first, last), hot-added and removed whole."""
+    arch, sections = k.arch, k.sections
+    bits = arch.pages_per_section // arch.pages_per_subsection
+    sections.subsections.remove(first * bits, last * bits)
+    sections.usage.clear(first, last)
+    k.vmstat.nr_memmap -= _nr_vmemmap_pages(k, first, last, altmap, pgmap)
+    vmemmap_free(k, first * arch.vmemmap_per_section, last * arch.vmemmap_per_section, altmap)
+    sections.flags.clear(first, last)
+    sections.touched.append((first, last))
+
+
+def _nr_vmemmap_pages(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
+    """section_nr_vmemmap_pages, summed over sections [first, last)."""
+    per = k.arch.pages_per_section
+    if pgmap is None or pgmap.vmemmap_shift < per.bit_length() or not vmemmap_can_optimize(k, altmap, pgmap):
+        return (last - first) * section_nr_vmemmap_pages(k, first * per, per, altmap, pgmap)
+    compound = 1 << pgmap.vmemmap_shift
+    return VMEMMAP_RESERVE_NR * (-(-last * per // compound) - -(-first * per // compound))
+
+
+def _gaps(members: RunSet, lo: int, hi: int) -> int:
+    return hi - lo - members.count(lo, hi)
+
+
+def _bulk(k: Kernel, n: int, nid: int, owner: str) -> Extents | None:
+    """`n` frames of the kernel's zones, or None and nothing taken."""
+    got = k.pages.alloc_bulk(n, nid, owner)
+    if sum([m for _, m in got]) == n:
+        return got
+    k.pages.free_extents(got)
+    return None
+
+
+def _blocks(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents | None:
+    """`n` PMD-sized blocks by ascending address, neighbours joined; or None and nothing taken."""
+    size = k.arch.ptrs_per_pte
+    frames: list[int] = []
+    before = (altmap.alloc, altmap.align) if altmap is not None else (0, 0)
+    for _ in range(n):
+        frame = altmap.allocate(size) if altmap is not None else k.pages.alloc_kernel_block(nid, OWNER_MEMMAP)
+        if frame is None:
+            if altmap is not None:
+                altmap.alloc, altmap.align = before
+            else:
+                k.pages.free_extents([(f, size) for f in frames])
+            return None
+        frames.append(frame)
+    frames.sort()
+    out: Extents = []
+    for frame in frames:
+        if out and sum(out[-1]) == frame:
+            out[-1] = (out[-1][0], out[-1][1] + size)
+        else:
+            out.append((frame, size))
+    return out
+
+
+def _install(k: Kernel, level: int, index: int, end: int, frames: Extents) -> Extents:
+    """Put frames under the tables [index, end) of a level; what is left of the frames."""
+    frame, n = frames[0]
+    while index < end:
+        if not n:
+            frames = frames[1:]
+            frame, n = frames[0]
+        m = min(n, end - index)
+        k.tables.tables[level].set(index, index + m, frame - index)
+        index, frame, n = index + m, frame + m, n - m
+    return [(frame, n), *frames[1:]] if n else frames[1:]
