@@ -54,7 +54,20 @@ class KernelBug(Exception):
 class PageAllocator:
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
-    __slots__ = ("_zonelists", "block_order", "holders", "isolated", "isolated_free", "nodes", "owners", "refs", "touched", "zone_of")
+    __slots__ = (
+        "_zonelists",
+        "block_order",
+        "holders",
+        "isolated",
+        "isolated_free",
+        "nodes",
+        "owners",
+        "refs",
+        "short",
+        "spilled",
+        "touched",
+        "zone_of",
+    )
 
     def __init__(self, nodes: list[Node], block_order: int) -> None:
         self.nodes = nodes
@@ -73,6 +86,10 @@ class PageAllocator:
         """Free frames of the isolated range: nobody can allocate them."""
         self.zone_of: RunMap[Zone] = RunMap()
         """Online RAM: pfn -> zone (page_zone)."""
+        self.short = 0
+        """How many allocations got less than they asked for; only observers ask."""
+        self.spilled = 0
+        """How many times a populated zone had too little for an allocation, which then went on to the next zone."""
         self.touched: list[tuple[int, int]] = []
         """Frame ranges whose owner changed since the oracle last looked, as (first pfn, end pfn)."""
 
@@ -171,7 +188,10 @@ class PageAllocator:
                 out.append((lo, hi - lo))
                 n -= hi - lo
             if not n:
-                break
+                return out
+            self.spilled += zone.managed_pages > 0
+        if n:
+            self.short += 1
         return out
 
     def alloc_block(
@@ -195,6 +215,7 @@ class PageAllocator:
         for zone in self.zonelist(nid, zones, thisnode):
             blocks = zone.blocks
             if blocks.total < step:
+                self.spilled += zone.managed_pages > 0
                 continue
             at = 0  # runs before this one hold no aligned block
             while n and at < len(blocks.starts):
@@ -217,7 +238,10 @@ class PageAllocator:
                 out.append((lo, hi - lo))
                 n -= take
             if not n:
-                break
+                return out
+            self.spilled += 1
+        if n:
+            self.short += 1
         return out
 
     def alloc_kernel_block(self, nid: int, owner: str) -> int | None:
@@ -230,6 +254,8 @@ class PageAllocator:
                 self.owners.set(pfn, pfn + (1 << self.block_order), owner)
                 self.touched.append((pfn, pfn + (1 << self.block_order)))
                 return pfn
+            self.spilled += zone.managed_pages > 0
+        self.short += 1
         return None
 
     # -- freeing ----------------------------------------------------------------------------------------------------
