@@ -47,6 +47,23 @@ Extents = list[tuple[int, int]]
 """Runs of page frames as (first pfn, number of frames)."""
 
 
+def joined(extents: Extents) -> Extents:
+    """The same frames by address, neighbours in one extent; frames that occur twice stay in two extents."""
+    if len(extents) < 2:
+        return extents
+    out: Extents = []
+    rows = iter(sorted(extents))
+    lo, n = next(rows)
+    for pfn, count in rows:
+        if pfn == lo + n:
+            n += count
+        else:
+            out.append((lo, n))
+            lo, n = pfn, count
+    out.append((lo, n))
+    return out
+
+
 class KernelBug(Exception):
     """The modelled kernel would hit BUG(), panic, or a fault: what the message says happened."""
 
@@ -290,9 +307,14 @@ class PageAllocator:
             raise KernelBug(f"bad page state: frame {done:#x} is freed but is not online RAM")
 
     def free_extents(self, extents: Extents) -> None:
-        """`free` for each extent."""
-        for pfn, n in extents:
-            self.free(pfn, n)
+        """`free` for all extents, neighbours of one owner at once."""
+        for pfn, n in joined(extents):
+            end = pfn + n
+            while pfn < end:
+                run = self.owners.run(pfn)
+                stop = end if run is None or run[1] > end else run[1]
+                self.free(pfn, stop - pfn)
+                pfn = stop
 
     def get_refs(self, frame: int, n: int) -> None:
         """Take `n` more references on `frame`."""

@@ -1,11 +1,13 @@
 """The page allocator against a set of free frames: conservation, merging, placement, contiguous blocks."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mm.mmzone import ZONE_DMA32, ZONE_MOVABLE, ZONE_NORMAL, Node
-from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP_BOOT, OWNER_PAGES, KernelBug, PageAllocator
+from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP_BOOT, OWNER_PAGES, KernelBug, PageAllocator, joined
 
 BLOCK = 3
 """Pageblock order of the small allocator: 8 frames."""
@@ -167,3 +169,28 @@ def test_offline_takes_the_frames_away() -> None:
     assert zone.managed_pages == 48
     assert free_frames(pages, node) == set(range(128)) - set(range(48, 56))
     assert pages.alloc_block(4, 0, OWNER_PAGES, thisnode=True, zones=(ZONE_NORMAL,)) == 64
+
+
+@given(st.permutations(range(12)), st.lists(st.integers(0, 11)))
+def test_extents_are_joined(order: list[int], cuts: list[int]) -> None:
+    """Any cut of frames 0 to 11 and 20 to 31, in any order, joins to two extents."""
+    edges = sorted({0, 12, *cuts})
+    pieces = [(lo, hi - lo) for lo, hi in pairwise(edges)]
+    pieces += [(lo + 20, n) for lo, n in pieces]
+    pieces.sort(key=lambda piece: order[piece[0] % 20])
+    assert joined(pieces) == [(0, 12), (20, 12)]
+
+
+def test_freeing_extents_of_different_owners() -> None:
+    pages, node = small()
+    managed = node.zones[ZONE_NORMAL].managed_pages
+    pages.alloc_bulk(4, 0, OWNER_PAGES)
+    pages.alloc_bulk(4, 0, OWNER_MEMMAP_BOOT)
+    pages.free_extents([(92, 4), (90, 2), (88, 2)])
+    assert free_frames(pages, node) == set(range(128))
+    assert node.zones[ZONE_NORMAL].managed_pages == managed + 4
+    pages.alloc_bulk(4, 0, OWNER_PAGES)
+    with pytest.raises(KernelBug, match="not all allocated"):
+        pages.free_extents([(88, 2), (90, 2), (88, 1)])
+    with pytest.raises(KernelBug, match="not all allocated"):
+        pages.free_extents([(40, 2), (42, 2)])
