@@ -37,6 +37,11 @@ HUGETLB_VMEMMAP_RESERVE = 1
 
 Freed = Extents
 
+_pfn = attrgetter("pfn")
+
+Row = tuple[int, int, Zone]
+"""Neighbouring folios of one zone: first pfn, end pfn, zone."""
+
 
 def hugetlb_vmemmap_optimizable(k: Kernel, h: HState) -> bool:
     """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h): the memmap is larger than what is kept."""
@@ -205,13 +210,10 @@ def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, 
     return rc
 
 
-optimize_folio = __hugetlb_vmemmap_optimize_folio
-
-
 def hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio) -> None:
     """hugetlb_vmemmap_optimize_folio."""
     freed: Freed = []
-    optimize_folio(p, h, folio, freed)
+    __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
     free_vmemmap_page_list(p.k, freed)
 
 
@@ -222,34 +224,26 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
     Where nothing can fail, neighbouring folios are done in one go.
     """
     k = p.k
-    spp, pages = k.arch.spp, k.arch.vmemmap_pages(h.order)
-    if boot:
-        for folio in folios:
-            if folio.vmemmap_optimized:
-                vmemmap_wrprotect_hvo(k, folio.pfn // spp, pages)
-    if not p.vmemmap_optimize_enabled or not hugetlb_vmemmap_optimizable(k, h):
-        return
-    todo = [folio for folio in folios if not folio.vmemmap_optimized]
+    pages = k.arch.vmemmap_pages(h.order)
+    todo: list[Folio] = []
+    if p.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(k, h):
+        todo = [folio for folio in folios if not folio.vmemmap_optimized]
+    rows = _rows(todo)
+    old = None if boot or k.memory_blocks.altmaps else _private(k, rows)
+    if old is None and _first_pass(k, folios if boot else todo, todo, pages):
+        old = _private(k, rows)
     if not todo:
         return
-    rows = _rows(todo)
-    old = None if k.memory_blocks.altmaps else _private(k, rows)
-    if old is None and _split(k, todo, pages):
-        old = _private(k, rows)
     if old is not None and _optimize_rows(p, h, todo, rows):
         free_vmemmap_page_list(k, old)
         return
     freed: Freed = []
     for folio in todo:
-        if optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
+        if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
             free_vmemmap_page_list(k, freed)
             freed.clear()
-            optimize_folio(p, h, folio, freed)
+            __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
     free_vmemmap_page_list(k, freed)
-
-
-Row = tuple[int, int, Zone]
-"""Neighbouring folios of one zone: first pfn, end pfn, zone."""
 
 
 def _rows(folios: list[Folio]) -> list[Row]:
@@ -257,8 +251,10 @@ def _rows(folios: list[Folio]) -> list[Row]:
     if len(folios) == 1:
         folio = folios[0]
         return [(folio.pfn, folio.pfn + (1 << folio.order), folio.zone)]
-    size = 1 << folios[0].order
     rows: list[Row] = []
+    if not folios:
+        return rows
+    size = 1 << folios[0].order
     lo = hi = -1
     zone = folios[0].zone
     for folio in sorted(folios, key=_pfn):
@@ -271,18 +267,22 @@ def _rows(folios: list[Folio]) -> list[Row]:
     return rows
 
 
-_pfn = attrgetter("pfn")
+def _first_pass(k: Kernel, folios: list[Folio], todo: list[Folio], pages: int) -> bool:
+    """Pass 1, in list order: write-protect what pre-HVO optimized, hugetlb_vmemmap_split_folio for what is `todo`.
 
-
-def _split(k: Kernel, folios: list[Folio], pages: int) -> bool:
-    """hugetlb_vmemmap_split_folio for each folio in list order; False: leaves are left, or a folio is self-hosted."""
+    The first lack of memory ends it, for the write-protection of later folios too. False: leaves are left, or a folio
+    is self-hosted.
+    """
     complete = True
     for folio in folios:
         lo = folio.pfn // k.arch.spp
-        rc = vmemmap_remap_split(k, lo, lo + pages)
-        complete = complete and not rc
-        if rc == -ENOMEM:
-            break
+        if folio.vmemmap_optimized:
+            vmemmap_wrprotect_hvo(k, lo, pages)
+        elif todo:
+            rc = vmemmap_remap_split(k, lo, lo + pages)
+            complete = complete and not rc
+            if rc == -ENOMEM:
+                break
     return complete
 
 
