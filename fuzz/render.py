@@ -85,15 +85,15 @@ def _words(side: SideStep) -> list[tuple[int, int, str, str]]:
 
 def _counters(step: Step) -> Iterator[str]:
     """One line a counter that moved, with the candidate's movement where it is another one."""
-    ref = {change.name: change for change in step.reference.counters}
-    cand = {change.name: change for change in step.candidate.counters}
-    for name in dict.fromkeys([*ref, *cand]):
-        left, right = ref.get(name), cand.get(name)
+    ref = {change.field: change for change in step.reference.counters}
+    cand = {change.field: change for change in step.candidate.counters}
+    for field, name in {change.field: change.name for change in (*ref.values(), *cand.values())}.items():
+        left, right = ref.get(field), cand.get(field)
         if left is not None and left == right:
             text = _moved(left)
         else:
             text = f"reference {_moved(left)}, candidate {_moved(right)}"
-        yield f"{name}: {text}" + _mark(step.finding, "accounting", name)
+        yield f"{name}: {text}" + _mark(step.finding, "accounting", field)
 
 
 def _moved(change: CounterChange | None) -> str:
@@ -102,18 +102,17 @@ def _moved(change: CounterChange | None) -> str:
     return f"{change.after - change.before:+} ({change.before} -> {change.after})"
 
 
-def _mark(finding: Finding | None, layer: str, name: str) -> str:
+def _mark(finding: Finding | None, layer: str, field: str) -> str:
     """The arrow behind the first field that differs."""
-    if finding is None or finding.layer != layer:
-        return ""
-    return "    <-- first difference" if layer == "returns" or finding.field in name else ""
+    differs = finding is not None and finding.layer == layer and (layer == "returns" or finding.field == field)
+    return "    <-- first difference" if differs else ""
 
 
 def _mapping(who: str, changes: tuple[MappingChange, ...]) -> Iterator[str]:
     for change in changes[:MOST_RANGES]:
         pages = change.end - change.first
         yield (
-            f"{who}: vmemmap pages {change.first:#x}..{change.end:#x} ({pages}, of {format_size(change.size)} at "
+            f"{who}: vmemmap {change.first:#x}..{change.end:#x} ({pages} pages, of {format_size(change.size)} at "
             f"{change.at:#x}): {change.before} -> {change.after}"
         )
     rest = changes[MOST_RANGES:]

@@ -13,22 +13,26 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.execute import Lockstep, Profile, Side
 from fuzz.oracle.finding import Finding
+from fuzz.oracle.observe import Form, Segment, mapping, tails_by_frame
 from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
 from fuzz.program.text import format_machine, format_op
 from mm.errno import errno_name
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_NAMES
-from mm.pgtable import Leaf, Mapping, Pte, Shared, Strided
-from mm.runs import RunMap
 
 UNMAPPED: Final = "not mapped"
+END: Final = 1 << 52
+"""Behind the last vmemmap page of any machine."""
 
 
 class CounterChange(NamedTuple):
     """One counter, before and after an operation."""
 
+    field: str
+    """Its name in a finding."""
     name: str
+    """Its name for people."""
     before: int
     after: int
 
@@ -140,27 +144,31 @@ def outcome(rc: int | str) -> str:
     return errno_name(rc) if rc < 0 else str(rc)
 
 
-def counters(kernel: Kernel) -> dict[str, int]:
-    """The counters that a report shows, by name."""
+def counters(kernel: Kernel) -> dict[str, tuple[str, int]]:
+    """The counters that a report shows: by the name that a finding gives them, the name for people and the value."""
     stat = kernel.vmstat
     out = {
-        "nr_memmap_pages": stat.nr_memmap,
-        "nr_memmap_boot_pages": stat.nr_memmap_boot,
-        "nr_page_table_pages": stat.nr_page_table_pages,
-        "struct pages initialized": stat.struct_pages_initialized,
+        "nr_memmap": ("nr_memmap_pages", stat.nr_memmap),
+        "nr_memmap_boot": ("nr_memmap_boot_pages", stat.nr_memmap_boot),
+        "nr_page_table_pages": ("nr_page_table_pages", stat.nr_page_table_pages),
+        "struct_pages_initialized": ("struct pages initialized", stat.struct_pages_initialized),
     }
+    total = 0
     for node in kernel.nodes:
         for zone in node.zones:
-            name = f"node {node.nid} {ZONE_NAMES[zone.idx]}"
-            out[f"{name} free pages"] = zone.free_pages(kernel.arch.pmd_order)
-            out[f"{name} managed pages"] = zone.managed_pages
-            out[f"{name} present pages"] = zone.present_pages
+            field, name = f"zone{zone.nid}.{zone.idx}", f"node {zone.nid} {ZONE_NAMES[zone.idx]}"
+            free = zone.free_pages(kernel.arch.pmd_order)
+            total += free
+            out[f"{field}.free"] = f"{name} free pages", free
+            out[f"{field}.managed"] = f"{name} managed pages", zone.managed_pages
+            out[f"{field}.present"] = f"{name} present pages", zone.present_pages
+    if len(kernel.nodes) > 1:
+        out["free pages"] = "free pages of all nodes", total
     for order, pool in kernel.hstates.items():
-        size = format_size(kernel.arch.page << order)
-        for nid in range(len(pool.nr)):
-            out[f"node {nid} {size} huge pages"] = pool.nr[nid]
-            out[f"node {nid} {size} free huge pages"] = len(pool.free[nid])
-            out[f"node {nid} {size} surplus huge pages"] = pool.surplus[nid]
+        field, size = f"hugetlb.{order}", format_size(kernel.arch.page << order)
+        out[f"{field}.nr"] = f"{size} huge pages", sum(pool.nr)
+        out[f"{field}.free"] = f"{size} free huge pages", pool.free_count()
+        out[f"{field}.surplus"] = f"{size} surplus huge pages", sum(pool.surplus)
     return out
 
 
@@ -168,35 +176,38 @@ class _Snapshot:
     """One side between two operations."""
 
     def __init__(self, side: Side) -> None:
-        self.counters = counters(side.kernel)
-        self.mapping = side.kernel.tables.entries.copy()
+        kernel = side.kernel
+        self.counters = counters(kernel)
+        self.mapping = rows(mapping(kernel, tails_by_frame(kernel), 0, END))
 
     def step(self, after: _Snapshot, kernel: Kernel, rc: int | str) -> SideStep:
         """What happened between this snapshot and a later one."""
         changed = tuple(
-            CounterChange(name, value, after.counters[name])
-            for name, value in self.counters.items()
-            if value != after.counters[name]
+            CounterChange(field, name, value, after.counters[field][1])
+            for field, (name, value) in self.counters.items()
+            if value != after.counters[field][1]
         )
         arch = kernel.arch
-        mapping = tuple(
+        moved = tuple(
             MappingChange(lo, hi, lo * arch.spp * arch.page, (hi - lo) * arch.spp * arch.page, old, new)
             for lo, hi, old, new in differences(self.mapping, after.mapping)
         )
-        return SideStep(rc, outcome(rc), changed, mapping, tuple(kernel.log))
+        return SideStep(rc, outcome(rc), changed, moved, tuple(kernel.log))
 
 
-def differences(before: RunMap[Mapping], after: RunMap[Mapping]) -> list[tuple[int, int, str, str]]:
-    """Ranges that are mapped otherwise than before, as (first, end, how before, how now), alike neighbours joined."""
-    edges = sorted({*before.starts, *before.ends, *after.starts, *after.ends})
+Words = tuple[int, int, str]
+"""A range of vmemmap pages and how it is mapped."""
+
+
+def differences(before: list[Words], after: list[Words]) -> list[tuple[int, int, str, str]]:
+    """Ranges that are mapped otherwise than before, as (first, end, how before, how now)."""
+    edges = sorted({edge for words in (before, after) for lo, hi, _ in words for edge in (lo, hi)})
     out: list[tuple[int, int, str, str]] = []
+    old, new = _Cursor(before), _Cursor(after)
     for lo, hi in pairwise(edges):
-        old, new = before.get(lo), after.get(lo)
-        if old == new:
-            continue
-        words = describe(old), describe(new)
+        words = old.at(lo), new.at(lo)
         if words[0] == words[1]:
-            words = words[0], f"{words[1]}, other frames"
+            continue
         if out and out[-1][1] == lo and out[-1][2:] == words:
             out[-1] = (out[-1][0], hi, *words)
         else:
@@ -204,21 +215,73 @@ def differences(before: RunMap[Mapping], after: RunMap[Mapping]) -> list[tuple[i
     return out
 
 
-def describe(mapping: Mapping | None) -> str:
-    """A form of mapping in words."""
-    if mapping is None:
+class _Cursor:
+    """Looks up ascending positions in a list of ranges."""
+
+    def __init__(self, words: list[Words]) -> None:
+        self.words = words
+        self.i = 0
+
+    def at(self, position: int) -> str:
+        while self.i < len(self.words) and self.words[self.i][1] <= position:
+            self.i += 1
+        if self.i < len(self.words) and self.words[self.i][0] <= position:
+            return self.words[self.i][2]
         return UNMAPPED
-    if isinstance(mapping, Leaf):
-        return "PMD leaf, RW"
-    if isinstance(mapping, Pte):
-        return f"own frames by PTE, {_rights(mapping.rw)}"
-    if isinstance(mapping, Shared):
-        return f"the shared tail page, {_rights(mapping.rw)}"
-    assert isinstance(mapping, Strided)
-    kept = f"{mapping.keep} own {_rights(mapping.rw)}"
-    rest = mapping.period - mapping.keep
-    whose = "its last own page" if mapping.tail is None else "the shared tail page"
-    return f"in each {mapping.period} pages {kept}, {rest} to {whose} {_rights(mapping.tail_rw)}"
+
+
+def rows(segments: list[Segment]) -> list[Words]:
+    """The mapping in words; compound pages are told as rows, however the side stores them."""
+    out: list[Words] = []
+    i = 0
+    while i < len(segments):
+        lo, hi, form = segments[i]
+        text = describe(form)
+        if form[0] == "pte" and i + 1 < len(segments):
+            start, end, tail = segments[i + 1]
+            period = end - lo
+            if start == hi and tail[0] in ("tail", "alias") and period & (period - 1) == 0 and lo % period == 0:
+                # The page that an alias shows is one of those that are kept.
+                alias = tail[0] == "alias"
+                keep = start - lo + alias
+                text, hi = _row(period, keep, form[1], form[2], tail[1], alias), end
+                i += 1
+        if out and out[-1][1] == lo and out[-1][2] == text:
+            out[-1] = out[-1][0], hi, text
+        else:
+            out.append((lo, hi, text))
+        i += 1
+    return out
+
+
+def describe(form: Form) -> str:
+    """One form of mapping in words."""
+    match form:
+        case ("leaf", owner):
+            return f"PMD leaf, {_OWNERS.get(owner, owner)}, RW"
+        case ("pte", rw, owner):
+            return f"base pages, {_OWNERS.get(owner, owner)}, {_rights(rw)}"
+        case ("tail", rw, _, order):
+            return f"the zone's tail page of order {order}, {_rights(rw)}"
+        case ("alias", rw, _, _):
+            return f"a tail page of the compound page's own, {_rights(rw)}"
+        case ("row", period, keep, _, rw, owner, tail_rw, name):
+            return _row(period, keep, rw, owner, tail_rw, name is None)
+    raise AssertionError(form)
+
+
+def _row(period: int, keep: int, rw: bool, owner: str, tail_rw: bool, own: bool) -> str:
+    whose = "the last of these" if own else "the zone's tail page"
+    kept = f"{keep} own ({_OWNERS.get(owner, owner)}, {_rights(rw)})"
+    return f"in every {period}: {kept}, {period - keep} share {whose} ({_rights(tail_rw)})"
+
+
+_OWNERS: Final = {
+    "memmap_boot": "boot memory",
+    "memmap": "buddy memory",
+    "selfhosted": "in the block itself",
+    "altmap": "in the device itself",
+}
 
 
 def _rights(rw: bool) -> str:

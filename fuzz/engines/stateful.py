@@ -138,7 +138,7 @@ class Stateful:
         begin = perf_counter()
         done = self.statistics
         speed = done.programs / done.seconds if done.seconds else 20.0
-        examples = max(1, min(int(speed * seconds), 1000))
+        examples = max(1, int(min(speed * seconds, 1000.0)))
         if programs is not None:
             examples = min(examples, programs)
         self.slices += 1

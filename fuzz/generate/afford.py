@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz.generate.operands import MANY, MANY_GIGANTIC, fit
+from fuzz.generate.operands import fit
 from fuzz.program.model import Op
 from mm.kernel import Kernel
 
 G: Final = 1 << 30
+MANY: Final = 64
+"""2M pages that one operation takes at most, a section of memmap: under instrumentation a folio costs much."""
+MANY_GIGANTIC: Final = 2
 MOST_MEMORY: Final = 64 * G
 """Of `memory add`, whose blocks are devices, made one by one."""
 MOST_DAX: Final = 1024 * G
@@ -29,7 +32,7 @@ def _with(op: Op, **args: object) -> Op:
 
 
 def _reserve(op: Op, kernel: Kernel) -> Op:
-    most = 64 if op.args["size"] == G else MANY
+    most = 16 if op.args["size"] == G else MANY
     return _with(op, count=most) if op.args["count"] > most else op
 
 

@@ -26,9 +26,9 @@ G: Final = 1 << 30
 RAW: Final = 0.15
 """Share of operands that do not look at the state."""
 
-MANY: Final = 256
-"""The most huge pages one operation takes or gives when the state allows more."""
-MANY_GIGANTIC: Final = 4
+MANY: Final = 64
+"""The most 2M pages that one operation takes where the state allows more: those whose memmap is a section's."""
+MANY_GIGANTIC: Final = 2
 
 LOW_HOLE: Final = 4 * G
 """End of the hole below 4G."""

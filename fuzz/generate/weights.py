@@ -17,7 +17,7 @@ Draw = Callable[[], float]
 WEIGHTS: Final = {
     "hugetlb resize": 22,
     "hugetlb overcommit": 4,
-    "hugetlb demote": 4,
+    "hugetlb demote": 2,
     "hugetlb map": 8,
     "hugetlb unmap": 7,
     "hugetlb dissolve": 6,
@@ -38,7 +38,7 @@ FAILABLE: Final = (
     *("hugetlb resize",) * 5,
     *("dax create",) * 3,
     *("memory add",) * 2,
-    *("hugetlb demote",) * 2,
+    "hugetlb demote",
     "hugetlb dissolve",
     "hugetlb map",
     "hugetlb unmap",

@@ -1,0 +1,175 @@
+"""Throughput of the differential fuzzer, as ratios from one run: machines differ, ratios do less.
+
+- `ratio_vs_hypothesis`: differential operations per second of the uniform engine over those of a Hypothesis state
+  machine on the same pair, with the same mix of operations.
+- `ratio_vs_no_oracle`: time of the two models alone over time of models and comparison, on the same recorded programs.
+- `cost_16TiB_over_4GiB`: time of one operation on a machine of 16 TiB over one of 4 GiB, with the same mix.
+
+All times are CPU time. The measurements are interleaved in rounds, and each number is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+from collections.abc import Callable
+from random import Random
+from time import process_time
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from fuzz.engines.stateful import Stateful
+from fuzz.engines.uniform import Uniform
+from fuzz.execute import Lockstep, Side
+from fuzz.generate.program import run_generated
+from fuzz.program.model import Program
+from mm.machine import Machine
+
+TARGETS: Final = {"ratio_vs_hypothesis": 6.0, "ratio_vs_no_oracle": 0.6, "cost_16TiB_over_4GiB": 1.25}
+AT_MOST: Final = frozenset({"cost_16TiB_over_4GiB"})
+"""Ratios that should be small; the others should be large."""
+LENGTH: Final = 40
+"""Operations after the boot where machines of different size are compared."""
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """CPU time of some work, with no garbage of what ran before."""
+    gc.collect()
+    begin = process_time()
+    work()
+    return process_time() - begin
+
+
+def uniform_speed(seed: int, programs: int) -> tuple[int, float]:
+    """Operations done by the uniform engine, and their time."""
+    engine = Uniform(seed)
+    took = seconds(lambda: engine.advance(float("inf"), programs) and None)
+    return engine.statistics.operations, took
+
+
+def hypothesis_speed(seed: int, programs: int) -> tuple[int, float]:
+    """The same for the state machine."""
+    engine = Stateful(seed)
+
+    def work() -> None:
+        while engine.statistics.programs < programs:
+            engine.advance(float("inf"), programs - engine.statistics.programs)
+
+    took = seconds(work)
+    return engine.statistics.operations, took
+
+
+def record(seed: int, count: int) -> list[Program]:
+    """Programs of the uniform engine on which the models agree."""
+    engine = Uniform(seed)
+    runs = (engine.run(number) for number in range(count))
+    return [program for program, outcome in runs if outcome.verdict == "ok"]
+
+
+def models_only(programs: list[Program]) -> None:
+    """Both models, nobody compares."""
+    for program in programs:
+        pair = Lockstep(program.machine)
+        sides: tuple[Side, Side] = pair.reference, pair.candidate
+        for op in program.ops:
+            for side in sides:
+                side.run(op)
+                forget_touched(side)
+
+
+def forget_touched(side: Side) -> None:
+    """Empty the lists of what an operation touched, as the oracle does after each."""
+    kernel = side.kernel
+    for owner in (kernel.tables, kernel.memmap, kernel.pages, kernel.sections, kernel.memory_blocks):
+        owner.touched.clear()
+
+
+def with_oracle(programs: list[Program]) -> None:
+    """Both models and the comparison after each operation."""
+    for program in programs:
+        pair = Lockstep(program.machine)
+        for op in program.ops:
+            pair.step(op)
+            if pair.over:
+                break
+        else:
+            pair.finish()
+
+
+def operation_cost(ram: int, seed: int, programs: int) -> tuple[int, float]:
+    """Operations on machines with that much RAM, and their time."""
+    draw = Random(seed).random
+    done = 0
+
+    def work() -> None:
+        nonlocal done
+        for _ in range(programs):
+            _, outcome = run_generated(draw, "posted", machine=Machine(ram=ram), length=LENGTH)
+            done += outcome.ops_executed
+
+    took = seconds(work)
+    return done, took
+
+
+def measure(rounds: int, programs: int) -> dict[str, float]:
+    """All numbers."""
+    speed: list[float] = []
+    slow: list[float] = []
+    oracle: list[float] = []
+    small: list[float] = []
+    large: list[float] = []
+    for seed in range(rounds):
+        done, took = uniform_speed(seed, programs)
+        speed.append(done / took)
+        done, took = hypothesis_speed(seed, programs // 8)
+        slow.append(done / took)
+        recorded = record(1000 + seed, programs)
+        models_only(recorded[:20])
+        without = seconds(lambda recorded=recorded: models_only(recorded))  # type: ignore[misc]
+        full = seconds(lambda recorded=recorded: with_oracle(recorded))  # type: ignore[misc]
+        oracle.append(without / full)
+        for ram, costs in ((4 << 30, small), (16 << 40, large)):
+            done, took = operation_cost(ram, seed, programs // 2)
+            costs.append(took / done)
+    median = statistics.median
+    return {
+        "ratio_vs_hypothesis": median(x / y for x, y in zip(speed, slow, strict=True)),
+        "ratio_vs_no_oracle": median(oracle),
+        "cost_16TiB_over_4GiB": median(y / x for x, y in zip(small, large, strict=True)),
+        "uniform_ops_per_second": median(speed),
+        "hypothesis_ops_per_second": median(slow),
+        "us_per_operation_4GiB": median(small) * 1e6,
+        "us_per_operation_16TiB": median(large) * 1e6,
+    }
+
+
+def main() -> None:
+    """Print one table, or JSON."""
+    parser = argparse.ArgumentParser(description="Throughput of the differential fuzzer, as ratios from one run.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; each number is the median (default: 5)")
+    parser.add_argument("--programs", type=int, default=200, help="programs of one measurement (default: 200)")
+    args = parser.parse_args()
+    numbers = measure(args.rounds, args.programs)
+    if args.json:
+        print(json.dumps({name: round(value, 3) for name, value in numbers.items()}, indent=2))
+        return
+    table = Table(title=f"throughput, {args.rounds} rounds of {args.programs} programs", title_justify="left")
+    table.add_column("measurement")
+    table.add_column("value", justify="right")
+    table.add_column("target", justify="right")
+    for name, value in numbers.items():
+        target = ""
+        if name in TARGETS:
+            met = value <= TARGETS[name] if name in AT_MOST else value >= TARGETS[name]
+            target = f"{'at most' if name in AT_MOST else 'at least'} {TARGETS[name]:g}{'' if met else '  MISSED'}"
+        table.add_row(name, f"{value:,.2f}", target)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
