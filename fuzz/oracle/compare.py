@@ -60,6 +60,7 @@ class Oracle:
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
         """Names of the candidate's device tails; they are kept forever."""
         self._subsections = RunSet()
+        self._short = 0, 0
         self._tails: tuple[Tails, Tails] | None = None
 
     # -- one operation ----------------------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ class Oracle:
         ref.faults.points = cand.faults.points = None
         if ref.faults.nth:
             ref.faults.points, cand.faults.points = [], []
+        self._short = ref.pages.short, cand.pages.short
         if op.name == "dax create":
             self._subsections = ref.sections.subsections.copy()
 
@@ -96,7 +98,7 @@ class Oracle:
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause
-                diff = check(self.ref, "reference") or check(self.cand, "candidate")
+                diff = self._invariants()
         finding = None
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
@@ -139,9 +141,12 @@ class Oracle:
             or self._sections()
             or self._accounting(everything=True)
             or self._frames(True)
-            or check(ref, "reference", self.pieces.slack[0])
-            or check(cand, "candidate", self.pieces.slack[1])
+            or self._invariants()
         )
+
+    def _invariants(self) -> Difference | None:
+        mine, theirs = self.pieces.slack
+        return check(self.ref, "reference", mine) or check(self.cand, "candidate", theirs, partial=self.merged)
 
     def _forget(self) -> None:
         for k in (self.ref, self.cand):
@@ -301,17 +306,13 @@ class Oracle:
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         dax = op.name == "dax create"
-        if ref.faults.armed:
-            return "fault-fork" if rules.fault_fork(ref, cand, dax, self.merged) else None
+        if ref.faults.armed and rules.fault_fork(ref, cand, dax, self.merged):
+            return "fault-fork"
         if not (self.parted or dax):
             return None
-        if rules.memory_fork(ref, cand, self.accounting.free_before()):
+        short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
+        if rules.memory_fork(op.name, (rc, rc2), short, self.accounting.free_before()):
             return "memory-fork"
-        if op.name == "memory offline" and rules.placement_fork(ref, cand):
+        if rules.folios_fork(ref, cand) or (op.name == "memory offline" and rules.placement_fork(ref, cand)):
             return "placement-fork"
-        for x, y in zip(ref.hstates.values(), cand.hstates.values(), strict=True):
-            if x.touched and x.nr == y.nr:
-                for f, g in zip(x.free, y.free, strict=True):
-                    if rules.lists_fork(ref, cand, list(f), list(g)):
-                        return "placement-fork"
         return None

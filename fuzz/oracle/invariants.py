@@ -38,11 +38,19 @@ def _violated(layer: Layer, field: str, drift: str, detail: str, side: str) -> D
     return Difference(layer, f"{side}: {field}", drift, f"{side}: {detail}")
 
 
-def check(k: Kernel, side: str, slack: int = 0) -> Difference | None:
-    """The first violated invariant. `slack` is what NR_MEMMAP counts more than there are frames, for a reason the
-    ledger knows.
+def check(k: Kernel, side: str, slack: int = 0, partial: bool = False) -> Difference | None:
+    """The first violated invariant.
+
+    `slack` is what NR_MEMMAP counts more than there are frames, for a reason the ledger knows. `partial`: an optimized
+    folio may map only some of its tail pages to the shared one (profile merged, unified-framework.md 3.9).
     """
-    return _partition(k, side) or _mapped(k, side, slack) or references(k, side) or _tables(k, side) or _pools(k, side)
+    return (
+        _partition(k, side)
+        or _mapped(k, side, slack)
+        or references(k, side)
+        or _tables(k, side)
+        or _pools(k, side, partial)
+    )
 
 
 # -- frames ---------------------------------------------------------------------------------------------------------
@@ -231,7 +239,7 @@ def _tables(k: Kernel, side: str) -> Difference | None:
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
-def _pools(k: Kernel, side: str) -> Difference | None:
+def _pools(k: Kernel, side: str, partial: bool) -> Difference | None:
     folios: Runs = []
     for h in k.hstates.values():
         name = f"hugetlb.{h.order}"
@@ -241,7 +249,7 @@ def _pools(k: Kernel, side: str) -> Difference | None:
             per_node[folio.nid] += 1
             free += folio.refcount == 0
             folios.append((pfn, pfn + h.pages))
-            wrong = _folio(k, pfn, h.order, folio.vmemmap_optimized)
+            wrong = _folio(k, pfn, h.order, folio.vmemmap_optimized, partial)
             if wrong:
                 return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
         if per_node != h.nr or any(not 0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True)):
@@ -261,7 +269,7 @@ def _pools(k: Kernel, side: str) -> Difference | None:
     return None
 
 
-def _folio(k: Kernel, pfn: int, order: int, optimized: bool) -> str:
+def _folio(k: Kernel, pfn: int, order: int, optimized: bool, partial: bool) -> str:
     """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1)."""
     lo, n = pfn // k.arch.spp, k.arch.vmemmap_pages(order)
     zone = k.pages.zone_of.get(pfn)
@@ -279,6 +287,6 @@ def _folio(k: Kernel, pfn: int, order: int, optimized: bool) -> str:
             private += m.keep
         else:
             private += e - s
-    if (shared, private) == ((n - 1, 1) if optimized else (0, n)):
+    if (shared, private) == ((n - 1, 1) if optimized else (0, n)) or (partial and optimized and shared + private == n):
         return ""
     return f"marked {'optimized' if optimized else 'not optimized'} with {shared} shared pages"

@@ -147,10 +147,12 @@ class Pieces:
             return [(lo, hi, ("row", v, REF_KEEP, phase, True, OWNER_MEMMAP, True, None))]
         out: list[Segment] = []
         for s, e in self._pages(p, lo, hi):
-            offset = (s - p.origin) // self.arch.spp % v
+            offset = (s - p.origin) // self.arch.spp
             s, e = s // self.arch.spp, e // self.arch.spp
-            # Sections that continue a compound page map what the page before them maps.
-            self._head_and_rest(out, lo, hi, s, e, offset == 0, ("alias", True, OWNER_MEMMAP, s - offset + 1))
+            # A section that does not begin a compound page maps what the page before it maps. If the range begins
+            # inside a section, no later section begins one, and all share the first compound page's tail.
+            first = s - offset if p.origin % self.arch.pages_per_section else s - offset % v
+            self._head_and_rest(out, lo, hi, s, e, offset % v == 0, ("alias", True, OWNER_MEMMAP, first + 1))
         return out
 
     def candidate_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages
 from fuzz.oracle.pieces import Pieces
-from mm.errno import EEXIST, EOPNOTSUPP
+from mm.errno import EBUSY, EEXIST, ENOMEM, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.machine import Machine
-from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, Zone
+from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Poison
 from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE
 from mm.runs import RunMap
@@ -23,6 +23,8 @@ Clauses = set[str]
 
 
 def _clip(segments: list[Segment], lo: int, hi: int) -> list[Segment]:
+    if lo >= hi:
+        return []
     return [(max(s, lo), min(e, hi), form) for s, e, form in segments if s < hi and e > lo]
 
 
@@ -75,6 +77,8 @@ def dax_pages(pieces: Pieces, segments: list[PageSegment], lo: int, hi: int, use
 
 
 def _clip_pages(segments: list[PageSegment], lo: int, hi: int) -> list[PageSegment]:
+    if lo >= hi:
+        return []
     return [(max(s, lo), min(e, hi), content) for s, e, content in segments if s < hi and e > lo]
 
 
@@ -151,10 +155,8 @@ def boot_initialized(machine: Machine, ref: Kernel) -> int:
 
 
 def zone_spill(ref: Kernel, cand: Kernel) -> bool:
-    """Whether single frames can have come from different zones: a kernel zone of a side has no free pageblock left."""
-    return any(
-        zone.managed_pages and not zone.blocks.total for k in (ref, cand) for node in k.nodes for zone in node.zones[:3]
-    )
+    """Whether frames can lie in other zones on one side: some allocation went on to the next zone of its list."""
+    return bool(ref.pages.spilled or cand.pages.spilled)
 
 
 def partial_add_unsupported(pieces: Pieces, rc: int, rc2: int, ranges: list[tuple[int, int]]) -> bool:
@@ -173,51 +175,46 @@ def partial_add_unsupported(pieces: Pieces, rc: int, rc2: int, ranges: list[tupl
 
 # -- forks ----------------------------------------------------------------------------------------------------------
 
-MOVED = frozenset({"TAIL", "VMF", "ROOT", "PTEHOOK", "PMDHOOK"})
-"""Allocation points whose number differs between the trees: shared tails and kept pages of DAX, the size of struct
-mem_section, and the fallible updates of profile `merged`."""
+ROOTS = frozenset({"ROOT"})
+"""Points that every operation may reach in other numbers: struct mem_section has another size."""
+DAX_POINTS = frozenset({"TAIL", "VMF"})
+"""Points that creating a DAX device reaches in other numbers: shared tails and kept pages."""
+HOOKS = frozenset({"PTEHOOK", "PMDHOOK"})
+"""Points that only profile `merged` has: page-table updates that can fail."""
+
+Trace = list[tuple[str, int]]
 
 
-def _points(trace: list[tuple[str, int]], n: int) -> tuple[list[tuple[str, int]], int]:
-    """The first `n` points without the MOVED kinds, equal neighbours added up; and how many were MOVED."""
-    kept: list[tuple[str, int]] = []
-    moved = 0
+def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, Trace]:
+    """The first `n` points of a trace: those of other kinds, equal neighbours added up; and those of the `moved` kinds."""
+    kept: Trace = []
+    out: Trace = []
     for kind, count in trace:
         count = min(count, n)
         n -= count
-        if kind in MOVED:
-            moved += count
-        elif kept and kept[-1][0] == kind:
-            kept[-1] = (kind, kept[-1][1] + count)
+        points = out if kind in moved else kept
+        if points and points[-1][0] == kind:
+            points[-1] = kind, points[-1][1] + count
         elif count:
-            kept.append((kind, count))
-    return kept, moved
+            points.append((kind, count))
+    return kept, out
 
 
 def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
-    Up to the armed number both traces must be the same once the MOVED kinds are taken out, and these must be of kinds
-    that this operation may have in other numbers.
+    Up to the armed number both traces must be the same once the kinds that may differ are taken out, and those must differ.
     """
     nth = ref.faults.armed
     a, b = ref.faults.points, cand.faults.points
     if not nth or a is None or b is None:
         return False
-    allowed = {"ROOT"} | ({"TAIL", "VMF"} if dax else set()) | ({"PTEHOOK", "PMDHOOK"} if merged else set())
-    counts: list[dict[str, int]] = []
-    for trace in (a, b):
-        left, have = nth, dict.fromkeys(MOVED, 0)
-        for kind, n in trace:
-            n = min(n, left)
-            left -= n
-            if kind in MOVED:
-                have[kind] += n
-        counts.append(have)
-    different = {kind for kind in MOVED if counts[0][kind] != counts[1][kind]}
-    if not different or not different <= allowed:
+    moved = ROOTS | (DAX_POINTS if dax else frozenset()) | (HOOKS if merged else frozenset())
+    mine, out = _first_points(a, nth, moved)
+    theirs, out2 = _first_points(b, nth, moved)
+    if out == out2:
         return False
-    short, long = sorted((_points(a, nth)[0], _points(b, nth)[0]), key=lambda points: sum(n for _, n in points))
+    short, long = sorted((mine, theirs), key=lambda points: sum(n for _, n in points))
     for i, (kind, n) in enumerate(short):
         last = i == len(short) - 1
         if i >= len(long) or long[i][0] != kind or (long[i][1] < n if last else long[i][1] != n):
@@ -225,25 +222,21 @@ def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
     return True
 
 
-def memory_fork(ref: Kernel, cand: Kernel, free_before: tuple[int, int]) -> bool:
-    """Whether a side ran out of memory that the other had: the poorer one could not have served what the richer one
-    took.
+def memory_fork(operation: str, rcs: tuple[int, int], short: tuple[int, int], free: tuple[int, int]) -> bool:
+    """Whether a side ran out of memory that the other had.
 
-    `free_before` is the sum of free pages on each side before the operation. Single frames: the richer side touched at
-    least as many frames as the poorer had. Huge pages: a side has no free pageblock in some zone where the other has.
+    `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages before it.
+    If only one side ran short, it must be the one with less memory, or else the operation one that takes other amounts
+    on the two sides. What may differ then is how far the operation got: it failed with -ENOMEM, or a pool took what it
+    could.
     """
-    touched = [sum(hi - lo for lo, hi in k.pages.touched) for k in (ref, cand)]
-    if free_before[0] < touched[1] or free_before[1] < touched[0]:
-        return True
-    for a, b in zip(ref.nodes, cand.nodes, strict=True):
-        for x, y in zip(a.zones[:ZONE_DEVICE], b.zones[:ZONE_DEVICE], strict=True):
-            if x.managed_pages and _largest_block(x) != _largest_block(y) and min(x.blocks.total, y.blocks.total) < 512:
-                return True
-    return False
-
-
-def _largest_block(zone: Zone) -> int:
-    return max((hi - lo for lo, hi in zone.blocks.items()), default=0)
+    if not any(short):
+        return False
+    if not all(short) and operation != "dax create":
+        poor = 0 if short[0] else 1
+        if free[poor] >= free[1 - poor]:
+            return False
+    return -ENOMEM in rcs or operation.startswith("hugetlb") or (operation == "memory offline" and -EBUSY in rcs)
 
 
 def placement_fork(ref: Kernel, cand: Kernel) -> bool:
@@ -263,12 +256,12 @@ def placement_fork(ref: Kernel, cand: Kernel) -> bool:
     return False
 
 
-def lists_fork(ref: Kernel, cand: Kernel, mine: list[int], theirs: list[int]) -> bool:
-    """Whether two pools took different huge pages because the lower one was not free on the other side, which takes the
-    lowest.
-    """
-    for a, b in zip(mine, theirs, strict=False):
-        if a != b:
-            low, k = min(a, b), cand if a < b else ref
-            return not k.pages.is_free(low, low + 512)
+def folios_fork(ref: Kernel, cand: Kernel) -> bool:
+    """Whether pools of equal size took different huge pages because the lowest one was not free on the other side."""
+    for x, y in zip(ref.hstates.values(), cand.hstates.values(), strict=True):
+        apart = x.folios.keys() ^ y.folios.keys()
+        if apart and x.nr == y.nr:
+            low = min(apart)
+            k = cand if low in x.folios else ref
+            return not k.pages.is_free(low, low + x.pages)
     return False
