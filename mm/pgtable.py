@@ -207,27 +207,27 @@ class VmemmapTables:
         self.set(lo, hi, Pte(leaf.delta, True))
 
     def pop_empty_tables(self, lo: int, hi: int) -> Extents:
-        """Detach the tables over [lo, hi), all levels, in which no entry is left; returns their frames (the caller frees them)."""
+        """Detach the empty tables over [lo, hi), which is cleared; returns their frames (the caller frees them)."""
         out: Extents = []
         for level, span in enumerate(self.spans):
             for s, e, delta in self.tables[level].runs(lo // span, -(-hi // span)):
-                # Inside the cleared range all are empty; only the two at its ends can still be in use.
-                while s < e and self._in_use(level, s):
+                # Only tables that reach beyond the cleared range can still be in use.
+                if s * span < lo and self._in_use(level, s):
                     s += 1
-                while s < e and self._in_use(level, e - 1):
+                if s < e and e * span > hi and self._in_use(level, e - 1):
                     e -= 1
                 if s < e:
                     self.tables[level].clear(s, e)
                     if level == PTE_TABLE:
-                        self.counted.difference_update(c for c in list(self.counted) if s <= c < e)
+                        self.counted.difference_update(range(s, e))
                     out.append((s + delta, e - s))
         return out
 
     def _in_use(self, level: int, index: int) -> bool:
         span = self.spans[level]
         if level == PTE_TABLE:
-            return bool(self.entries.runs(index * span, (index + 1) * span))
+            return self.entries.overlaps(index * span, (index + 1) * span)
         ptrs = self.arch.ptrs_per_pte
-        if self.tables[level - 1].runs(index * ptrs, (index + 1) * ptrs):
+        if self.tables[level - 1].overlaps(index * ptrs, (index + 1) * ptrs):
             return True
-        return level == PMD_TABLE and bool(self.entries.runs(index * span, (index + 1) * span))
+        return level == PMD_TABLE and self.entries.overlaps(index * span, (index + 1) * span)

@@ -55,6 +55,11 @@ class RunMap(Generic[V]):
             i += 1
         return out
 
+    def overlaps(self, lo: int, hi: int) -> bool:
+        """Whether any position of [lo, hi) has a value."""
+        i = bisect_right(self.ends, lo)
+        return i < len(self.starts) and self.starts[i] < hi
+
     def items(self) -> list[tuple[int, int, V]]:
         """All runs, ascending."""
         return list(zip(self.starts, self.ends, self.vals, strict=True))

@@ -35,6 +35,7 @@ def test_map_holds_what_was_written(writes: list[tuple[tuple[int, int], str | No
     assert {x: v for lo, hi, v in runs.items() for x in range(lo, hi)} == model
     for x in range(-1, SPACE + 1):
         assert runs.get(x) == model.get(x)
+        assert runs.overlaps(x, x + 3) == any(y in model for y in range(x, x + 3))
 
 
 @given(WRITES)
