@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from mm.arch import ARCHES, Arch
 
@@ -31,22 +32,27 @@ class Machine:
     def ram_ranges(self) -> tuple[tuple[int, int, int], ...]:
         """Boot RAM as (nid, start_pfn, end_pfn), in address order; these are the handles ram0, ram1, ...
 
-        Laid out as QEMU's q35 does: below 2816M all RAM lies at 0, else 2G lie at 0 and the rest from 4G up. Nodes take equal
-        shares, rounded down to 2M, in address order; the last node takes the rest.
+        Laid out as QEMU's q35 does: below 2816M all RAM lies at 0, else 2G lie at 0 and the rest from 4G up. Nodes take
+        equal shares, rounded down to 2M, in address order; the last node takes the rest.
         """
-        if self.ram < LOW_RAM_LIMIT:
-            spans = [(0, self.ram)]
-        else:
-            spans = [(0, LOW_RAM), (HIGH_RAM_START, HIGH_RAM_START + self.ram - LOW_RAM)]
-        share = self.ram // self.nodes // GRANULE * GRANULE
-        out: list[tuple[int, int, int]] = []
-        nid, left = 0, share if self.nodes > 1 else self.ram
-        for start, end in spans:
-            while start < end:
-                take = end - start if nid == self.nodes - 1 else min(end - start, left)
-                out.append((nid, start // self.page, (start + take) // self.page))
-                start += take
-                left -= take
-                if left == 0 and nid < self.nodes - 1:
-                    nid, left = nid + 1, share
-        return tuple(out)
+        return _ram_ranges(self.ram, self.nodes, self.page)
+
+
+@cache
+def _ram_ranges(ram: int, nodes: int, page: int) -> tuple[tuple[int, int, int], ...]:
+    if ram < LOW_RAM_LIMIT:
+        spans = [(0, ram)]
+    else:
+        spans = [(0, LOW_RAM), (HIGH_RAM_START, HIGH_RAM_START + ram - LOW_RAM)]
+    share = ram // nodes // GRANULE * GRANULE
+    out: list[tuple[int, int, int]] = []
+    nid, left = 0, share if nodes > 1 else ram
+    for start, end in spans:
+        while start < end:
+            take = end - start if nid == nodes - 1 else min(end - start, left)
+            out.append((nid, start // page, (start + take) // page))
+            start += take
+            left -= take
+            if left == 0 and nid < nodes - 1:
+                nid, left = nid + 1, share
+    return tuple(out)
