@@ -177,6 +177,32 @@ def test_free_surplus_is_not_subtracted_twice(lab: Lab) -> None:
     assert lab.counts(lab.small) == (3, 3, 3, 0)
 
 
+def test_after_one_success_the_rest_goes_in_bulk_again(lab: Lab) -> None:
+    nr_hugepages_store(lab.begin(), SMALL, 4, None)
+    lab.paths.fail_restores[HEADS[3]] = ALWAYS  # the first of the list
+    nr_hugepages_store(lab.begin(), SMALL, 0, None)
+    assert lab.paths.calls == [
+        ("restore_folios", HEADS[3::-1]),
+        ("restore", [HEADS[3]]),
+        ("restore", [HEADS[2]]),
+        ("restore_folios", HEADS[1::-1]),
+    ]
+    assert lab.counts(lab.small) == (1, 1, 1, 0)
+
+
+def test_free_surplus_is_kept_from_the_floor(lab: Lab) -> None:
+    """nr 6, two in use, 4 free of which 3 are surplus: 1 persistent one is free, so the floor is 0 + 3 - 1 = 2."""
+    nr_hugepages_store(lab.begin(), SMALL, 6, None)
+    hugetlb_map(lab.begin(), SMALL, 2, None, [])
+    lab.paths.fail_restores = dict.fromkeys(HEADS[2:5], ALWAYS)
+    nr_hugepages_store(lab.begin(), SMALL, 3, None)
+    assert lab.counts(lab.small) == (6, 4, 3, 3)
+    lab.paths.fail_restores.clear()
+    nr_hugepages_store(lab.begin(), SMALL, 0, None)
+    # One is freed, the two persistent ones that are left become surplus.
+    assert lab.counts(lab.small) == (5, 3, 5, 0)
+
+
 def test_unreliable_poison_is_leaked(lab: Lab) -> None:
     nr_hugepages_store(lab.begin(), SMALL, 2, None)
     before = lab.free_pages()
