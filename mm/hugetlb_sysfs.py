@@ -84,7 +84,8 @@ def demote_free_hugetlb_folios(k: Kernel, src: HState, dst: HState, folios: list
         return 0
     restored: list[Folio] = []
     rc = k.paths.hugetlb_vmemmap_restore_folios(src, folios, restored)
-    # Behind a folio that failed there may be some that never were optimized.
+    # The kernel's list of restored folios is last in, first out. Behind a folio that failed there may be some never optimized.
+    restored.reverse()
     restored += [folio for folio in folios if not folio.vmemmap_optimized]
     folios[:] = [folio for folio in folios if folio.vmemmap_optimized]
     pieces: list[Folio] = []

@@ -43,11 +43,12 @@ def test_demoted_pieces_can_be_freed(lab: Lab) -> None:
     assert lab.free_pages() == before
 
 
-def test_several_at_once_are_one_batch_in_reverse(lab: Lab) -> None:
+def test_several_at_once_are_one_batch(lab: Lab) -> None:
+    """demote_free_hugetlb_folios (mm/hugetlb.c): taken A, B; restored B, A; the list of restored ones is last in, first out."""
     nr_hugepages_store(lab.begin(), GIANT, 3, None)
     demote_store(lab.begin(), GIANT, 2, None)
-    assert lab.paths.calls == [("restore_folios", [B, A]), ("optimize_folios", pieces(A)[::-1] + pieces(B)[::-1])]
-    assert lab.free_list(lab.small) == pieces(B) + pieces(A)
+    assert lab.paths.calls == [("restore_folios", [B, A]), ("optimize_folios", pieces(B)[::-1] + pieces(A)[::-1])]
+    assert lab.free_list(lab.small) == pieces(A) + pieces(B)
 
 
 def test_more_than_there_are(lab: Lab) -> None:
