@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mm.fault import FaultInjector
 from mm.hstate import HState
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from mm.vmemmap import VmemmapPaths
 
 
-class BootRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BootRequest:
     """`hugepagesz= hugepages=` for one size; `nid` None asks for round robin over all nodes."""
 
     order: int
