@@ -84,7 +84,7 @@ def demote_free_hugetlb_folios(k: Kernel, src: HState, dst: HState, folios: list
         return 0
     restored: list[Folio] = []
     rc = k.paths.hugetlb_vmemmap_restore_folios(src, folios, restored)
-    # The kernel's list of restored folios is last in, first out. Behind a folio that failed there may be some never optimized.
+    # The kernel's list of restored folios is last in, first out. Behind one that failed may be some never optimized.
     restored.reverse()
     restored += [folio for folio in folios if not folio.vmemmap_optimized]
     folios[:] = [folio for folio in folios if folio.vmemmap_optimized]
