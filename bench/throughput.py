@@ -47,7 +47,11 @@ def seconds(work: Callable[[], None]) -> float:
 def uniform_speed(seed: int, programs: int) -> tuple[int, float]:
     """Operations done by the uniform engine, and their time."""
     engine = Uniform(seed)
-    took = seconds(lambda: engine.advance(float("inf"), programs) and None)
+
+    def work() -> None:
+        engine.advance(float("inf"), programs)
+
+    took = seconds(work)
     return engine.statistics.operations, took
 
 

@@ -119,12 +119,14 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: int = 1) -> None:
     """A table on stdout; columns from number `right` on hold numbers."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i >= right else "left", overflow="fold")
+        number = i >= right
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
@@ -221,7 +223,7 @@ def summary(session: Session, found: list[Report]) -> None:
         print("interrupted; this is what was done until then")
     print_table(
         f"{session.seconds:.0f} s",
-        ["engine", "programs", "operations", "operations/s", "kinds", "outcomes", "clauses", "findings"],
+        ["engine", "programs", "operations", "ops/s", "kinds", "outcomes", "clauses", "findings"],
         rows,
     )
     if found:
@@ -337,36 +339,38 @@ def minimize(
 
     Exit code 0 means that the program shows no difference, and there is nothing to minimize.
     """
-    from fuzz.execute import run_program
     from fuzz.findings import put_text
     from fuzz.minimize import minimize as shrink
     from fuzz.program.text import format as format_program
 
     program = read(file)
-    out = run_program(program, profile=name_of(profile))
-    if out.finding is None:
+    try:
+        small = shrink(program, profile=name_of(profile))
+    except ValueError:
         if as_json:
             print_json({"file": str(file), "signature": None, "operations": len(program.ops), "program": None})
         else:
             print(f"{file}: the models agree, there is nothing to minimize", file=sys.stderr)
-        raise typer.Exit(SAME)
-    small = shrink(program, out.finding, profile=name_of(profile)).program
-    text = format_program(small)
+        raise typer.Exit(SAME) from None
+    text = format_program(small.program)
     if output is not None:
         put_text(output, text)
     if as_json:
         print_json(
             {
                 "file": str(file),
-                "signature": out.finding.signature,
+                "signature": small.finding.signature,
                 "operations": len(program.ops),
-                "operations_minimized": len(small.ops),
+                "operations_minimized": len(small.program.ops),
+                "one_minimal": small.one_minimal,
                 "program": text,
             }
         )
     elif output is None:
         print(text, end="")
-    print(f"{len(program.ops)} operations, {len(small.ops)} after minimizing: {out.finding.signature}", file=sys.stderr)
+    sure = "" if small.one_minimal else " (stopped early: more may be possible)"
+    before, after = len(program.ops), len(small.program.ops)
+    print(f"{before} operations, {after} after minimizing{sure}: {small.finding.signature}", file=sys.stderr)
     raise typer.Exit(DIFFERENT)
 
 

@@ -40,6 +40,8 @@ class Report:
     engine: str
     confirmed: bool
     """Whether a fresh process saw the same difference; one that did not depends on what ran before it."""
+    one_minimal: bool
+    """Whether it is certain that nothing more can be left out."""
 
 
 def slug(signature: str) -> str:
@@ -72,6 +74,7 @@ def write(report: Report, profile: Profile, plant: str | None = None) -> None:
         "planted_defect": plant,
         "operations_found": report.original,
         "operations_minimized": len(report.program.ops),
+        "one_minimal": report.one_minimal,
         "program": format_program(report.program),
     }
     # The program last: where there is a repro, there is all of it.
@@ -87,7 +90,12 @@ def put_text(path: Path, text: str) -> None:
 
 
 class Reporter:
-    """Turns discoveries into reports, one for each signature."""
+    """Turns discoveries into reports, one for each signature.
+
+    A discovery is known by the signature that the engine saw, which may blame a later operation than the guilty one: an
+    engine compares everything only now and then. A report has the signature that the minimized program shows when
+    everything is compared after every operation.
+    """
 
     def __init__(self, folder: Path, profile: Profile, plant: str | None = None) -> None:
         self.folder = folder
@@ -98,27 +106,34 @@ class Reporter:
         self.seen: set[str] = set()
 
     def report(self, discovery: Discovery) -> Report | None:
-        """Verify, minimize and write; None when this signature is known."""
+        """Minimize, verify and write; None when this signature is known."""
         from fuzz.minimize import minimize
         from fuzz.verify import signature_in_fresh_process
 
-        signature = discovery.finding.signature
-        if signature in self.seen:
+        if discovery.finding.signature in self.seen:
             return None
-        self.seen.add(signature)
-        small = minimize(discovery.program, discovery.finding, profile=self.profile).program
-        confirmed = signature_in_fresh_process(small, self.profile, self.plant) == signature
-        if not confirmed:
-            # Keep what was really seen: the minimizer may have been led astray by what ran before.
-            small = discovery.program
+        self.seen.add(discovery.finding.signature)
+        program, finding = discovery.program, discovery.finding
+        try:
+            small = minimize(program, profile=self.profile)
+        except ValueError:
+            # It does not show again even here: it depends on what ran before it. Keep what was seen.
+            confirmed = one_minimal = False
+        else:
+            program, finding, one_minimal = small.program, small.finding, small.one_minimal
+            confirmed = signature_in_fresh_process(program, self.profile, self.plant) == finding.signature
+        known = self.reports.get(finding.signature)
         found = Report(
-            discovery.finding,
-            small,
+            finding,
+            program,
             len(discovery.program.ops),
-            self.folder / slug(signature),
+            self.folder / slug(finding.signature),
             discovery.engine,
             confirmed,
+            one_minimal,
         )
+        if known is not None and len(known.program.ops) <= len(program.ops):
+            return None
         write(found, self.profile, self.plant)
-        self.reports[signature] = found
-        return found
+        self.reports[finding.signature] = found
+        return found if known is None else None

@@ -110,9 +110,9 @@ def _mark(finding: Finding | None, layer: str, field: str) -> str:
 
 def _mapping(who: str, changes: tuple[MappingChange, ...]) -> Iterator[str]:
     for change in changes[:MOST_RANGES]:
-        pages = change.end - change.first
+        pages = f"{change.end - change.first} page{'s' if change.end - change.first > 1 else ''}"
         yield (
-            f"{who}: vmemmap {change.first:#x}..{change.end:#x} ({pages} pages, of {format_size(change.size)} at "
+            f"{who}: vmemmap {change.first:#x}..{change.end:#x} ({pages}, of {format_size(change.size)} at "
             f"{change.at:#x}): {change.before} -> {change.after}"
         )
     rest = changes[MOST_RANGES:]

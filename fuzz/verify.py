@@ -55,7 +55,9 @@ def main() -> None:
 
     profile, plant = sys.argv[1:]
     with planted(plant or None):
-        out = run_program(parse(sys.stdin.read()), profile="merged" if profile == "merged" else "posted")
+        program = parse(sys.stdin.read())
+        # As the minimizer does: everything is compared after every operation.
+        out = run_program(program, profile="merged" if profile == "merged" else "posted", full_every=1)
     finding = out.finding
     json.dump({"signature": finding and finding.signature, "detail": finding and finding.detail}, sys.stdout)
 

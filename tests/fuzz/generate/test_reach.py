@@ -60,13 +60,14 @@ def pool(live: Live, args: dict[str, Any]) -> HState:
 def now(live: Live, args: dict[str, Any]) -> int:
     """Persistent huge pages as the operation's node= counts them."""
     h, nid = pool(live, args), args["node"]
-    return h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
+    return h.persistent if nid is None or nid >= len(h.nr) else int(h.nr[nid] - h.surplus[nid])
 
 
 def fits(live: Live, args: dict[str, Any]) -> int:
     """How many more huge pages the wholly free pageblocks could make."""
     nodes = [node for node in live.kernel.nodes if args["node"] in (None, node.nid)]
-    return sum(zone.blocks.total for node in nodes for zone in node.zones) * 2 * M // args["size"]
+    size: int = args["size"]
+    return sum(zone.blocks.total for node in nodes for zone in node.zones) * 2 * M // size
 
 
 def free_frames(live: Live, args: dict[str, Any]) -> int:
