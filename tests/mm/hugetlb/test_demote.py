@@ -44,7 +44,7 @@ def test_demoted_pieces_can_be_freed(lab: Lab) -> None:
 
 
 def test_several_at_once_are_one_batch(lab: Lab) -> None:
-    """demote_free_hugetlb_folios (mm/hugetlb.c): taken A, B; restored B, A; the list of restored ones is last in, first out."""
+    """Taken A, B; restored B, A; the kernel's list of restored ones is last in, first out (list_move), so A, B."""
     nr_hugepages_store(lab.begin(), GIANT, 3, None)
     demote_store(lab.begin(), GIANT, 2, None)
     assert lab.paths.calls == [("restore_folios", [B, A]), ("optimize_folios", pieces(B)[::-1] + pieces(A)[::-1])]
