@@ -36,9 +36,9 @@ def hugetlb_bootmem_alloc(f: Framework) -> None:
     for h in k.hstates.values():
         if h.order <= k.arch.pmd_order:
             continue
-        for order, count, nid in k.boot_requests:
-            if order == h.order:
-                h.max_huge_pages += _alloc_request(f, h, count, nid)
+        for request in k.boot_requests:
+            if request.order == h.order:
+                h.max_huge_pages += _alloc_request(f, h, request.count, request.nid)
 
 
 def _alloc_request(f: Framework, h: HState, count: int, nid: int | None) -> int:

@@ -31,9 +31,8 @@ def memmap_init(f: Framework) -> None:
     ranges = k.machine.ram_ranges()
     for i, (nid, start, end) in enumerate(ranges):
         for lo, hi, zone in k.pages.zone_of.runs(start, end):
-            early = defer_init(k, zone, lo, hi)
-            memmap_init_range(f, zone, lo, early - lo)
-            k.set_pageblocks(early, hi, MIGRATE_MOVABLE)
+            _init_range(f, zone, lo, defer_init(k, zone, lo, hi))
+        k.set_pageblocks(start, end, MIGRATE_MOVABLE)
         section_end = -(-end // per) * per
         if end < section_end and (i + 1 == len(ranges) or ranges[i + 1][1] >= section_end):
             zone = k.pages.zone_of.runs(start, end)[-1][2]
@@ -52,25 +51,25 @@ def defer_init(k: Kernel, zone: Zone, start: int, end: int) -> int:
 
 
 def memmap_init_range(f: Framework, zone: Zone, pfn: int, nr: int) -> None:
-    """memmap_init_range (mm/mm_init.c, -mm), MEMINIT_EARLY and MEMINIT_HOTPLUG: skips shared tail pages, but not
-    their pageblocks.
-    """
+    """memmap_init_range (mm/mm_init.c, -mm), MEMINIT_HOTPLUG: skips shared tail pages, but not their pageblocks."""
+    _init_range(f, zone, pfn, pfn + nr)
+    f.k.set_pageblocks(pfn, pfn + nr, MIGRATE_MOVABLE)
+
+
+def _init_range(f: Framework, zone: Zone, at: int, end: int) -> None:
+    """The struct pages of [at, end) that are not in a shared tail page."""
     k = f.k
-    end = pfn + nr
     content = plain(zone.nid, zone.idx)
     per = k.arch.pages_per_section
-    at = pfn
-    for first, last, order in f.orders.runs(pfn // per, -(-end // per)):
-        lo, hi = max(first * per, pfn), min(last * per, end)
-        if order < f.min_order:
-            continue
-        if at < lo:
-            k.memmap.init(at, lo - at, content)
-        _init_heads(k, lo, hi, 1 << order, k.arch.spp, content)
-        at = hi
+    for first, last, order in f.orders.runs(at // per, -(-end // per)):
+        if order >= f.min_order:
+            lo, hi = max(first * per, at), min(last * per, end)
+            if at < lo:
+                k.memmap.init(at, lo - at, content)
+            _init_heads(k, lo, hi, 1 << order, k.arch.spp, content)
+            at = hi
     if at < end:
         k.memmap.init(at, end - at, content)
-    k.set_pageblocks(pfn, end, MIGRATE_MOVABLE)
 
 
 def _init_heads(k: Kernel, lo: int, hi: int, stride: int, n: int, content: Content) -> None:
