@@ -1,0 +1,239 @@
+"""The reference model beside a snapshot of a real kernel: the first thing that differs, as a sentence.
+
+Compared exactly, as changes since the boot: memmap counters, page tables made by splitting, MemTotal. Exactly, as they are: pools and
+their free lists, memory blocks, which pages are huge and which are optimized, and for every section how its memmap is mapped: not at
+all, by a leaf, or by a table; there which pages are mapped, which are writable, and which share a frame, across sections (frames up to
+their numbers). Free pages: within the noise that the guest's own small allocations make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from fuzz.oracle.finding import Difference, Outcome
+from live.observe import Snapshot
+from live.pagetable import PTRS, Leaf, decode
+from live.placement import ToldAllocator
+from mm.kernel import Kernel
+from mm.memory import MemoryBlocks
+from mm.mmzone import ZONE_NAMES
+from mm.pgtable import Leaf as ModelLeaf
+from mm.pgtable import Mapping, Pte, Shared, frame_at, writable
+
+FREE_NOISE: Final = 192
+"""Pages by which free memory may wander from the model's, since the boot."""
+FREE_STEP: Final = 96
+"""The same, in one operation."""
+
+Pairs = frozenset[tuple[int, int]]
+"""(model's frame, kernel's frame) of pages that both map."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What changes are counted from: after the boot, on each side."""
+
+    live: Snapshot
+    nr_memmap: int
+    nr_memmap_boot: int
+    nr_page_table_pages: int
+    managed: int
+    free: list[int]
+    drift: list[int] = field(default_factory=list)
+    """By how much free memory wandered from the model's so far, by node."""
+    user_tables: int = 0
+    """Page tables of the agent itself, from mapping huge pages."""
+
+
+class Comparison:
+    """Compares one model with one guest, operation after operation."""
+
+    def __init__(self, k: Kernel, live: Snapshot) -> None:
+        self.k = k
+        self.start = Counters(live, *_model_counters(k), [0] * len(live.free))
+        self._pairs: dict[int, tuple[object, object, Pairs]] = {}
+
+    def difference(self, operation: str, rc: Outcome, live_rc: Outcome, live: Snapshot) -> Difference | None:
+        """The first difference after an operation."""
+        if rc != live_rc:
+            return Difference("returns", "rc", "changed", f"the model returned {rc}, the kernel {live_rc}")
+        if live.complaints:
+            return Difference("returns", "log", "changed", f"the kernel says: {live.complaints[0].strip()}")
+        return (
+            self._pools(live)
+            or self._folios(live)
+            or self._blocks(live)
+            or self._mapping(live)
+            or self._counters(operation, live)
+            or self._free(live)
+        )
+
+    # -- one layer each ---------------------------------------------------------------------------------------------
+
+    def _counters(self, operation: str, live: Snapshot) -> Difference | None:
+        start, base = self.start, self.start.live
+        nr_memmap, boot, tables, managed, _ = _model_counters(self.k)
+        rows = [
+            ("nr_memmap", nr_memmap - start.nr_memmap, live.nr_memmap - base.nr_memmap),
+            ("nr_memmap_boot", boot - start.nr_memmap_boot, live.nr_memmap_boot - base.nr_memmap_boot),
+            ("MemTotal", managed - start.managed, live.managed - base.managed),
+        ]
+        live_tables = live.nr_page_table_pages - base.nr_page_table_pages
+        model_tables = tables - start.nr_page_table_pages
+        if operation in ("hugetlb map", "hugetlb unmap"):
+            # The agent's own tables are in the same counter; the vmemmap's have just been compared one by one.
+            start.user_tables = live_tables - model_tables
+        rows.append(("nr_page_table_pages", model_tables, live_tables - start.user_tables))
+        for name, mine, its in rows:
+            if mine != its:
+                drift = "+" if its > mine else "-"
+                return Difference("accounting", name, drift, f"{name} since boot: {mine:+} in the model, {its:+} in the kernel")
+        return None
+
+    def _free(self, live: Snapshot) -> Difference | None:
+        start = self.start
+        model = _model_counters(self.k)[4]
+        for nid, (mine, its) in enumerate(zip(model, live.free, strict=True)):
+            mine -= start.free[nid]
+            its -= start.live.free[nid]
+            step = its - mine - start.drift[nid] if start.drift else 0
+            if abs(its - mine) > FREE_NOISE or abs(step) > FREE_STEP:
+                drift = "+" if its > mine else "-"
+                text = f"free pages of node {nid} since boot: {mine:+} in the model, {its:+} in the kernel"
+                return Difference("accounting", f"node{nid}.free", drift, text)
+        start.drift = [
+            its - first - mine + was
+            for its, first, mine, was in zip(live.free, start.live.free, model, start.free, strict=True)
+        ]
+        return None
+
+    def _pools(self, live: Snapshot) -> Difference | None:
+        for order, pool in live.pools.items():
+            h = self.k.hstates[order]
+            rows = [
+                ("nr_hugepages", h.nr, pool.nr),
+                ("free_hugepages", [len(free) for free in h.free], pool.free),
+                ("surplus_hugepages", h.surplus, pool.surplus),
+                ("resv_hugepages", h.resv, pool.resv),
+                ("nr_overcommit_hugepages", h.nr_overcommit, pool.overcommit),
+            ]
+            for name, mine, its in rows:
+                if mine != its:
+                    size = "1G" if order == 18 else "2M"
+                    text = f"{size} {name}: {mine} in the model, {its} in the kernel"
+                    return Difference("accounting", f"{name}.{order}", "changed", text, size)
+        return None
+
+    def _folios(self, live: Snapshot) -> Difference | None:
+        k = self.k
+        for order, h in k.hstates.items():
+            size = "1G" if order == 18 else "2M"
+            its = {pfn: f for pfn, f in live.folios.items() if f.order == order}
+            if its.keys() != h.folios.keys():
+                pfn = min(its.keys() ^ h.folios.keys())
+                text = f"{size} page at {hex(pfn << 12)}: only the {'kernel' if pfn in its else 'model'} has it"
+                return Difference("structpages", "hugetlb", "changed", text, size)
+            for pfn, folio in its.items():
+                mine = h.folios[pfn]
+                if mine.vmemmap_optimized != folio.optimized:
+                    word = "optimized" if folio.optimized else "not optimized"
+                    text = f"{size} page at {hex(pfn << 12)} is {word} in the kernel, not so in the model"
+                    return Difference("structpages", "vmemmap_optimized", "changed", text, size)
+                if mine.refcount != folio.refcount:
+                    text = f"{size} page at {hex(pfn << 12)}: refcount {mine.refcount} in the model, {folio.refcount} in the kernel"
+                    return Difference("structpages", "refcount", "changed", text, size)
+            for nid, free in enumerate(h.free):
+                row = list(reversed(free))
+                for pfn, after in zip(row, [*row[1:], None], strict=False):
+                    if its[pfn].next != after:
+                        text = f"{size} free list of node {nid}: another page follows {hex(pfn << 12)}"
+                        return Difference("structpages", "free_list", "changed", text, size)
+        return None
+
+    def _blocks(self, live: Snapshot) -> Difference | None:
+        mine: dict[int, str] = {}
+        for lo, hi, (_, zone) in self.k.memory_blocks.zone.items():
+            for block in range(lo, hi):
+                mine[block] = "offline" if zone == MemoryBlocks.OFFLINE[1] else ZONE_NAMES[zone]
+        for block in sorted(mine.keys() | live.blocks.keys()):
+            a, b = mine.get(block, "absent"), live.blocks.get(block, "absent")
+            # "none": the block reaches into more than one zone.
+            if a != b and b != "none":
+                return Difference("accounting", "memory_block", "changed", f"memory{block}: {a} in the model, {b} in the kernel")
+        return None
+
+    # -- mapping ----------------------------------------------------------------------------------------------------
+
+    def _mapping(self, live: Snapshot) -> Difference | None:
+        entries = self.k.tables.entries
+        wanted = {pmd for lo, hi, _ in entries.items() for pmd in range(lo // PTRS, -(-hi // PTRS))}
+        union: set[tuple[int, int]] = set()
+        for section in sorted(wanted | live.mapping.keys()):
+            runs = entries.runs(section * PTRS, (section + 1) * PTRS)
+            entry = live.mapping.get(section)
+            known = self._pairs.get(section)
+            if known is not None and known[0] == runs and known[1] == entry:
+                union |= known[2]
+                continue
+            got = _section_pairs(section, runs, entry)
+            if isinstance(got, Difference):
+                return got
+            self._pairs[section] = runs, entry, got
+            union |= got
+        mine = {a for a, _ in union}
+        its = {b for _, b in union}
+        if not len(mine) == len(its) == len(union):
+            text = f"frames are shared differently: {len(mine)} frames in the model, {len(its)} in the kernel"
+            return Difference("mapping", "sharing", "+" if len(its) > len(mine) else "-", text)
+        return None
+
+
+def _section_pairs(section: int, runs: list[tuple[int, int, Mapping]], entry: Leaf | bytes | None) -> Pairs | Difference:
+    where = f"memmap of section {section} ({hex(section << 27)})"
+    leaf = bool(runs) and isinstance(runs[0][2], ModelLeaf)
+    mine = "nothing" if not runs else "a leaf" if leaf else "a table"
+    its = "nothing" if entry is None else "a leaf" if isinstance(entry, Leaf) else "a table"
+    if mine != its:
+        return Difference("mapping", "level", "changed", f"{where}: {mine} in the model, {its} in the kernel")
+    if entry is None:
+        return frozenset()
+    if isinstance(entry, Leaf):
+        return frozenset({(frame_at(runs[0][2], section * PTRS), entry.frame)})
+    model, kernel = model_ptes(section, runs), decode(entry)
+    for at, (a, b) in enumerate(zip(model, kernel, strict=True)):
+        if (a < 0) != (b < 0):
+            text = f"{where}, page {at}: {_pte(a)} in the model, {_pte(b)} in the kernel"
+            return Difference("mapping", "present", "+" if a < 0 else "-", text)
+        if a >= 0 and (a ^ b) & 1:
+            text = f"{where}, page {at}: {_pte(a)} in the model, {_pte(b)} in the kernel"
+            return Difference("mapping", "writable", "+" if b & 1 else "-", text)
+    return frozenset((a >> 1, b >> 1) for a, b in zip(model, kernel, strict=True) if a >= 0)
+
+
+def _pte(pte: int) -> str:
+    return "unmapped" if pte < 0 else "writable" if pte & 1 else "read-only"
+
+
+def model_ptes(section: int, runs: list[tuple[int, int, Mapping]]) -> list[int]:
+    """The model's entries of a section, as `live.pagetable.decode` gives the kernel's."""
+    out = [-1] * PTRS
+    base = section * PTRS
+    for lo, hi, m in runs:
+        if isinstance(m, ModelLeaf):
+            out[lo - base : hi - base] = range((lo + m.delta) * 2 + 1, (hi + m.delta) * 2 + 1, 2)
+        elif isinstance(m, Pte):
+            out[lo - base : hi - base] = range((lo + m.delta) * 2 + m.rw, (hi + m.delta) * 2 + m.rw, 2)
+        elif isinstance(m, Shared):
+            out[lo - base : hi - base] = [m.frame * 2 + m.rw] * (hi - lo)
+        else:
+            out[lo - base : hi - base] = [frame_at(m, vpn) * 2 + writable(m, vpn) for vpn in range(lo, hi)]
+    return out
+
+
+def _model_counters(k: Kernel) -> tuple[int, int, int, int, list[int]]:
+    pages = k.pages
+    assert isinstance(pages, ToldAllocator)
+    v = k.vmstat
+    free = [pages.node_free(node.nid) for node in k.nodes]
+    return v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, pages.all_managed(), free

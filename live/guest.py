@@ -1,0 +1,112 @@
+"""A booted guest, ready to be brought back to its first moment again and again.
+
+`Template` boots a machine once, prepares the region (section 5.2 of the kernel's dax documentation: devices of size zero are made
+beforehand, so that creating one in a program is only a matter of writing its ranges), and saves the state. `Guest` is one life of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from live.agent import Agent, GuestDied
+from live.layout import Layout
+from live.observe import Observer, Snapshot
+from live.pagetable import GuestMemory
+from live.qemu import Hardware, Qemu, Saved
+
+DEVICES = "/sys/bus/dax/devices"
+DRIVERS = "/sys/bus/dax/drivers"
+SLOTS = 12
+"""Devices of a region."""
+
+
+class SetupError(Exception):
+    """The guest cannot be prepared: one sentence."""
+
+
+class Guest:
+    """One life of a machine, from just after its preparation on."""
+
+    def __init__(self, qemu: Qemu, nodes: int, devices: list[str], blocks: dict[int, str] | None) -> None:
+        self.qemu = qemu
+        self.agent = Agent(qemu.agent)
+        self.observer = Observer(self.agent, GuestMemory(qemu.words), qemu.cr3, nodes)
+        self.idle = list(devices)
+        """Devices without ranges."""
+        self.blocks = blocks
+
+    def look(self, fresh_blocks: bool = False) -> Snapshot:
+        """A snapshot; block devices are only read again when an operation may have changed them."""
+        out = self.observer.look(None if fresh_blocks or self.blocks is None else self.blocks, self.qemu.console())
+        self.blocks = out.blocks
+        return out
+
+    def close(self) -> None:
+        """End this life."""
+        self.qemu.close()
+
+
+class Template:
+    """A machine, booted and saved. `first` is what it looked like at the moment of saving."""
+
+    def __init__(self, hardware: Hardware, layout: Layout) -> None:
+        self.hardware = hardware
+        self.layout = layout
+        self.devices: list[str] = []
+        qemu = Qemu.boot(hardware)
+        try:
+            agent = Agent(qemu.agent)
+            agent.hello()
+            self.log = qemu.console()
+            self._prepare(agent)
+            qemu.cr3 = qemu.read_cr3()
+            guest = Guest(qemu, len(hardware.nodes), self.devices, None)
+            guest.look()
+            self.first: Snapshot = guest.look(fresh_blocks=True)
+            self.saved: Saved = qemu.save()
+        except GuestDied as error:
+            raise SetupError(f"{error}; its last words: {_last_words(qemu.console())}") from error
+        finally:
+            qemu.close()
+
+    def start(self) -> Guest:
+        """A new life."""
+        qemu = Qemu.resume(self.hardware, self.saved)
+        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks)
+
+    def close(self) -> None:
+        """Forget the saved state."""
+        self.saved.close()
+
+    def _prepare(self, agent: Agent) -> None:
+        modules = {re.sub(r"^\d+-|\.ko$", "", name): f"/mod/{name}" for name in agent.names("/mod")}
+        for name in ("device_dax", "dax_hmem", "hwpoison_inject"):
+            if name in modules and (rc := agent.insert_module(modules[name])):
+                raise SetupError(f"module {name} does not load: error {-rc}")
+        regions = agent.names(DEVICES)
+        if regions:
+            self.devices = self._devices(agent, regions[0])
+        # kmem last: it would take the devices that the region begins with.
+        if "kmem" in modules and (rc := agent.insert_module(modules["kmem"])):
+            raise SetupError(f"module kmem does not load: error {-rc}")
+        agent.write("/proc/sys/vm/stat_refresh", "1")
+
+    def _devices(self, agent: Agent, first: str) -> list[str]:
+        region = f"{DEVICES}/{first}/../dax_region"
+        steps = []
+        if f"{first}" in agent.names(f"{DRIVERS}/device_dax"):
+            steps.append((f"{DRIVERS}/device_dax/unbind", first))
+        steps += [(f"{DEVICES}/{first}/size", "0")]
+        steps += [(f"{region}/create", "1")] * (SLOTS - 1)
+        rcs = agent.steps(steps)
+        names = sorted(agent.names(DEVICES), key=lambda name: int(name.rpartition(".")[2]))
+        # A region offers itself to kmem; naming a device makes it acceptable to device_dax too.
+        rcs += agent.steps([(f"{DRIVERS}/device_dax/new_id", name) for name in names])
+        if rcs and rcs[-1] < 0:
+            raise SetupError(f"the region's devices cannot be made: error {-rcs[-1]}")
+        return names
+
+
+def _last_words(console: str) -> str:
+    lines = [line for line in console.splitlines() if line.strip()]
+    return lines[-1] if lines else "none"

@@ -1,0 +1,101 @@
+"""From a program's machine to an emulated one.
+
+The model's RAM is the guest's RAM, at the same addresses. Behind it lies the *region*: more RAM, which the kernel command line turns
+into soft-reserved memory, so that the dax_hmem driver offers it for devices and for hot-plugging at addresses of one's choice.
+On a machine with RAM below 4G only, firmware keeps its tables at the end of RAM; the last 128M are therefore hidden from the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuzz.program.model import Op, Program
+from mm.machine import HIGH_RAM_START, LOW_RAM, LOW_RAM_LIMIT, Machine
+
+M = 1 << 20
+SECTION = 128 * M
+TAIL = SECTION
+REGION = 3 << 30
+"""Bytes of the region, where nothing limits it."""
+MOST = 24 << 30
+"""The largest machine that is emulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the emulator gets for a machine."""
+
+    nodes: tuple[int, ...]
+    """Bytes of RAM of each node, region included."""
+    region: tuple[int, int]
+    """Address and size."""
+    append: str
+
+
+def unsupported(machine: Machine) -> str | None:
+    """Why a machine cannot be emulated here, or None."""
+    if machine.arch != "x86_64":
+        return f"no emulator for {machine.arch}"
+    if machine.ram > MOST:
+        return f"machines of more than {MOST >> 30}G are not emulated"
+    if machine.ram < 1 << 30:
+        return "the kernel and its tools need 1G"
+    if machine.ram < LOW_RAM_LIMIT and _region_below(machine.ram) < 2 * M:
+        return "there is no room for a region below 2816M"
+    if not machine.deferred_init:
+        return "deferred struct page initialisation is a configuration of the kernel, not a parameter"
+    return None
+
+
+def _region_below(ram: int) -> int:
+    return (LOW_RAM_LIMIT - 2 * M - TAIL - ram) // SECTION * SECTION
+
+
+def layout(machine: Machine, reserves: tuple[Op, ...] = ()) -> Layout:
+    """The emulated machine for `machine` booted with `reserves`."""
+    append = [f"hugetlb_free_vmemmap={'on' if machine.hugetlb_free_vmemmap else 'off'}"]
+    if machine.memmap_on_memory != "off":
+        append.append(f"memory_hotplug.memmap_on_memory={machine.memmap_on_memory.replace('on', 'Y')}")
+    if machine.ram < LOW_RAM_LIMIT:
+        start, size = machine.ram, _region_below(machine.ram)
+        total = start + size + TAIL
+        append.append(f"memmap={TAIL // M}M${hex(start + size)}")
+    else:
+        start, size = HIGH_RAM_START + machine.ram - LOW_RAM, REGION
+        total = machine.ram + size
+    append.append(f"memmap={hex(size)}%{hex(start)}-1+0xefffffff")
+    append += reserved(reserves)
+    share = machine.ram // machine.nodes // (2 * M) * (2 * M)
+    nodes = (share,) * (machine.nodes - 1)
+    return Layout((*nodes, total - sum(nodes)), (start, size), " ".join(append))
+
+
+def boot_ops(program: Program) -> tuple[Op, ...]:
+    """The reserve lines of a program."""
+    return tuple(op for op in program.ops if op.name == "reserve")
+
+
+def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
+    """Why the command line cannot say these reserves, or None: one request for a size, or one for each node."""
+    for size in {op.args["size"] for op in reserves}:
+        nodes = [op.args["node"] for op in reserves if op.args["size"] == size]
+        if len(nodes) > 1 and None in nodes:
+            return "hugepages= takes either one number or one for each node"
+        if len(nodes) != len(set(nodes)):
+            return "hugepages= takes one number for a node"
+    return None
+
+
+def reserved(reserves: tuple[Op, ...]) -> list[str]:
+    """The reserves as kernel parameters."""
+    out = []
+    for size, name in ((1 << 30, "1G"), (2 * M, "2M")):
+        wanted = [op.args for op in reserves if op.args["size"] == size]
+        if not wanted:
+            continue
+        if wanted[0]["node"] is None:
+            counts = str(wanted[0]["count"])
+        else:
+            counts = ",".join(f"{args['node']}:{args['count']}" for args in wanted)
+        out.append(f"hugepagesz={name} hugepages={counts}")
+    return out

@@ -1,0 +1,386 @@
+"""What each operation of the language is on a real kernel, and which operations have no counterpart there.
+
+`refusal` says why an operation cannot be done live in the present state, so that a skipped operation is always a printed one; `perform`
+does it and returns what the kernel returned, in the terms of docs/language.md (0 instead of a number of bytes written).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fuzz.program.model import Op
+from live.guest import DEVICES, DRIVERS, Guest
+from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
+from live.pagetable import SECTION_PFNS
+from mm.machine import Machine
+
+PAGE: Final = 4096
+M: Final = 1 << 20
+SPARE: Final = 96 * M // PAGE
+"""Free pages that a program must leave to the guest's kernel on each node."""
+SETTLE: Final = 0.002
+POISON: Final = "/sys/devices/system/memory/soft_offline_page"
+UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
+
+WITHOUT_COUNTERPART: Final = {
+    "pages alloc": "no interface takes single pages of one node and keeps them where they are",
+    "pages free": "no interface takes single pages of one node and keeps them where they are",
+    "fail alloc": "needs a kernel built with fault injection by number",
+}
+"""Operations that cannot be done live at all."""
+
+CHANGES_BLOCKS: Final = frozenset({"memory add", "memory online", "memory offline", "memory remove"})
+
+
+@dataclass(slots=True)
+class Range:
+    """What a handle of kind m or d is: a dax device and its ranges in bytes."""
+
+    device: str
+    ranges: tuple[tuple[int, int], ...]
+
+    def overlaps(self, at: int, size: int) -> bool:
+        """Whether any of it lies in [at, at + size)."""
+        return any(at < a + n and a < at + size for a, n in self.ranges)
+
+
+@dataclass(slots=True)
+class Names:
+    """The program's handles on one guest. A handle whose making was refused is in none of them."""
+
+    machine: Machine
+    region: tuple[int, int]
+    memory: dict[str, Range] = field(default_factory=dict)
+    devices: dict[str, Range] = field(default_factory=dict)
+    maps: dict[str, int] = field(default_factory=dict)
+    next_slot: int = 0
+
+    def block(self, handle: str, index: int) -> int | None:
+        """Number of a range's memory block, None if there is none."""
+        if handle.startswith("ram") and handle not in self.memory:
+            _, lo, hi = self.machine.ram_ranges()[int(handle[3:])]
+        elif handle in self.memory:
+            at, size = self.memory[handle].ranges[0]
+            lo, hi = at // PAGE, (at + size) // PAGE
+        else:
+            return None
+        block = lo // SECTION_PFNS + index
+        return block if block * SECTION_PFNS < hi else None
+
+
+# -- what cannot be done --------------------------------------------------------------------------------------------
+
+
+def refusal(op: Op, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    """Why this operation cannot be done on this guest now, or None."""
+    if op.name in WITHOUT_COUNTERPART:
+        return WITHOUT_COUNTERPART[op.name]
+    check = _CHECKS.get(op.name)
+    node = op.args.get("node")
+    if node is not None and node >= names.machine.nodes:
+        return "the guest has no such node"
+    return check(op.args, guest, names, seen) if check else None
+
+
+Args = dict[str, Any]
+
+
+def _room(order: int, more: int, node: int | None, seen: Snapshot) -> str | None:
+    free = seen.free if node is None else seen.free[node : node + 1]
+    if more > 0 and sum(max(n - SPARE, 0) for n in free) < more << order:
+        return "more huge pages than fit would leave the guest's kernel without memory"
+    if order == 18 and more > 0:
+        return "whether a free gigabyte is in one piece depends on the guest's own pages"
+    return None
+
+
+def _order(args: Args) -> int:
+    return (args["size"] // PAGE).bit_length() - 1
+
+
+def _check_resize(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    order, node = _order(args), args["node"]
+    pool = seen.pools[order]
+    have = sum(pool.nr) - sum(pool.surplus) if node is None else pool.nr[node] - pool.surplus[node]
+    # The global file spreads over nodes; each must have room for its share.
+    more = args["to"] - have
+    if node is None and len(pool.nr) > 1 and more > 0:
+        share = -(-more // len(pool.nr))
+        return next((why for nid in range(len(pool.nr)) if (why := _room(order, share, nid, seen))), None)
+    return _room(order, more, node, seen)
+
+
+def _check_map(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    order, node = _order(args), args["node"]
+    if args["count"] > 1 << 20:
+        return "the agent's address space has no room for so many"
+    pool = seen.pools[order]
+    free = sum(pool.free) - pool.resv
+    allowed = max(pool.overcommit - sum(pool.surplus), 0)
+    return _room(order, min(args["count"] - free, allowed), node, seen)
+
+
+def _check_demote(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    count = min(args["count"], sum(seen.pools[18].free))
+    if sum(seen.free) - SPARE * len(seen.free) < 4096 * min(count, 2):
+        return "splitting a gigabyte needs 4095 pages for a moment"
+    return None
+
+
+def _check_dissolve(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    pfn = args["at"] // PAGE
+    for head in (pfn & -512, pfn & -(1 << 18)):
+        folio = seen.folios.get(head)
+        if folio is not None and pfn < head + (1 << folio.order):
+            if folio.refcount:
+                return "soft offline moves a page in use instead of refusing it"
+            pool = seen.pools[folio.order]
+            return "soft offline waits for a reserved page" if sum(pool.free) == pool.resv else None
+    return "soft offline of a page that is not huge would take that page out of use"
+
+
+def _in_region(names: Names, ranges: list[tuple[int, int]], node: int) -> str | None:
+    start, length = names.region
+    for at, size in ranges:
+        if at < start or at + size > start + length:
+            return f"only {hex(start)}..{hex(start + length)} can be given to devices and plugged"
+    if node != names.machine.nodes - 1:
+        return f"the region belongs to node {names.machine.nodes - 1}"
+    used = [*names.memory.values(), *names.devices.values()]
+    if any(r.overlaps(at, size) for r in used for at, size in ranges):
+        return "the dax region does not give the same address twice"
+    return None
+
+
+def _check_add(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    if (args["at"] | args["size"]) % (SECTION_PFNS * PAGE) or not args["size"]:
+        return "the kmem driver trims what is not whole memory blocks"
+    if args["at"] // (128 * M) in seen.blocks:
+        return "there is a memory block already"
+    if not guest.idle:
+        return "no device is left in the region"
+    return _in_region(names, [(args["at"], args["size"])], args["node"])
+
+
+def _check_offline(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    block = names.block(args["m"], args["block"])
+    state = "offline" if block is None else seen.blocks.get(block, "offline")
+    if state not in ("offline", "Movable"):
+        return "whether a block of a kernel zone can go offline depends on where the guest's own pages are"
+    if block is not None and state == "Movable":
+        first = block * SECTION_PFNS
+        moving = [f for f in seen.folios.values() if first <= f.pfn < first + SECTION_PFNS and f.refcount]
+        if len(moving) > 1:
+            return "which of several huge pages in use moves where cannot be seen from outside"
+    return None
+
+
+def _check_remove(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    if args["m"] not in names.memory:
+        return "boot memory has no device to remove" if args["m"].startswith("ram") else None
+    at, size = names.memory[args["m"]].ranges[0]
+    blocks = range(at // (128 * M), (at + size) // (128 * M))
+    if any(seen.blocks.get(block, "offline") != "offline" for block in blocks):
+        return "the kmem driver would forget a range that it cannot remove"
+    return None
+
+
+def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    ranges = list(zip(args["at"], args["size"], strict=True))
+    if args["altmap"]:
+        return "a map in the device needs a pmem namespace made by ndctl"
+    granule = max(args["align"], 2 * M)
+    if any(size % granule or not size for _, size in ranges):
+        return "the dax bus refuses such sizes before there is a device"
+    if any(at % (2 * M) for at, _ in ranges):
+        return "the dax bus hands out whole subsections"
+    if not guest.idle:
+        return "no device is left in the region"
+    for i, (at, size) in enumerate(ranges):
+        if any(at < a + n and a < at + size for a, n in ranges[:i]):
+            return "the dax region does not give the same address twice"
+    return _in_region(names, ranges, args["node"])
+
+
+_CHECKS: Final = {
+    "hugetlb resize": _check_resize,
+    "hugetlb map": _check_map,
+    "hugetlb demote": _check_demote,
+    "hugetlb dissolve": _check_dissolve,
+    "memory add": _check_add,
+    "memory offline": _check_offline,
+    "memory remove": _check_remove,
+    "dax create": _check_dax,
+}
+
+
+# -- what is done ---------------------------------------------------------------------------------------------------
+
+
+def perform(op: Op, guest: Guest, names: Names) -> int:
+    """Do an operation that was not refused; 0 or a negative errno."""
+    rc = _ACTIONS[op.name](op.args, op.result, guest, names)
+    return min(rc, 0)
+
+
+def _pool(args: Args, file: str) -> str:
+    size, node = ORDERS[_order(args)], args.get("node")
+    return (HUGEPAGES.format(size) if node is None else NODE.format(node, size)) + file
+
+
+def _resize(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return guest.agent.write(_pool(args, "nr_hugepages"), str(args["to"]))
+
+
+def _overcommit(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return guest.agent.write(_pool(args, "nr_overcommit_hugepages"), str(args["to"]))
+
+
+def _demote(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return guest.agent.write(_pool(args, "demote"), str(args["count"]))
+
+
+def _map(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    slot = names.next_slot
+    names.next_slot += 1
+    rc = guest.agent.map(slot, args["size"].bit_length() - 1, args["count"], args["node"])
+    if rc == 0 and result:
+        names.maps[result] = slot
+    return rc
+
+
+def _unmap(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    slot = names.maps.pop(args["u"], None)
+    if slot is None:
+        return -errno.ENODEV
+    rc = guest.agent.unmap(slot)
+    settle(guest)
+    return rc
+
+
+def settle(guest: Guest) -> None:
+    """Surplus pages are given back by a kernel worker: wait until two readings of the counters are equal."""
+    last = None
+    for _ in range(200):
+        vmstat = guest.agent.read(["/proc/vmstat"])[0]
+        assert isinstance(vmstat, bytes)
+        now = re.findall(rb"^nr_memmap\w* \d+$", vmstat, re.M)
+        if now == last:
+            return
+        last = now
+        time.sleep(SETTLE)
+
+
+def _dissolve(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    rc = guest.agent.write(POISON, hex(args["at"]))
+    if rc >= 0:
+        guest.agent.write(UNPOISON, str(args["at"] // PAGE))
+    return rc
+
+
+def _sysctl(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    value = "1" if args["hugetlb_optimize_vmemmap"] else "0"
+    return guest.agent.write("/proc/sys/vm/hugetlb_optimize_vmemmap", value)
+
+
+def _bind(guest: Guest, driver: str, align: int, ranges: tuple[tuple[int, int], ...], more: list[tuple[str, str]]) -> tuple[int, str]:
+    """Give an idle device its ranges and a driver: what binding returned, and the device (idle again if it failed)."""
+    name = guest.idle[0]
+    device = f"{DEVICES}/{name}"
+    steps = [(f"{device}/align", str(align))]
+    steps += [(f"{device}/mapping", f"{at:x}-{at + size - 1:x}") for at, size in ranges]
+    rcs = guest.agent.steps([*steps, *more])
+    if rcs[-1] < 0:
+        guest.agent.write(f"{device}/size", "0")
+        raise UnexpectedRefusal(f"step {[*steps, *more][len(rcs) - 1]} of preparing {name}: error {-rcs[-1]}")
+    rc = guest.agent.write(f"{DRIVERS}/{driver}/bind", name)
+    if rc < 0:
+        guest.agent.write(f"{device}/size", "0")
+    else:
+        guest.idle.pop(0)
+    return rc, name
+
+
+class UnexpectedRefusal(Exception):
+    """A preparatory step that must work did not."""
+
+
+def _release(guest: Guest, driver: str, device: str) -> None:
+    rcs = guest.agent.steps([(f"{DRIVERS}/{driver}/unbind", device), (f"{DEVICES}/{device}/size", "0")])
+    if rcs[-1] < 0:
+        raise UnexpectedRefusal(f"{device} cannot be released: error {-rcs[-1]}")
+    guest.idle.insert(0, device)
+
+
+def _add(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    ranges = ((args["at"], args["size"]),)
+    device = f"{DEVICES}/{guest.idle[0]}"
+    # Without the module parameter the kernel ignores a request for it, and the attribute refuses it.
+    want = args["memmap_on_memory"] and names.machine.memmap_on_memory != "off"
+    rc, name = _bind(guest, "kmem", 2 * M, ranges, [(f"{device}/memmap_on_memory", str(int(want)))])
+    if rc >= 0 and result:
+        names.memory[result] = Range(name, ranges)
+    return rc
+
+
+def _state(args: Args, guest: Guest, names: Names, word: str) -> int:
+    block = names.block(args["m"], args["block"])
+    if block is None:
+        return -errno.ENODEV
+    rc = guest.agent.write(f"{BLOCKS}/memory{block}/state", word)
+    return -errno.ENODEV if rc == -errno.ENOENT else rc
+
+
+def _online(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return _state(args, guest, names, f"online_{args['zone']}")
+
+
+def _offline(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    rc = _state(args, guest, names, "offline")
+    settle(guest)
+    return rc
+
+
+def _remove(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    memory = names.memory.pop(args["m"], None)
+    if memory is None:
+        return -errno.ENODEV
+    _release(guest, "kmem", memory.device)
+    return 0
+
+
+def _create(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    ranges = tuple(zip(args["at"], args["size"], strict=True))
+    rc, name = _bind(guest, "device_dax", args["align"], ranges, [])
+    if rc >= 0 and result:
+        names.devices[result] = Range(name, ranges)
+    return rc
+
+
+def _destroy(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    device = names.devices.pop(args["d"], None)
+    if device is None:
+        return -errno.ENODEV
+    _release(guest, "device_dax", device.device)
+    return 0
+
+
+_ACTIONS: Final = {
+    "hugetlb resize": _resize,
+    "hugetlb overcommit": _overcommit,
+    "hugetlb demote": _demote,
+    "hugetlb map": _map,
+    "hugetlb unmap": _unmap,
+    "hugetlb dissolve": _dissolve,
+    "sysctl": _sysctl,
+    "memory add": _add,
+    "memory online": _online,
+    "memory offline": _offline,
+    "memory remove": _remove,
+    "dax create": _create,
+    "dax destroy": _destroy,
+}
