@@ -47,10 +47,13 @@ class Accounting:
     def _look(self) -> tuple[list[int], list[int]]:
         return counters(self.ref, self._zones[0]), counters(self.cand, self._zones[1])
 
-    def free_before(self) -> tuple[int, int]:
-        """Free pages of each side before the operation."""
-        a, b = self.last
-        return sum(a[i] for i in self.free), sum(b[i] for i in self.free)
+    def free_before(self) -> tuple[list[int], list[int]]:
+        """Free pages of each node before the operation, by side."""
+        per = len(self._zones[0]) // len(self.ref.nodes)
+        a, b = (
+            [sum(side[i] for i in self.free[n : n + per]) for n in range(0, len(self.free), per)] for side in self.last
+        )
+        return a, b
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
         """Set what the counters must differ by after the operation."""

@@ -98,7 +98,7 @@ class Oracle:
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause
-                diff = self._invariants()
+                diff = self._parted(op)
         finding = None
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
@@ -253,19 +253,26 @@ class Oracle:
 
     def _ranges(self, op: OpLike) -> list[tuple[int, int]]:
         shift = self.ref.arch.page_shift
-        return [(at >> shift, (at + size) >> shift) for at, size in zip(op.args["at"], op.args["size"], strict=True)]
+        both = zip(op.args["at"], op.args["size"], strict=True)
+        return [(at >> shift, (at + size) >> shift) for at, size in both if size]
+
+    def _created(self, k: Kernel, pieces: Pieces, op: OpLike) -> int:
+        """Add what a `dax create` has added to `k`; the order of its compound pages, 0 if it optimizes none."""
+        order: int = op.args["align"].bit_length() - 1 - k.arch.page_shift
+        if op.args["altmap"] or order <= k.arch.spp.bit_length():
+            return 0
+        pieces.created(k, self._subsections, self._ranges(op), order, op.args["node"])
+        return order
 
     def _expect(self, op: OpLike, rc: Outcome) -> None:
         """Keep `pieces` up to date, and what the counters must differ by."""
         ref, pieces = self.ref, self.pieces
         pieces.prune(ref, ref.sections.touched)
         initialized: list[int] = []
-        if op.name == "dax create" and not op.args["altmap"]:
-            order = op.args["align"].bit_length() - 1 - ref.arch.page_shift
-            if order > ref.arch.spp.bit_length():
-                ranges = [r for r in self._ranges(op) if r[0] < r[1]]
-                pieces.created(ref, self._subsections, ranges, order, op.args["node"])
-                initialized = rules.dax_initialized(ref, ranges, order)
+        if op.name == "dax create":
+            order = self._created(ref, pieces, op)
+            if order:
+                initialized = rules.dax_initialized(ref, self._ranges(op), order)
                 if rc == 0:
                     del initialized[:-1]
                     if initialized[0]:
@@ -297,6 +304,19 @@ class Oracle:
         if not deep:
             return None
         return references(self.ref, "reference") or references(self.cand, "candidate")
+
+    def _parted(self, op: OpLike) -> Difference | None:
+        """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""
+        sides = []
+        for k in (self.ref, self.cand):
+            pieces = self.pieces.on(k)
+            if op.name == "dax create":
+                self._created(k, pieces, op)
+            sides.append(pieces)
+        mine, theirs = sides
+        return check(self.ref, "reference", mine.slack[0]) or check(
+            self.cand, "candidate", theirs.slack[1], partial=self.merged
+        )
 
     # -- forks ------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Pieces:
                     self._add(ref, done * sub, s * sub, start, end, order, nid)
                     done = e
                 self._add(ref, done * sub, b * sub, start, end, order, nid)
-        self._recount()
+        self.recount()
 
     def _add(self, ref: Kernel, lo: int, hi: int, start: int, end: int, order: int, nid: int) -> None:
         """New pages [lo, hi) of the range [start, end)."""
@@ -101,11 +101,21 @@ class Pieces:
                     self.runs.clear(done, hi)
                     gone = True
         if gone:
-            self._recount()
+            self.recount()
+
+    def on(self, k: Kernel) -> Pieces:
+        """The pieces as they are in kernel `k`, once the two sides have parted."""
+        new = Pieces(self.arch, self.tail_rw)
+        new.runs = self.runs.copy()
+        end = max(new.runs.ends, default=0) // self.arch.pages_per_section + 1
+        new.prune(k, [(0, end)])
+        new.recount()
+        return new
 
     # -- numbers ----------------------------------------------------------------------------------------------------
 
-    def _recount(self) -> None:
+    def recount(self) -> None:
+        """Compute `skew` and `slack` anew."""
         counted, frames = [0, 0], [0, 0]
         for lo, hi, p in self.runs.items():
             if p.order < self.section_order:

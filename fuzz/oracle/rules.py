@@ -203,7 +203,8 @@ def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, T
 def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
-    Up to the armed number both traces must be the same once the kinds that may differ are taken out, and those must differ.
+    Up to the armed number both traces must be the same once the kinds that may differ are taken out, and those must
+    differ.
     """
     nth = ref.faults.armed
     a, b = ref.faults.points, cand.faults.points
@@ -222,19 +223,21 @@ def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
     return True
 
 
-def memory_fork(operation: str, rcs: tuple[int, int], short: tuple[int, int], free: tuple[int, int]) -> bool:
+def memory_fork(
+    operation: str, rcs: tuple[int, int], short: tuple[int, int], free: tuple[list[int], list[int]]
+) -> bool:
     """Whether a side ran out of memory that the other had.
 
-    `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages before it.
-    If only one side ran short, it must be the one with less memory, or else the operation one that takes other amounts
-    on the two sides. What may differ then is how far the operation got: it failed with -ENOMEM, or a pool took what it
-    could.
+    `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages of each
+    node before it. If only one side ran short, it must have had less memory on some node, or else the operation is one
+    that takes other amounts on the two sides. What may differ then is how far the operation got: it failed with
+    -ENOMEM, or a pool took what it could.
     """
     if not any(short):
         return False
     if not all(short) and operation != "dax create":
         poor = 0 if short[0] else 1
-        if free[poor] >= free[1 - poor]:
+        if all(a >= b for a, b in zip(free[poor], free[1 - poor], strict=True)):
             return False
     return -ENOMEM in rcs or operation.startswith("hugetlb") or (operation == "memory offline" and -EBUSY in rcs)
 
@@ -257,11 +260,15 @@ def placement_fork(ref: Kernel, cand: Kernel) -> bool:
 
 
 def folios_fork(ref: Kernel, cand: Kernel) -> bool:
-    """Whether pools of equal size took different huge pages because the lowest one was not free on the other side."""
+    """Whether pools of equal size took different huge pages because the first choice was not free on the other side.
+
+    The first choice is the lowest address in the highest zone.
+    """
     for x, y in zip(ref.hstates.values(), cand.hstates.values(), strict=True):
         apart = x.folios.keys() ^ y.folios.keys()
         if apart and x.nr == y.nr:
-            low = min(apart)
-            k = cand if low in x.folios else ref
-            return not k.pages.is_free(low, low + x.pages)
+            pools = {**x.folios, **y.folios}
+            first = min(apart, key=lambda pfn: (-pools[pfn].zone.idx, pfn))
+            k = cand if first in x.folios else ref
+            return not k.pages.is_free(first, first + x.pages)
     return False

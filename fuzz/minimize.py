@@ -1,0 +1,267 @@
+"""Making the program behind a finding small, without letting it become another bug.
+
+The target is the signature that the program has when everything is compared after every operation; a smaller program
+counts only if its signature is the same. Steps, repeated until none helps: cut what follows the finding, keep only what
+the last operation's handles depend on, delta debugging over operations, dropping pairs, a simpler machine, simpler
+arguments. Every edit goes through `fuzz.program.repair`, so that dropping the operation that makes a handle drops those
+that use it.
+
+What is simpler is a well-founded order for each argument type (`simpler`), so that the search ends; a result is
+1-minimal when a whole pass over all single operations and all proposals for single arguments finds nothing.
+`Minimized.one_minimal` says whether that pass was completed within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fuzz.execute import Profile, RunOutcome, run_program
+from fuzz.oracle.finding import Finding
+from fuzz.program.arguments import LISTS, Argument, G, M, Type
+from fuzz.program.model import Op, Program
+from fuzz.program.operations import MACHINE, OPERATIONS
+from fuzz.program.repair import repair
+from mm.machine import Machine
+
+BUDGET = 4000
+"""Executions that a minimization may cost."""
+
+PAIRS_UP_TO = 24
+"""Longest program, in operations, of which all pairs are tried."""
+
+Run = Callable[[Program], RunOutcome]
+Ops = tuple[Op, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Minimized:
+    """The small program, and how sure it is that it is small."""
+
+    program: Program
+    finding: Finding
+    executions: int
+    one_minimal: bool
+    """No operation can be dropped and no argument made simpler, by the proposals of this module, without losing the
+    finding.
+    """
+
+
+class OutOfBudget(Exception):
+    """The executions are used up."""
+
+
+# -- simpler values -------------------------------------------------------------------------------------------------
+
+
+def complexity(value: Any) -> tuple[int, ...]:
+    """The order of simplicity; the smaller, the simpler. Of numbers the short ones come first, as a reader would."""
+    if value is None:
+        return (0,)
+    if isinstance(value, tuple):
+        return (len(value), *(part for entry in value for part in complexity(entry)))
+    if isinstance(value, int):
+        digits = f"{value:x}".rstrip("0")
+        return len(digits), value
+    raise TypeError(value)
+
+
+def simpler(argument: Argument, value: Any) -> Iterator[Any]:
+    """Values of the argument that are simpler than `value`, the boldest first."""
+    kind = argument.type
+    if kind in (Type.BOOL, Type.CHOICE):
+        if not argument.required and value != argument.default:
+            yield argument.default
+        return
+    if kind is Type.NODE:
+        if value is not None and argument.default is None:
+            yield None
+        if value:
+            yield 0
+        return
+    if kind in LISTS:
+        for i, entry in enumerate(value):
+            for other in _numbers(kind, entry, argument.minimum):
+                yield (*value[:i], other, *value[i + 1 :])
+        return
+    if argument.choices:
+        yield from (choice for choice in sorted(argument.choices) if choice < value)
+        return
+    if kind is not Type.HANDLE:
+        yield from (v for v in _numbers(kind, value, argument.minimum) if argument.clamp(v) == v)
+
+
+_BYTES = (Type.ADDRESS, Type.ADDRESSES, Type.SIZE, Type.SIZES)
+
+
+def _numbers(kind: Type, value: int, minimum: int) -> Iterator[int]:
+    """Simpler numbers. Sizes and counts fall; an address gets rounder, or falls among equally round ones."""
+    proposals: list[int]
+    if kind in _BYTES:
+        proposals = [2 * M, 128 * M, 256 * M, 512 * M, G, 2 * G, 4 * G, 5 * G, 8 * G]
+        proposals += [value // unit * unit for unit in (G, 128 * M, 2 * M)]
+        proposals += [value - unit for unit in (G, 128 * M, 2 * M)]
+    else:
+        proposals = [minimum, minimum + 1, value // 2, value - value // 4, value - 1]
+    seen = {value}
+    for proposal in proposals:
+        if proposal < minimum or proposal in seen:
+            continue
+        seen.add(proposal)
+        if kind in (Type.ADDRESS, Type.ADDRESSES):
+            if complexity(proposal) < complexity(value):
+                yield proposal
+        elif proposal < value:
+            yield proposal
+
+
+def simpler_ops(op: Op) -> Iterator[Op]:
+    """The operation with one argument simpler; of a device also with one range less."""
+    operation = OPERATIONS[op.name]
+    lists = [a.name for a in operation.arguments if a.type in LISTS]
+    if lists and len(op.args[lists[0]]) > 1:
+        for i in range(len(op.args[lists[0]])):
+            shorter = {name: (*op.args[name][:i], *op.args[name][i + 1 :]) for name in lists}
+            yield replace(op, args={**op.args, **shorter})
+    for argument in operation.arguments:
+        for value in simpler(argument, op.args[argument.name]):
+            yield replace(op, args={**op.args, argument.name: value})
+
+
+def simpler_machines(machine: Machine) -> Iterator[Machine]:
+    """The machine with one key simpler: smaller, or the default."""
+    for argument in MACHINE:
+        value = getattr(machine, argument.name)
+        if argument.name == "ram":
+            sizes = (argument.minimum, G, 2 * G, 4 * G, value // 2, value // G * G, value // (128 * M) * (128 * M))
+            for size in sorted({argument.clamp(size) for size in sizes if size < value}):
+                yield replace(machine, ram=size)
+        elif value != argument.default:
+            yield replace(machine, **{argument.name: argument.default})
+
+
+# -- search ---------------------------------------------------------------------------------------------------------
+
+
+class Minimizer:
+    """One minimization: the best program so far, and what has been tried."""
+
+    def __init__(self, program: Program, run: Run, budget: int) -> None:
+        self.run = run
+        self.budget = budget
+        self.executions = 0
+        self._tried: dict[tuple[Machine, Ops], bool] = {}
+        bare = program.bare()
+        self.machine, self.ops = bare.machine, repair(bare.machine, bare.ops)
+        finding = self._execute(self.machine, self.ops).finding
+        if finding is None:
+            raise ValueError("the program has no finding")
+        self.finding = finding
+
+    def _execute(self, machine: Machine, ops: Ops) -> RunOutcome:
+        if self.executions >= self.budget:
+            raise OutOfBudget
+        self.executions += 1
+        return self.run(Program(machine, ops))
+
+    def attempt(self, ops: Ops | list[Op], machine: Machine | None = None) -> bool:
+        """Take the smaller program if it shows the same bug."""
+        machine = self.machine if machine is None else machine
+        ops = repair(machine, ops)
+        if (machine, ops) == (self.machine, self.ops):
+            return False
+        key = machine, ops
+        if key in self._tried:
+            return False
+        outcome = self._execute(machine, ops)
+        finding = outcome.finding
+        same = finding is not None and finding.signature == self.finding.signature
+        self._tried[key] = same
+        if same and finding is not None:
+            self.machine, self.finding = machine, finding
+            self.ops = ops[: outcome.ops_executed]
+        return same
+
+    # -- passes -----------------------------------------------------------------------------------------------------
+
+    def related(self) -> None:
+        """Keep only what makes or changes the handles of the last operation."""
+        wanted: set[str] = set()
+        keep: list[Op] = []
+        for op in reversed(self.ops):
+            handle = OPERATIONS[op.name].handle
+            used = op.args[handle.name] if handle is not None else None
+            if not keep or op.result in wanted or used in wanted or op.name in ("boot", "reserve"):
+                keep.append(op)
+                if used is not None:
+                    wanted.add(used)
+        keep.reverse()
+        self.attempt(keep)
+
+    def chunks(self) -> None:
+        """Delta debugging: drop ever smaller runs of operations."""
+        size = len(self.ops) // 2
+        while size:
+            at = 0
+            while at < len(self.ops):
+                if not self.attempt(self.ops[:at] + self.ops[at + size :]):
+                    at += size
+            size //= 2
+
+    def pairs(self) -> bool:
+        """Drop two operations that are only needed together."""
+        n = len(self.ops)
+        if n > PAIRS_UP_TO:
+            return False
+        for i in range(n):
+            for j in range(i + 1, n):
+                if self.attempt(self.ops[:i] + self.ops[i + 1 : j] + self.ops[j + 1 :]):
+                    return True
+        return False
+
+    def singles(self) -> bool:
+        """Drop one operation, or make one argument or one key of the machine simpler; whether anything helped."""
+        helped = False
+        at = len(self.ops) - 1
+        while at >= 0:
+            if at < len(self.ops) and self.attempt(self.ops[:at] + self.ops[at + 1 :]):
+                helped = True
+            at -= 1
+        while any(self.attempt(self.ops, machine) for machine in simpler_machines(self.machine)):
+            helped = True
+        at = 0
+        while at < len(self.ops):
+            if any(self.attempt((*self.ops[:at], op, *self.ops[at + 1 :])) for op in simpler_ops(self.ops[at])):
+                helped = True
+            else:
+                at += 1
+        return helped
+
+    def minimize(self) -> Minimized:
+        """All passes until none helps."""
+        done = False
+        try:
+            self.related()
+            self.chunks()
+            while self.singles() or self.pairs():
+                pass
+            done = True
+        except OutOfBudget:
+            pass
+        return Minimized(Program(self.machine, self.ops), self.finding, self.executions, done)
+
+
+def minimize(
+    program: Program, *, profile: Profile = "posted", budget: int = BUDGET, run: Run | None = None
+) -> Minimized:
+    """The smallest program found that shows the same bug as `program` does; ValueError if that shows none.
+
+    `run` executes a program; by default both models, with everything compared after every operation.
+    """
+    if run is None:
+
+        def run(candidate: Program) -> RunOutcome:
+            return run_program(candidate, profile=profile, full_every=1)
+
+    return Minimizer(program, run, budget).minimize()
