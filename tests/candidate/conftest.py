@@ -15,11 +15,13 @@ from mm.machine import Machine
 from mm.mmzone import ZONE_DEVICE
 from mm.page import Compound
 from mm.page_alloc import (
+    OWNER_ALTMAP,
     OWNER_HUGETLB,
     OWNER_MEMMAP,
     OWNER_MEMMAP_BOOT,
     OWNER_PGTABLE,
     OWNER_PGTABLE_BOOT,
+    OWNER_SELFHOSTED,
     OWNER_TAIL,
     OWNER_TAIL_BOOT,
 )
@@ -109,12 +111,14 @@ class Bench:
         owned[OWNER_TAIL] = owned[OWNER_TAIL_BOOT] = 0
         for lo, hi, owner in k.pages.owners.items():
             owned[owner] = owned.get(owner, 0) + hi - lo
-        private = 0
+        private = lent = 0  # lent: from an altmap
         dax: dict[int, int] = {}
         for lo, hi, m in k.tables.entries.items():
             if isinstance(m, Leaf | Pte):
                 private += hi - lo
                 use = None
+                for s, e, owner in k.pages.owners.runs(lo + m.delta, hi + m.delta):
+                    lent += (e - s) * (owner in (OWNER_ALTMAP, OWNER_SELFHOSTED))
             elif isinstance(m, Shared):
                 use = (m.frame, hi - lo)
             else:
@@ -128,7 +132,7 @@ class Bench:
                 if tails[use[0]][0][1] == ZONE_DEVICE:
                     dax[use[0]] = dax.get(use[0], 0) + use[1]
         assert self.total == private, "I2"
-        assert owned[OWNER_MEMMAP] + owned[OWNER_MEMMAP_BOOT] == private, "I6: private frames"
+        assert owned[OWNER_MEMMAP] + owned[OWNER_MEMMAP_BOOT] == private - lent, "I6: private frames"
         assert owned[OWNER_TAIL] + owned[OWNER_TAIL_BOOT] == len(tails), "I6: shared tails"
         tables = sum(hi - lo for level in k.tables.tables for lo, hi, _ in level.items())
         assert owned[OWNER_PGTABLE] + owned[OWNER_PGTABLE_BOOT] == tables, "I6: page tables"
