@@ -74,6 +74,8 @@ ReportsOption = Annotated[Path, typer.Option(help="Folder for findings, one fold
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A .vmm program.", show_default=False)]
 
 REPORTS: Final = Path("reports")
+PATIENCE: Final = 20.0
+"""Seconds that a timed run spends on minimizing one finding."""
 
 
 def guarded(command: F) -> F:
@@ -129,7 +131,10 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: in
         table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    # A file or a pipe has no width: 100 columns hold every table of numbers.
+    console = console if console.is_terminal else Console(highlight=False, markup=False, width=100)
+    console.print(table)
 
 
 def writable(folder: Path) -> Path:
@@ -181,7 +186,9 @@ def run(
     if seconds is None and programs is None:
         seconds = 60.0
     chosen = make(engine.value, seed, name_of(profile))
-    session = Session([chosen], Reporter(reports, name_of(profile)), Progress())
+    # A clock in the minimizer would make a run that is to be repeated differ.
+    patience = PATIENCE if programs is None else None
+    session = Session([chosen], Reporter(reports, name_of(profile), patience=patience), Progress())
     found = session.run(seconds, programs)
     if session.broken:
         print(f"error: {session.broken[chosen.name]}", file=sys.stderr)
@@ -207,7 +214,7 @@ def report_json(report: Report) -> dict[str, Any]:
     return {
         "signature": report.finding.signature,
         "detail": report.finding.detail,
-        "folder": str(report.folder),
+        "folder": report.name,
         "engine": report.engine,
         "operations": len(report.program.ops),
         "confirmed": report.confirmed,
@@ -226,16 +233,12 @@ def summary(session: Session, found: list[Report]) -> None:
         ["engine", "programs", "operations", "ops/s", "kinds", "outcomes", "clauses", "findings"],
         rows,
     )
-    if found:
-        print_table(
-            "findings",
-            ["signature", "operations", "folder"],
-            [[report.finding.signature, str(len(report.program.ops)), str(report.folder)] for report in found],
-            right=3,
-        )
-        for report in found:
-            print(f"{report.folder}: {report.finding.detail}")
-    else:
+    for report in found:
+        seen = "" if report.confirmed else ", NOT seen again in a fresh process"
+        size = f"{len(report.program.ops)} operations{seen}"
+        print(f"finding: {report.finding.signature}\n  {report.finding.detail}")
+        print(f"  {size}: {session.reporter.folder / report.name}\n")
+    if not found:
         print("no unexplained difference")
 
 

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from fuzz.engines.protocol import Discovery
-from fuzz.execute import Profile
+from fuzz.execute import Profile, RunOutcome, run_program
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
 from fuzz.program.text import format as format_program
@@ -29,19 +30,23 @@ _SLUG: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finding that was verified and written."""
+    """A finding on its way to its folder, or there."""
 
     finding: Finding
     program: Program
-    """Minimized."""
+    """As small as it got."""
     original: int
     """Operations of the program as it was found."""
-    folder: Path
     engine: str
-    confirmed: bool
+    confirmed: bool = False
     """Whether a fresh process saw the same difference; one that did not depends on what ran before it."""
-    one_minimal: bool
+    one_minimal: bool = False
     """Whether it is certain that nothing more can be left out."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return slug(self.finding.signature)
 
 
 def slug(signature: str) -> str:
@@ -58,9 +63,9 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
-def write(report: Report, profile: Profile, plant: str | None = None) -> None:
+def write(report: Report, reports: Path, profile: Profile, plant: str | None = None) -> None:
     """Put a report's files into its folder, unless a smaller program is there."""
-    folder = report.folder
+    folder = reports / report.name
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / REPRO).exists() and len(parse_file(folder / REPRO).ops) <= len(report.program.ops):
         return
@@ -97,43 +102,62 @@ class Reporter:
     everything is compared after every operation.
     """
 
-    def __init__(self, folder: Path, profile: Profile, plant: str | None = None) -> None:
+    def __init__(self, folder: Path, profile: Profile, plant: str | None = None, patience: float | None = None) -> None:
         self.folder = folder
         self.profile = profile
         self.plant = plant
         """Name of the defect that is planted in this process, for the fresh one."""
+        self.patience = patience
+        """Seconds that minimizing one program may take; None for as long as it takes, which makes equal runs equal."""
         self.reports: dict[str, Report] = {}
         self.seen: set[str] = set()
 
     def report(self, discovery: Discovery) -> Report | None:
-        """Minimize, verify and write; None when this signature is known."""
-        from fuzz.minimize import minimize
-        from fuzz.verify import signature_in_fresh_process
+        """Minimize, verify and write; None when this signature is known.
 
+        Ctrl-C stops the minimizing, not the report: what was found is written, and then the KeyboardInterrupt goes on.
+        """
         if discovery.finding.signature in self.seen:
             return None
         self.seen.add(discovery.finding.signature)
-        program, finding = discovery.program, discovery.finding
+        found = Report(discovery.finding, discovery.program, len(discovery.program.ops), discovery.engine)
         try:
-            small = minimize(program, profile=self.profile)
+            found = self._minimized(found)
+        except KeyboardInterrupt:
+            self._keep(found)
+            raise
+        return self._keep(found)
+
+    def _minimized(self, found: Report) -> Report:
+        from fuzz.minimize import OutOfBudget, minimize
+        from fuzz.verify import signature_in_fresh_process
+
+        end = float("inf") if self.patience is None else monotonic() + self.patience
+
+        def run(program: Program) -> RunOutcome:
+            if monotonic() > end:
+                raise OutOfBudget
+            return run_program(program, profile=self.profile, full_every=1)
+
+        try:
+            small = minimize(found.program, run=run)
         except ValueError:
-            # It does not show again even here: it depends on what ran before it. Keep what was seen.
-            confirmed = one_minimal = False
-        else:
-            program, finding, one_minimal = small.program, small.finding, small.one_minimal
-            confirmed = signature_in_fresh_process(program, self.profile, self.plant) == finding.signature
-        known = self.reports.get(finding.signature)
-        found = Report(
-            finding,
-            program,
-            len(discovery.program.ops),
-            self.folder / slug(finding.signature),
-            discovery.engine,
-            confirmed,
-            one_minimal,
+            return found  # it does not show again even here: it depends on what ran before it
+        confirmed = signature_in_fresh_process(small.program, self.profile, self.plant) == small.finding.signature
+        return replace(
+            found,
+            finding=small.finding,
+            program=small.program,
+            confirmed=confirmed,
+            one_minimal=small.one_minimal,
         )
-        if known is not None and len(known.program.ops) <= len(program.ops):
+
+    def _keep(self, found: Report) -> Report | None:
+        """Write a report if it is new, or smaller than the one that is known; the report if it is new."""
+        signature = found.finding.signature
+        known = self.reports.get(signature)
+        if known is not None and len(known.program.ops) <= len(found.program.ops):
             return None
-        write(found, self.profile, self.plant)
-        self.reports[finding.signature] = found
+        write(found, self.folder, self.profile, self.plant)
+        self.reports[signature] = found
         return found if known is None else None

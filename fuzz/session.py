@@ -83,7 +83,6 @@ class Session:
         """Fuzz until the time is up or each engine has run its programs; the reports made."""
         begin = monotonic()
         end = None if seconds is None else begin + seconds
-        reports: list[Report] = []
         working: list[Engine] = []
         try:
             for engine in self.engines:
@@ -99,25 +98,26 @@ class Session:
                         working.remove(engine)
                         continue
                     share = SLICE if end is None else min(SLICE, max(0.0, end - monotonic()))
-                    self._drive(engine, share, left, working, reports)
+                    self._drive(engine, share, left, working)
                 self.progress.show(self._line(monotonic() - begin, seconds))
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
-            for engine in self.engines:
-                self._take(engine.stop(), reports)
+            remaining = [discovery for engine in self.engines for discovery in engine.stop()]
             self.seconds = monotonic() - begin
             self.progress.clear()
-        return reports
+        try:
+            self._take(remaining)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        return list(self.reporter.reports.values())
 
-    def _drive(
-        self, engine: Engine, seconds: float, programs: int | None, working: list[Engine], reports: list[Report]
-    ) -> None:
+    def _drive(self, engine: Engine, seconds: float, programs: int | None, working: list[Engine]) -> None:
         """One slice of one engine. One that works elsewhere costs no time, unless it is alone."""
         try:
             if engine.background and len(working) > 1:
                 seconds = 0.0
-            self._take(engine.advance(seconds, programs), reports)
+            self._take(engine.advance(seconds, programs))
         except EngineError as error:
             working.remove(engine)
             self._broken(engine, error)
@@ -129,13 +129,11 @@ class Session:
         self.broken[engine.name] = str(error)
         self.progress.say(f"{engine.name}: {error}")
 
-    def _take(self, discoveries: list[Discovery], reports: list[Report]) -> None:
+    def _take(self, discoveries: list[Discovery]) -> None:
         for discovery in discoveries:
             report = self.reporter.report(discovery)
             if report is not None:
-                reports.append(report)
-                seen = "" if report.confirmed else " (not seen again in a fresh process)"
-                self.progress.say(f"finding: {report.finding.signature}{seen}\n  {report.folder}")
+                self.progress.say(f"finding: {report.finding.signature}")
 
     def _line(self, passed: float, seconds: float | None) -> str:
         total = self.statistics

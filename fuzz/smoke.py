@@ -24,6 +24,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions")
 PLANT: Final = "ACC-2026-03"
 PLANT_PROGRAMS: Final = 400
+PATIENCE: Final = 6.0
+"""Seconds for minimizing one finding: this is a check, `vmemmap-fuzz minimize` has all the time it needs."""
 PLANTED_REPORTS: Final = "planted"
 """Folder, below the reports, of the reports that are no findings: what the planted defect gave."""
 
@@ -74,9 +76,7 @@ class SmokeResult:
             },
             "engines": {engine.name: engine.statistics.to_json() for engine in self.session.engines},
             "unavailable": self.session.broken,
-            "findings": [
-                {"signature": report.finding.signature, "folder": str(report.folder)} for report in self.reports
-            ],
+            "findings": [{"signature": report.finding.signature, "folder": report.name} for report in self.reports],
             "interrupted": self.session.interrupted,
             "seconds": round(self.seconds, 1),
         }
@@ -89,7 +89,7 @@ def smoke(seconds: float, seed: int, profile: Profile, reports: Path, progress: 
     result.replayed = replay_corpus(profile, progress)
     result.planted = find_planted(seed, profile, reports, progress, result)
     engines = [make("libfuzzer", seed, profile), make("uniform", seed, profile)]
-    result.session = Session(engines, Reporter(reports, profile), progress)
+    result.session = Session(engines, Reporter(reports, profile, patience=PATIENCE), progress)
     progress.say(f"fuzzing for {seconds:.0f} s: {' and '.join(engine.name for engine in engines)}")
     result.reports = result.session.run(seconds, None)
     result.seconds = monotonic() - begin

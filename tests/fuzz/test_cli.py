@@ -185,17 +185,15 @@ def test_explain_marks_the_first_difference(dax: Path) -> None:
 
 def run_planted(reports: Path, *args: str) -> Result:
     with planted("ACC-2026-03"):
-        return call("run", "--programs", "40", "--seed", "3", "--reports", reports, *args)
+        return call("run", "--programs", "8", "--seed", "3", "--reports", reports, *args)
 
 
 def test_run_is_repeated_by_its_seed(tmp_path: Path) -> None:
     runs = [json.loads(run_planted(tmp_path / name, "--json").stdout) for name in "ab"]
-    for data, name in zip(runs, "ab", strict=True):
+    for data in runs:
         data.pop("seconds")
-        for report in data["reports"]:
-            report["folder"] = report["folder"].replace(str(tmp_path / name), "")
     assert runs[0] == runs[1]
-    assert runs[0]["programs"] == 40
+    assert runs[0]["programs"] == 8
 
 
 def test_run_writes_reports(tmp_path: Path) -> None:
