@@ -173,6 +173,7 @@ def put_tail(k: Kernel, frame: int, n: int) -> None:
     """The unmapping of `n` slots that map shared tail page `frame`; each slot of device DAX holds a reference.
 
     Slots of HugeTLB hold none: to unmap them would free T under all its users (3.3), or raise for a negative count.
+    UNCONFIRMED: who takes the references once DAX uses the common path (series D); here they are taken as in series C.
     """
     if k.pages.put_refs(frame, n):
         k.pages.free(frame, 1)
