@@ -108,36 +108,35 @@ def _pop(pages: Pages, n: int) -> Extents:
 # -- optimize -------------------------------------------------------------------------------------------------------
 
 
-def vmemmap_split_pmd(f: Framework, pmd: int, nid: int) -> int:
+def vmemmap_split_pmd(f: Framework, pmd: int) -> int:
     """vmemmap_split_pmd (mm/hugetlb_vmemmap.c, -mm): point `SPLIT` for the PTE table, then `PMDHOOK`.
 
-    UNCONFIRMED: the table comes from the folio's node; the kernel takes it from the node of the running CPU.
+    pte_alloc_one_kernel takes no node: the table comes from the node of the running CPU, which is node 0 here.
     """
     k = f.k
-    frame = None if k.faults.fails("SPLIT") else k.pages.alloc_page(nid, OWNER_PGTABLE)
+    frame = None if k.faults.fails("SPLIT") else k.pages.alloc_page(0, OWNER_PGTABLE)
     if frame is None:
         return -ENOMEM
     if f.merged and k.faults.fails("PMDHOOK"):
         k.pages.free(frame, 1)
         return -EAGAIN
     k.tables.split_leaf(pmd, frame)
-    k.tables.counted.add(pmd)
     k.vmstat.nr_page_table_pages += 1
     return 0
 
 
-def vmemmap_remap_split(f: Framework, nid: int, lo: int, hi: int) -> int:
+def vmemmap_remap_split(f: Framework, lo: int, hi: int) -> int:
     """vmemmap_remap_split (mm/hugetlb_vmemmap.c, -mm): split the leaves over vmemmap pages [lo, hi)."""
     ptrs = f.k.arch.ptrs_per_pte
     for pmd in range(lo // ptrs, -(-hi // ptrs)):
         if isinstance(f.k.tables.entries.get(max(lo, pmd * ptrs)), Leaf):
-            rc = vmemmap_split_pmd(f, pmd, nid)
+            rc = vmemmap_split_pmd(f, pmd)
             if rc:
                 return rc
     return 0
 
 
-def _remap_walk(f: Framework, nid: int, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
+def _remap_walk(f: Framework, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
     """vmemmap_remap_range with vmemmap_remap_pte, up to writing entries: (error, first vmemmap page not reached)."""
     k = f.k
     ptrs = k.arch.ptrs_per_pte
@@ -146,7 +145,7 @@ def _remap_walk(f: Framework, nid: int, lo: int, hi: int, leaf: bool) -> tuple[i
         stop = hi
         if leaf:
             stop = min(hi, (at // ptrs + 1) * ptrs)
-            rc = vmemmap_remap_split(f, nid, at, stop)
+            rc = vmemmap_remap_split(f, at, stop)
             if rc:
                 return rc, at
         if f.merged:
@@ -188,7 +187,7 @@ def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int
     k = f.k
     leaf, old = _mapped_pages(k, lo, hi)
     # A self-hosted memmap covers whole sections, so that the first slot speaks for the folio.
-    rc, end = (-ENOTSUPP, lo) if old[0][2] == OWNER_SELFHOSTED else _remap_walk(f, folio.nid, lo, hi, leaf)
+    rc, end = (-ENOTSUPP, lo) if old[0][2] == OWNER_SELFHOSTED else _remap_walk(f, lo, hi, leaf)
     if end == lo:
         pages.append((head, 1, OWNER_MEMMAP))
         return rc
@@ -257,7 +256,7 @@ def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio]
         if old[0][2] == OWNER_SELFHOSTED:
             easy = False
         elif leaf:
-            rc = vmemmap_remap_split(f, folio.nid, lo, lo + v)
+            rc = vmemmap_remap_split(f, lo, lo + v)
             if rc:
                 easy = False
                 if rc == -ENOMEM:

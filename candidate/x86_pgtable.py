@@ -198,8 +198,6 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
                 put_tail(k, *use)
     spp = k.arch.spp
     k.memmap.forget(lo * spp, (hi - lo) * spp)
-    counted = len(tables.counted)
+    # free_pagetable (arch/x86/mm/init_64.c) runs no destructor: a table that HVO made stays counted in NR_PAGETABLE.
     for pfn, n in tables.pop_empty_tables(lo, hi):
         free_pages(k, pfn, n)
-    # UNCONFIRMED: that freeing such a table leaves NR_PAGETABLE (the model counts the tables that exist).
-    k.vmstat.nr_page_table_pages -= counted - len(tables.counted)

@@ -123,7 +123,7 @@ PTE_TABLE, PMD_TABLE, PUD_TABLE = 0, 1, 2
 class VmemmapTables:
     """The entries of init_mm for the vmemmap, and the frames of its page tables."""
 
-    __slots__ = ("arch", "counted", "entries", "spans", "tables", "touched")
+    __slots__ = ("arch", "entries", "spans", "tables", "touched")
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
@@ -133,8 +133,6 @@ class VmemmapTables:
         """Vmemmap pages covered by one PTE, PMD and PUD table."""
         self.tables: tuple[RunMap[int], RunMap[int], RunMap[int]] = (RunMap(), RunMap(), RunMap())
         """Per level: table index (vpn // span) -> frame - index."""
-        self.counted: set[int] = set()
-        """Indices of PTE tables that NR_PAGETABLE counts (made by splitting a leaf for HVO)."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of vpns whose entries changed since the oracle last looked."""
 
@@ -218,8 +216,6 @@ class VmemmapTables:
                     e -= 1
                 if s < e:
                     self.tables[level].clear(s, e)
-                    if level == PTE_TABLE:
-                        self.counted.difference_update(range(s, e))
                     out.append((s + delta, e - s))
         return out
 

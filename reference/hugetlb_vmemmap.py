@@ -88,7 +88,6 @@ def vmemmap_split_pmd(k: Kernel, pmd: int) -> bool:
     if frame is None:
         return False
     k.vmstat.nr_page_table_pages += 1
-    k.tables.counted.add(pmd)
     k.tables.split_leaf(pmd, frame)
     return True
 
