@@ -156,7 +156,7 @@ def _remap_walk(f: Framework, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
     return 0, hi
 
 
-def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: int) -> None:
+def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: Shared) -> None:
     """Slot `lo` maps the copied head, read-write, the others up to `hi` the shared tail, read-only."""
     tables = k.tables
     entries = tables.entries
@@ -164,7 +164,7 @@ def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: int) -> None:
     tables.touched.append((lo, hi))
     lo += 1
     if lo < hi:
-        entries.set(lo, hi, Shared(tail, False))
+        entries.set(lo, hi, tail)
         spp = k.arch.spp
         k.memmap.forget(lo * spp, (hi - lo) * spp)
 
@@ -191,7 +191,7 @@ def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int
     if end == lo:
         pages.append((head, 1, OWNER_MEMMAP))
         return rc
-    _map_optimized(k, lo, end, head, tail)
+    _map_optimized(k, lo, end, head, Shared(tail, False))
     if not rc:
         pages += old
         return 0
@@ -293,9 +293,10 @@ def _optimize_easily(f: Framework, h: HState, todo: list[tuple[Folio, int, Pages
         if f.merged:
             k.faults.grant("PTEHOOK", n * v)
         k.vmstat.nr_memmap += n
+        shared = Shared(tail, False)
         for head, m in heads:
             for folio, lo, old in todo[done : done + m]:
-                _map_optimized(k, lo, lo + v, head, tail)
+                _map_optimized(k, lo, lo + v, head, shared)
                 folio.vmemmap_optimized = True
                 pages += old
                 head += 1
