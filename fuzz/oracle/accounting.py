@@ -26,7 +26,7 @@ INITIALIZED = VMSTAT.index("struct_pages_initialized")
 class Accounting:
     """Compares the accounting of two kernels; keeps the offsets between them."""
 
-    __slots__ = ("_names", "_zones", "cand", "free", "initialized", "last", "offset", "plain", "ref", "saved")
+    __slots__ = ("_names", "_zones", "cand", "free", "initialized", "last", "moved", "offset", "plain", "ref", "saved")
 
     def __init__(self, ref: Kernel, cand: Kernel) -> None:
         self.ref, self.cand = ref, cand
@@ -41,6 +41,8 @@ class Accounting:
         """Free pages that the candidate must have more."""
         self.initialized: Sequence[int] = ()
         """Not empty: how many struct pages more the operation may have initialised on the candidate."""
+        self.moved = False
+        """The operation may have moved pages to other zones, which are not as many on both sides."""
         self.last = self._look()
         """Counters before the operation."""
 
@@ -98,7 +100,8 @@ class Accounting:
         moved = [i for i in self.free if actual[i] != offset[i]]
         zones = [self._zones[0][(i - FREE) // len(ZONE)] for i in moved]
         if len(moved) > 1 or total == was or zones[0].idx > 2:
-            if any(zone.idx > 2 for zone in zones) or not rules.zone_spill(self.ref, self.cand):
+            spilled = self.moved or rules.zone_spill(self.ref, self.cand)
+            if any(zone.idx > 2 for zone in zones) or not spilled:
                 i = moved[0]
                 return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])
             used.add("dax-free-pages-zone")

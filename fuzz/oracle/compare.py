@@ -20,7 +20,7 @@ from fuzz.oracle.difference import mapping_difference, pages_difference, runs_di
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.invariants import check, references
 from fuzz.oracle.ledger import clauses
-from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union
+from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union, unlike
 from fuzz.oracle.pieces import Pieces
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
@@ -90,6 +90,7 @@ class Oracle:
                 if more:
                     self.clauses.add("boot-initialized")
                     self.accounting.expect(self.pieces, 0, [more])
+            self.accounting.moved = op.name == "memory offline"
             diff = self._touched(op)
             if diff is None and full:
                 diff = self._everything()
@@ -194,7 +195,7 @@ class Oracle:
             if dax:
                 a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
             if a != b:
-                a, b = expand(a), expand(b)
+                a, b = map(expand, unlike(a, b))
                 if a != b:
                     return mapping_difference(ref, self.pieces, a, b)
         return None
@@ -212,7 +213,7 @@ class Oracle:
             if dax:
                 a = rules.dax_pages(self.pieces, a, lo, hi, self.clauses)
             if a != b:
-                a, b = expand_pages(a), expand_pages(b)
+                a, b = map(expand_pages, unlike(a, b))
                 if a != b:
                     return pages_difference(ref, self.pieces, a, b)
         mine, theirs = self._names()
@@ -333,6 +334,7 @@ class Oracle:
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
         if rules.memory_fork(op.name, (rc, rc2), short, self.accounting.free_before()):
             return "memory-fork"
-        if rules.folios_fork(ref, cand) or (op.name == "memory offline" and rules.placement_fork(ref, cand)):
+        fork = rules.placement_fork if op.name == "memory offline" else rules.folios_fork
+        if (op.name == "memory offline" or op.name.startswith("hugetlb")) and fork(ref, cand):
             return "placement-fork"
         return None

@@ -18,13 +18,16 @@ Struct pages are segments (first pfn, end pfn, content) of what is seen through 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from mm.kernel import Kernel
 from mm.mmzone import Zone
 from mm.page import Content, Row
 from mm.pgtable import Leaf, Pte, Shared, Strided, frame_at
 
+V = TypeVar("V")
+Part = tuple[int, int, V]
 Form = tuple[Any, ...]
 Segment = tuple[int, int, Form]
 PageSegment = tuple[int, int, Content | Row]
@@ -166,6 +169,39 @@ def expand(segments: list[Segment]) -> list[Segment]:
                 append(out, a, b, ("alias", tail_rw, owner, kept) if name is None else ("tail", tail_rw, *name))
             head += period
     return out
+
+
+def unlike(a: Sequence[tuple[int, int, V]], b: Sequence[tuple[int, int, V]]) -> tuple[list[Part[V]], list[Part[V]]]:
+    """The parts of two lists of segments where they are not the same, so that only those need to be written out."""
+    x: list[Part[V]] = []
+    y: list[Part[V]] = []
+    i = j = 0
+    at = -1
+    while i < len(a) and j < len(b):
+        la, ha, va = a[i]
+        lb, hb, vb = b[j]
+        if la < at:
+            la = at
+        if lb < at:
+            lb = at
+        if la < lb:
+            at = ha if ha < lb else lb
+            x.append((la, at, va))
+        elif lb < la:
+            at = hb if hb < la else la
+            y.append((lb, at, vb))
+        else:
+            at = ha if ha < hb else hb
+            if va != vb:
+                x.append((la, at, va))
+                y.append((la, at, vb))
+        i += ha <= at
+        j += hb <= at
+    for lo, hi, value in a[i:]:
+        x.append((max(lo, at), hi, value))
+    for lo, hi, value in b[j:]:
+        y.append((max(lo, at), hi, value))
+    return x, y
 
 
 # -- struct pages ---------------------------------------------------------------------------------------------------

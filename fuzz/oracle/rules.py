@@ -7,7 +7,7 @@ ones it used.
 
 from __future__ import annotations
 
-from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages
+from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, unlike
 from fuzz.oracle.pieces import Pieces
 from mm.errno import EBUSY, EEXIST, ENOMEM, EOPNOTSUPP
 from mm.kernel import Kernel
@@ -15,7 +15,7 @@ from mm.machine import Machine
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Poison
 from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 
 Clauses = set[str]
 
@@ -42,7 +42,7 @@ def dax_mapping(pieces: Pieces, segments: list[Segment], lo: int, hi: int, used:
             append(out, *part)
         own = _clip(segments, s, e)
         wanted = pieces.reference_mapping(piece, s, e)
-        if own == wanted or expand(own) == expand(wanted):
+        if own == wanted or _same(own, wanted):
             own = pieces.candidate_mapping(piece, s, e)
             used.add("dax-one-private-page" if piece.whole else "dax-whole-sections")
             if piece.whole and not pieces.tail_rw:
@@ -53,6 +53,11 @@ def dax_mapping(pieces: Pieces, segments: list[Segment], lo: int, hi: int, used:
     for part in _clip(segments, done, hi):
         append(out, *part)
     return out
+
+
+def _same(a: list[Segment], b: list[Segment]) -> bool:
+    x, y = unlike(a, b)
+    return expand(x) == expand(y)
 
 
 def dax_pages(pieces: Pieces, segments: list[PageSegment], lo: int, hi: int, used: Clauses) -> list[PageSegment]:
@@ -186,7 +191,7 @@ Trace = list[tuple[str, int]]
 
 
 def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, Trace]:
-    """The first `n` points of a trace: those of other kinds, equal neighbours added up; and those of the `moved` kinds."""
+    """The first `n` points of a trace, equal neighbours added up: of other kinds, and of the `moved` kinds."""
     kept: Trace = []
     out: Trace = []
     for kind, count in trace:
@@ -229,17 +234,21 @@ def memory_fork(
     """Whether a side ran out of memory that the other had.
 
     `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages of each
-    node before it. If only one side ran short, it must have had less memory on some node, or else the operation is one
-    that takes other amounts on the two sides. What may differ then is how far the operation got: it failed with
-    -ENOMEM, or a pool took what it could.
+    node before it. What may differ then is how far the operation got: it failed with -ENOMEM, a pool took what it
+    could, or a memmap got base pages for want of a block. Where single frames are wanted and only one side ran short,
+    it must have had less memory on some node, or else the operation is one that takes other amounts on the two sides.
     """
     if not any(short):
         return False
+    if operation.startswith("hugetlb"):
+        return True
+    if operation in ("memory add", "dax create") and -ENOMEM not in rcs:
+        return short[0] != short[1]
     if not all(short) and operation != "dax create":
         poor = 0 if short[0] else 1
         if all(a >= b for a, b in zip(free[poor], free[1 - poor], strict=True)):
             return False
-    return -ENOMEM in rcs or operation.startswith("hugetlb") or (operation == "memory offline" and -EBUSY in rcs)
+    return -ENOMEM in rcs or (operation == "memory offline" and -EBUSY in rcs)
 
 
 def placement_fork(ref: Kernel, cand: Kernel) -> bool:
@@ -260,15 +269,32 @@ def placement_fork(ref: Kernel, cand: Kernel) -> bool:
 
 
 def folios_fork(ref: Kernel, cand: Kernel) -> bool:
-    """Whether pools of equal size took different huge pages because the first choice was not free on the other side.
+    """Whether an operation took different huge pages because the first choice was not free on the other side.
 
     The first choice is the lowest address in the highest zone.
     """
-    for x, y in zip(ref.hstates.values(), cand.hstates.values(), strict=True):
-        apart = x.folios.keys() ^ y.folios.keys()
-        if apart and x.nr == y.nr:
-            pools = {**x.folios, **y.folios}
-            first = min(apart, key=lambda pfn: (-pools[pfn].zone.idx, pfn))
-            k = cand if first in x.folios else ref
-            return not k.pages.is_free(first, first + x.pages)
-    return False
+    mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
+    first: list[tuple[int, int, Kernel]] = []
+    for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
+        only = a.copy()
+        for lo, hi in b.items():
+            only.remove(lo, hi)
+        for block in only.starts:
+            pfn = block << k.arch.pmd_order
+            zone = k.pages.zone_of.get(pfn)
+            if zone is not None:
+                first.append((-zone.idx, pfn, other))
+    if not first:
+        return False
+    _, pfn, other = min(first, key=lambda choice: choice[:2])
+    return not other.pages.is_free(pfn, pfn + (1 << other.arch.pmd_order))
+
+
+def _blocks_touched(k: Kernel) -> RunSet:
+    """Pageblocks that the operation took or gave back as wholes."""
+    order = k.arch.pmd_order
+    out = RunSet()
+    for lo, hi in k.pages.touched:
+        if (lo | hi) & ((1 << order) - 1) == 0:
+            out.add(lo >> order, hi >> order)
+    return out
