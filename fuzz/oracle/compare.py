@@ -22,6 +22,7 @@ from fuzz.oracle.invariants import check, references
 from fuzz.oracle.ledger import clauses
 from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union, unlike
 from fuzz.oracle.pieces import Pieces
+from mm.errno import EEXIST, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import Tail
@@ -168,11 +169,13 @@ class Oracle:
                 return None
             field = "crash" if "crash: " in (a[:7], b[:7]) else "bug"
             return Difference("returns", field, "died", f"reference: {rc}; candidate: {rc2}")
-        if rc != rc2:
-            if op.name == "dax create" and rules.partial_add_unsupported(self.pieces, rc, rc2, self._ranges(op)):
+        wanted = rc
+        if rc == -EEXIST and op.name == "dax create":
+            if rules.partial_add_unsupported(self.pieces, self._subsections, self._ranges(op)):
                 self.clauses.add("dax-partial-add-unsupported")
-            else:
-                return Difference("returns", "rc", "changed", f"reference returned {rc}, candidate {rc2}")
+                wanted = -EOPNOTSUPP
+        if wanted != rc2:
+            return Difference("returns", "rc", "changed", f"reference returned {rc}, candidate {rc2}")
         mine, theirs = self.ref.log, self.cand.log
         if (mine or theirs) and [outcome_class(s) for s in mine] != [outcome_class(s) for s in theirs]:
             return Difference("returns", "log", "changed", f"reference logged {mine}, candidate {theirs}")
@@ -327,14 +330,15 @@ class Oracle:
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         dax = op.name == "dax create"
-        if ref.faults.armed and rules.fault_fork(ref, cand, dax, self.merged):
+        if ref.faults.armed and rules.fault_fork(op.name, (rc, rc2), ref, cand, self.merged):
             return "fault-fork"
         if not (self.parted or dax):
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
         if rules.memory_fork(op.name, (rc, rc2), short, self.accounting.free_before()):
             return "memory-fork"
-        fork = rules.placement_fork if op.name == "memory offline" else rules.folios_fork
-        if (op.name == "memory offline" or op.name.startswith("hugetlb")) and fork(ref, cand):
+        if op.name == "memory offline" and rules.placement_fork(ref, cand, (rc, rc2)):
+            return "placement-fork"
+        if op.name.startswith("hugetlb") and rc == rc2 and rules.folios_fork(ref, cand):
             return "placement-fork"
         return None

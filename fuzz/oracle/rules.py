@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, unlike
 from fuzz.oracle.pieces import Pieces
-from mm.errno import EBUSY, EEXIST, ENOMEM, EOPNOTSUPP
+from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
@@ -164,17 +164,18 @@ def zone_spill(ref: Kernel, cand: Kernel) -> bool:
     return bool(ref.pages.spilled or cand.pages.spilled)
 
 
-def partial_add_unsupported(pieces: Pieces, rc: int, rc2: int, ranges: list[tuple[int, int]]) -> bool:
-    """-EEXIST on the reference, -EOPNOTSUPP on the candidate: a range covers a part of a section that DAX has
-    optimized.
+def partial_add_unsupported(pieces: Pieces, subsections: RunSet, ranges: list[tuple[int, int]]) -> bool:
+    """Whether a creation that the reference refuses with -EEXIST is refused with -EOPNOTSUPP by the candidate.
+
+    It is if the first piece that meets memory which exists is a part of a section that DAX has optimized. `subsections`
+    and `pieces` are those before the operation.
     """
-    if rc != -EEXIST or rc2 != -EOPNOTSUPP:
-        return False
-    per = pieces.arch.pages_per_section
+    per, sub = pieces.arch.pages_per_section, pieces.arch.pages_per_subsection
     for start, end in ranges:
-        for first, last in ((start, min(end, -(-start // per) * per)), (max(start, end // per * per), end)):
-            if first < last and last - first < per and any(p.whole for _, _, p in pieces.runs.runs(first, last)):
-                return True
+        for lo, _ in subsections.runs(start // sub, -(-end // sub)):
+            section = lo * sub // per * per
+            partial = section < start or section + per > end
+            return partial and any(p.whole for _, _, p in pieces.runs.runs(section, section + per))
     return False
 
 
@@ -205,17 +206,21 @@ def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, T
     return kept, out
 
 
-def fault_fork(ref: Kernel, cand: Kernel, dax: bool, merged: bool) -> bool:
+def fault_fork(operation: str, rcs: tuple[int, int], ref: Kernel, cand: Kernel, merged: bool) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
-    Up to the armed number both traces must be the same once the kinds that may differ are taken out, and those must
-    differ.
+    Up to the armed number both traces must be the same once the kinds that may differ are out, and those must differ.
+    Adding memory without a way round the failed allocation must have failed with -ENOMEM, and only then.
     """
+    if operation in ("dax create", "memory add"):
+        for rc, k in zip(rcs, (ref, cand), strict=True):
+            if (rc == -ENOMEM) != (k.faults.fired not in (None, "VMB")):
+                return False
     nth = ref.faults.armed
     a, b = ref.faults.points, cand.faults.points
     if not nth or a is None or b is None:
         return False
-    moved = ROOTS | (DAX_POINTS if dax else frozenset()) | (HOOKS if merged else frozenset())
+    moved = ROOTS | (DAX_POINTS if operation == "dax create" else frozenset()) | (HOOKS if merged else frozenset())
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
     if out == out2:
@@ -238,7 +243,7 @@ def memory_fork(
     could, or a memmap got base pages for want of a block. Where single frames are wanted and only one side ran short,
     it must have had less memory on some node, or else the operation is one that takes other amounts on the two sides.
     """
-    if not any(short):
+    if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY) for rc in rcs):
         return False
     if operation.startswith("hugetlb"):
         return True
@@ -251,8 +256,10 @@ def memory_fork(
     return -ENOMEM in rcs or (operation == "memory offline" and -EBUSY in rcs)
 
 
-def placement_fork(ref: Kernel, cand: Kernel) -> bool:
-    """Whether a block that was to go offline has frames that cannot move on one side only."""
+def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
+    """Whether a block that was to go offline has frames that cannot move on one side only, which said -EBUSY."""
+    if sorted(rcs) != [-EBUSY, 0]:
+        return False
     per = ref.memory_blocks.pages
     blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
     for block in blocks:
