@@ -3,7 +3,7 @@
 - `ratio_vs_hypothesis`: differential operations per second of the uniform engine over those of a Hypothesis state
   machine on the same pair, with the same mix of operations.
 - `ratio_vs_no_oracle`: time of the two models alone over time of models and comparison, on the same recorded programs.
-- `cost_16TiB_over_4GiB`: time of one operation on a machine of 16 TiB over one of 4 GiB, with the same mix.
+- `cost_16TiB_over_4GiB`: time of one operation on a machine of 16 TiB over one of 4 GiB, with the same programs.
 
 All times are CPU time. The measurements are interleaved in rounds, and each number is the median over the rounds.
 """
@@ -25,15 +25,16 @@ from rich.table import Table
 from fuzz.engines.stateful import Stateful
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Lockstep, Side
-from fuzz.generate.program import run_generated
+from fuzz.generate.afford import affordable
+from fuzz.generate.program import FULL_EVERY, run_generated
 from fuzz.program.model import Program
 from mm.machine import Machine
 
 TARGETS: Final = {"ratio_vs_hypothesis": 6.0, "ratio_vs_no_oracle": 0.6, "cost_16TiB_over_4GiB": 1.25}
 AT_MOST: Final = frozenset({"cost_16TiB_over_4GiB"})
 """Ratios that should be small; the others should be large."""
-LENGTH: Final = 40
-"""Operations after the boot where machines of different size are compared."""
+SMALL: Final = 4 << 30
+LARGE: Final = 16 << 40
 
 
 def seconds(work: Callable[[], None]) -> float:
@@ -95,7 +96,7 @@ def forget_touched(side: Side) -> None:
 def with_oracle(programs: list[Program]) -> None:
     """Both models and the comparison after each operation."""
     for program in programs:
-        pair = Lockstep(program.machine)
+        pair = Lockstep(program.machine, full_every=FULL_EVERY)
         for op in program.ops:
             pair.step(op)
             if pair.over:
@@ -104,19 +105,24 @@ def with_oracle(programs: list[Program]) -> None:
             pair.finish()
 
 
-def operation_cost(ram: int, seed: int, programs: int) -> tuple[int, float]:
-    """Operations on machines with that much RAM, and their time."""
+def same_answers(seed: int, count: int) -> list[Program]:
+    """Programs that a 4 GiB and a 16 TiB machine answer alike, operation by operation: the same work on both.
+
+    They are made on the small one, with all new memory above the end of the large one, and cut where the answers part,
+    or where the large machine would be busy for long with what the small one has no memory for.
+    """
     draw = Random(seed).random
-    done = 0
-
-    def work() -> None:
-        nonlocal done
-        for _ in range(programs):
-            _, outcome = run_generated(draw, "posted", machine=Machine(ram=ram), length=LENGTH)
-            done += outcome.ops_executed
-
-    took = seconds(work)
-    return done, took
+    out: list[Program] = []
+    for _ in range(count):
+        program, outcome = run_generated(draw, "posted", machine=Machine(ram=SMALL), above=2 * LARGE)
+        pair = Lockstep(Machine(ram=LARGE), full_every=FULL_EVERY)
+        alike = 0
+        for op, rcs in zip(program.ops, outcome.rcs, strict=True):
+            if affordable(op, pair.reference.kernel) is not op or pair.step(op).rcs != rcs or pair.over:
+                break
+            alike += 1
+        out.append(Program(program.machine, program.ops[:alike]))
+    return out
 
 
 def measure(rounds: int, programs: int) -> dict[str, float]:
@@ -136,9 +142,11 @@ def measure(rounds: int, programs: int) -> dict[str, float]:
         without = seconds(lambda recorded=recorded: models_only(recorded))  # type: ignore[misc]
         full = seconds(lambda recorded=recorded: with_oracle(recorded))  # type: ignore[misc]
         oracle.append(without / full)
-        for ram, costs in ((4 << 30, small), (16 << 40, large)):
-            done, took = operation_cost(ram, seed, programs // 2)
-            costs.append(took / done)
+        alike = same_answers(2000 + seed, programs // 2)
+        done = sum(len(program.ops) for program in alike)
+        for ram, costs in ((SMALL, small), (LARGE, large)):
+            there = [Program(Machine(ram=ram), program.ops) for program in alike]
+            costs.append(seconds(lambda there=there: with_oracle(there)) / done)  # type: ignore[misc]
     median = statistics.median
     return {
         "ratio_vs_hypothesis": median(x / y for x, y in zip(speed, slow, strict=True)),

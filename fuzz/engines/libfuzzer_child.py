@@ -23,6 +23,7 @@ from fuzz.engines.handover import STATS, STOP, discovery_to_json, put
 from fuzz.engines.protocol import Discovery, Statistics
 from fuzz.execute import Lockstep, Profile, RunOutcome
 from fuzz.generate.afford import affordable
+from fuzz.generate.program import FULL_EVERY
 from fuzz.program.codec import WIDTH, decode, encode
 from fuzz.program.model import Op, Program
 from fuzz.program.mutate import crossover, mutate
@@ -69,7 +70,7 @@ class Target:
 
     def run(self, program: Program) -> tuple[Program, RunOutcome]:
         """Run a program with its numbers cut to what is affordable; the program as it was run."""
-        pair = Lockstep(program.machine, self.profile)
+        pair = Lockstep(program.machine, self.profile, full_every=FULL_EVERY)
         kernel = pair.reference.kernel
         out = RunOutcome("ok", None, 0)
         ops: list[Op] = []

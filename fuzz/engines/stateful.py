@@ -19,6 +19,7 @@ from fuzz.engines.protocol import Discovery, Statistics
 from fuzz.execute import Lockstep, Profile, StepResult
 from fuzz.generate.live import Live
 from fuzz.generate.operations import MAKERS, reserve
+from fuzz.generate.program import FULL_EVERY
 from fuzz.generate.weights import WEIGHTS, Draw, choose_machine, choose_reserves
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program
@@ -26,7 +27,7 @@ from fuzz.program.text import format_machine, format_op
 
 DRAWS: Final = 16
 """Draws that one operation gets from the example; the longest, a device of three ranges, takes most of them."""
-STEPS: Final = 40
+STEPS: Final = 50
 """Operations of one example."""
 
 _RAW: Final = st.binary(min_size=2 * DRAWS, max_size=2 * DRAWS)
@@ -54,7 +55,7 @@ class PairMachine(RuleBasedStateMachine):
     def boot(self, raw: bytes) -> None:
         """Choose a machine and reserves, and boot."""
         draw = draws(raw)
-        self.pair = pair = Lockstep(choose_machine(draw), self.profile)
+        self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY)
         self.live = Live(pair.reference.kernel)
         note(format_machine(pair.reference.kernel.machine))
         for _ in range(choose_reserves(draw)):

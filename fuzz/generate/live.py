@@ -40,6 +40,7 @@ class Live:
 
     __slots__ = (
         "after_fail",
+        "bottom",
         "devices",
         "kernel",
         "last_points",
@@ -54,13 +55,15 @@ class Live:
         "vacated",
     )
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, above: int = 0) -> None:
         self.kernel = kernel
         page = kernel.machine.page
         ranges = kernel.machine.ram_ranges()
         self.rams = [Range(f"ram{i}", lo * page, (hi - lo) * page) for i, (_, lo, hi) in enumerate(ranges)]
         self.ram_end = ranges[-1][2] * page
-        self.top = self.ram_end
+        self.bottom = max(self.ram_end, above)
+        """New ranges lie above this address, if they are not put elsewhere on purpose."""
+        self.top = self.bottom
         """End of the highest range in use."""
         self.memory: list[Range] = []
         """Hot-added ranges that exist."""
@@ -106,7 +109,7 @@ class Live:
         del self.vacated[:-_REMEMBERED]
         ends = [at + size for at, size in ranges]
         if self.top in ends:
-            self.top = self.ram_end
+            self.top = self.bottom
             for _, at, size in self.memory:
                 self._occupy(at + size)
             for device in self.devices:

@@ -33,12 +33,12 @@ MANY_GIGANTIC: Final = 2
 LOW_HOLE: Final = 4 * G
 """End of the hole below 4G."""
 
-_NEAR: Final = (1, 1, -1, -1, 2, 3, 5, 8, -2, -4, 16, 63, 64, 65)
+_NEAR: Final = (1, 1, 1, 1, -1, -1, -1, 2, 2, -2, 3, -3, 5, 8, -4, 16)
 _LEFT: Final = (0, 0, 1, 2, 3, 7, 8, 9, 16, 64, 511, 512, 513, 1024, 4095, 4096, -1, -64)
 """Frames that `pages alloc` leaves free: what some heads, tails, page tables, one restore or one section need."""
 
-_MEMORY_SIZES: Final = (*(SECTION,) * 8, *(2 * SECTION,) * 4, 3 * SECTION, 4 * SECTION, G, G, 2 * G)
-_DAX_SECTIONS: Final = (1, 1, 1, 2, 2, 3, 4, 8, 8, 16)
+_MEMORY_SIZES: Final = (*(SECTION,) * 14, *(2 * SECTION,) * 4, 3 * SECTION, 4 * SECTION, G)
+_DAX_SECTIONS: Final = (1, 1, 1, 1, 1, 1, 2, 2, 3, 8)
 _SHIFTS: Final = (0, 0, 0, 2 * M, 2 * M, SECTION // 2, SECTION, SECTION - 2 * M, 3 * SECTION, G // 2)
 _ODD: Final = (4 * K, 2 * M, 64 * M, 126 * M, 130 * M, 2 * M + 4 * K, 0, 1, 4 * M, 254 * M, G + 2 * M, SECTION - 4 * K)
 
@@ -106,11 +106,11 @@ def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
     room = fit(live.kernel, pool, nid)
     most = MANY if pool.order == 9 else MANY_GIGANTIC
     if x < 1 - RAW:
-        target = now + room + int(draw() * 3) - 1
+        target = max(0, now + room + int(draw() * 3) - 1)
     else:
         target = raw_number(draw) if draw() < 0.25 else int(draw() * 64)
     if room > most and target > now + most:
-        return now + int(draw() * 64 * most) // MANY
+        return now + int(draw() * 8) if draw() < 0.9 else now + most
     return target
 
 
@@ -230,7 +230,7 @@ def memory_size(draw: Draw) -> int:
     x = draw()
     if x < 0.93:
         return _MEMORY_SIZES[int(draw() * len(_MEMORY_SIZES))]
-    return _ODD[int(draw() * len(_ODD))] if x < 0.995 else 16 * G + int(draw() * 48) * G
+    return _ODD[int(draw() * len(_ODD))] if x < 0.999 else 16 * G + int(draw() * 48) * G
 
 
 def device_ranges(draw: Draw, live: Live, align: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -267,12 +267,12 @@ def _device_range(draw: Draw, live: Live, align: int) -> tuple[int, int]:
 def _device_size(draw: Draw, align: int) -> int:
     x = draw()
     if align == G and x < 0.8:
-        return G * (1 + int(draw() * 2.5))
+        return G * (1 + int(draw() * 1.3))
     if x < 0.65:
         return SECTION * _DAX_SECTIONS[int(draw() * len(_DAX_SECTIONS))]
     if x < 1 - RAW:
-        return 2 * M * (1 + int(draw() * 192))
-    return _ODD[int(draw() * len(_ODD))] if x < 0.99 else G * int(draw() * 64)
+        return 2 * M * (1 + int(draw() * 160))
+    return _ODD[int(draw() * len(_ODD))] if x < 0.998 else G * int(draw() * 64)
 
 
 def block(draw: Draw, live: Live, at: int, size: int, online: bool) -> int:

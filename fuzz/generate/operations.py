@@ -137,7 +137,7 @@ def _memory_remove(draw: Draw, live: Live) -> Op:
 
 def _dax_create(draw: Draw, live: Live) -> Op:
     x = draw()
-    align = 2 * M if x < 0.55 else G if x < 0.85 else 4096
+    align = 2 * M if x < 0.6 else G if x < 0.8 else 4096
     at, size = operands.device_ranges(draw, live, align)
     args = {"at": at, "size": size, "align": align, "altmap": draw() >= 0.8, "node": operands.node(draw, live)}
     return Op("dax create", args, live.fresh(DAX))

@@ -12,16 +12,23 @@ from fuzz.program.model import Op, Program
 from mm.machine import Machine
 
 BOOT: Final = Op("boot")
+FULL_EVERY: Final = 64
+"""Operations between two full comparisons while searching: about one a program, besides the one at the end. The
+minimizer, which compares everything after every operation, finds the guilty one.
+"""
 
 
 def run_generated(
-    draw: Draw, profile: Profile, table: Table = ALL, machine: Machine | None = None, length: int | None = None
+    draw: Draw, profile: Profile, table: Table = ALL, machine: Machine | None = None, above: int = 0
 ) -> tuple[Program, RunOutcome]:
-    """Generate and run one program; it ends early where the two sides part."""
+    """Generate and run one program; it ends early where the two sides part.
+
+    The machine is drawn if none is given. New ranges of memory and devices go above `above`.
+    """
     if machine is None:
         machine = choose_machine(draw)
-    pair = Lockstep(machine, profile)
-    live = Live(pair.reference.kernel)
+    pair = Lockstep(machine, profile, full_every=FULL_EVERY)
+    live = Live(pair.reference.kernel, above)
     out = RunOutcome("ok", None, 0)
     rcs = out.rcs
     step, advance = pair.step, live.advance
@@ -33,7 +40,7 @@ def run_generated(
         if pair.over:
             break
     else:
-        for _ in range(choose_length(draw) if length is None else length):
+        for _ in range(choose_length(draw)):
             op = generate_op(draw, live, table)
             ops.append(op)
             result = step(op)

@@ -15,35 +15,35 @@ Draw = Callable[[], float]
 """A source of floats in [0, 1)."""
 
 WEIGHTS: Final = {
-    "hugetlb resize": 22,
-    "hugetlb overcommit": 4,
-    "hugetlb demote": 2,
-    "hugetlb map": 8,
-    "hugetlb unmap": 7,
-    "hugetlb dissolve": 6,
-    "sysctl": 4,
-    "memory add": 8,
-    "memory online": 10,
-    "memory offline": 8,
-    "memory remove": 7,
-    "dax create": 10,
-    "dax destroy": 7,
-    "pages alloc": 7,
-    "pages free": 5,
-    "fail alloc": 9,
+    "hugetlb resize": 44,
+    "hugetlb overcommit": 9,
+    "hugetlb demote": 1,  # of one 1G page it makes 512 folios: the time of a hundred other operations
+    "hugetlb map": 18,
+    "hugetlb unmap": 15,
+    "hugetlb dissolve": 13,
+    "sysctl": 10,
+    "memory add": 16,
+    "memory online": 20,
+    "memory offline": 18,
+    "memory remove": 15,
+    "dax create": 18,
+    "dax destroy": 15,
+    "pages alloc": 15,
+    "pages free": 11,
+    "fail alloc": 18,
 }
 """Shares of the operations after boot. One that has nothing to work on gives way to the one that makes it."""
 
 FAILABLE: Final = (
-    *("hugetlb resize",) * 5,
-    *("dax create",) * 3,
-    *("memory add",) * 2,
+    *("hugetlb resize",) * 8,
+    *("dax create",) * 5,
+    *("memory add",) * 4,
+    *("hugetlb map",) * 3,
+    *("hugetlb dissolve",) * 3,
+    *("hugetlb unmap",) * 2,
+    *("memory offline",) * 2,
+    *("memory online",) * 2,
     "hugetlb demote",
-    "hugetlb dissolve",
-    "hugetlb map",
-    "hugetlb unmap",
-    "memory offline",
-    "memory online",
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""
 
@@ -78,9 +78,9 @@ def choose_machine(draw: Draw) -> Machine:
 
 
 def choose_length(draw: Draw) -> int:
-    """Operations after the boot: 6 to 70, shorter ones more often."""
+    """Operations after the boot: 10 to 130, shorter ones more often. A boot costs as much as a few dozen of them."""
     x = draw()
-    return 6 + int(64 * x * x)
+    return 10 + int(120 * x * x)
 
 
 def choose_reserves(draw: Draw) -> int:
