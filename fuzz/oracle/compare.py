@@ -19,7 +19,6 @@ from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.invariants import check, references
-from fuzz.oracle.ledger import clauses
 from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union, unlike
 from fuzz.oracle.pieces import Pieces
 from mm.errno import EEXIST, EOPNOTSUPP
@@ -29,6 +28,8 @@ from mm.page import Tail
 from mm.runs import RunSet
 
 DAX = frozenset({"dax create", "dax destroy"})
+MANY_RUNS = 1000
+"""Mapping runs up to which references are counted after every operation on DAX; beyond, only with everything else."""
 
 
 class OpLike(Protocol):
@@ -47,7 +48,6 @@ class Oracle:
         self.ref = ref
         self.cand = cand
         self.merged = profile == "merged"
-        self.allowed = clauses(profile)
         self.clauses: set[str] = set()
         """Ids of the ledger clauses that explained a difference so far."""
         self.terminal: str | None = None
@@ -121,6 +121,9 @@ class Oracle:
         ref, cand = self.ref, self.cand
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
+        if not (mapped or written or ref.pages.touched or cand.pages.touched or op.name in DAX):
+            diff = self._sections() if ref.sections.touched or cand.sections.touched else None
+            return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
         diff = None
         if mapped:
             mapped = union(mapped)
@@ -131,7 +134,8 @@ class Oracle:
             diff = self._struct_pages(union(written))
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
-        return diff or self._accounting() or self._frames(op.name in DAX)
+        deep = op.name in DAX and len(ref.tables.entries) + len(cand.tables.entries) <= MANY_RUNS
+        return diff or self._accounting() or self._frames(deep)
 
     def _everything(self) -> Difference | None:
         ref, cand = self.ref, self.cand
@@ -251,14 +255,23 @@ class Oracle:
 
     # -- accounting -------------------------------------------------------------------------------------------------
 
-    def _accounting(self, everything: bool = False) -> Difference | None:
+    def _accounting(self, everything: bool = False, quiet: bool = False) -> Difference | None:
+        """`quiet`: no frame and no memory block changed."""
         accounting = self.accounting
-        return accounting.counters(self.clauses) or accounting.pools(everything) or accounting.blocks(everything)
+        return accounting.counters(self.clauses, quiet) or accounting.pools(everything) or accounting.blocks(everything)
 
     def _ranges(self, op: OpLike) -> list[tuple[int, int]]:
         shift = self.ref.arch.page_shift
         both = zip(op.args["at"], op.args["size"], strict=True)
         return [(at >> shift, (at + size) >> shift) for at, size in both if size]
+
+    def _refused(self, op: OpLike) -> tuple[int, ...]:
+        """What a creation may be refused with when it gets further: it meets memory that exists."""
+        if op.name != "dax create":
+            return ()
+        sub = self.ref.arch.pages_per_subsection
+        meets = any(self._subsections.overlaps(start // sub, -(-end // sub)) for start, end in self._ranges(op))
+        return (-EEXIST, -EOPNOTSUPP) if meets else ()
 
     def _created(self, k: Kernel, pieces: Pieces, op: OpLike) -> int:
         """Add what a `dax create` has added to `k`; the order of its compound pages, 0 if it optimizes none."""
@@ -330,7 +343,7 @@ class Oracle:
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         dax = op.name == "dax create"
-        if ref.faults.armed and rules.fault_fork(op.name, (rc, rc2), ref, cand, self.merged):
+        if ref.faults.armed and rules.fault_fork(op.name, (rc, rc2), ref, cand, self.merged, self._refused(op)):
             return "fault-fork"
         if not (self.parted or dax):
             return None

@@ -206,15 +206,20 @@ def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, T
     return kept, out
 
 
-def fault_fork(operation: str, rcs: tuple[int, int], ref: Kernel, cand: Kernel, merged: bool) -> bool:
+def fault_fork(
+    operation: str, rcs: tuple[int, int], ref: Kernel, cand: Kernel, merged: bool, refused: tuple[int, ...]
+) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
     Up to the armed number both traces must be the same once the kinds that may differ are out, and those must differ.
-    Adding memory without a way round the failed allocation must have failed with -ENOMEM, and only then.
+    Adding memory without a way round the failed allocation must have failed with -ENOMEM, and only then; a side that
+    got further may have met what refuses it with one of `refused`. It must also have got further on one side: a failure
+    in the same section is undone to the same state.
     """
-    if operation in ("dax create", "memory add"):
+    adding = operation in ("dax create", "memory add")
+    if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
-            if (rc == -ENOMEM) != (k.faults.fired not in (None, "VMB")):
+            if (rc == -ENOMEM) != (k.faults.fired not in (None, "VMB")) or rc not in (0, -ENOMEM, *refused):
                 return False
     nth = ref.faults.armed
     a, b = ref.faults.points, cand.faults.points
@@ -223,7 +228,7 @@ def fault_fork(operation: str, rcs: tuple[int, int], ref: Kernel, cand: Kernel, 
     moved = ROOTS | (DAX_POINTS if operation == "dax create" else frozenset()) | (HOOKS if merged else frozenset())
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
-    if out == out2:
+    if out == out2 or (adding and mine == theirs and ref.faults.fired and cand.faults.fired):
         return False
     short, long = sorted((mine, theirs), key=lambda points: sum(n for _, n in points))
     for i, (kind, n) in enumerate(short):

@@ -1,0 +1,304 @@
+"""No ledger clause is so wide that a defect under it survives: small defects planted in the candidate are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from candidate.framework import UnifiedFramework
+from candidate.vmemmap_optimization import vmemmap_shared_tail_page
+from fuzz.execute import RunOutcome, run_program
+from fuzz.oracle.ledger import ledger
+from fuzz.program import parse
+from mm.errno import EEXIST, EINVAL, ENOMEM
+from mm.kernel import MIGRATE_UNMOVABLE, Kernel
+from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
+from mm.page import POISON, Plain
+from mm.page_alloc import OWNER_MEMMAP
+from mm.pgtable import Pte, Shared, Strided
+
+SMALL = "machine arch=x86_64 page=4K ram=512M nodes=1"
+DEFAULT = "machine arch=x86_64 page=4K ram=4G nodes=1"
+
+DAX_2M = f"{DEFAULT}\nboot\nd0 = dax create at=0x180000000 size=256M"
+DAX_1G = f"{DEFAULT}\nboot\nd0 = dax create at=0x180000000 size=3G align=1G"
+DAX_PARTIAL = f"{DEFAULT}\nboot\nd0 = dax create at=0x180200000 size=256M"
+DAX_GONE = f"{DAX_2M}\ndax destroy d0"
+DAX_LEFT = f"{SMALL}\nboot\nfail alloc nth=6\nd0 = dax create at=0x40000000 size=1G align=1G"
+"""The second section fails, the first one stays (Q12)."""
+DAX_LEFT_PART = f"{DAX_LEFT}\nd1 = dax create at=0x40000000 size=64M"
+DAX_FAULT = f"{SMALL}\nboot\nfail alloc nth=68\nd0 = dax create at=0x20000000 size=128M"
+"""The 68th point: the 64th and last VMF of the candidate lies before it, the 128th of the reference behind it."""
+SPILL = (
+    "machine arch=x86_64 page=4K ram=6200M nodes=1\nboot\nd0 = dax create at=0x80000000 size=2M\n"
+    "p0 = pages alloc count=1163335"
+)
+MEMORY = (
+    "machine arch=x86_64 page=4K ram=4732M nodes=2\nboot\nd0 = dax create at=0x14f80800000 size=128M node=1\n"
+    "p0 = pages alloc count=596057 node=1 movable=on"
+)
+PLACEMENT = (
+    "machine arch=x86_64 page=4K ram=5166M nodes=1\nboot\nhugetlb resize size=1G to=3\n"
+    "d0 = dax create at=0x1c2e00000,0x80000000 size=128M,2M align=4K\nd1 = dax create at=0x200000000 size=48M\n"
+    "hugetlb resize size=1G to=0\nd2 = dax create at=0x240000000 size=16M align=4K\np0 = pages alloc count=1287713\n"
+    "hugetlb resize size=2M to=2"
+)
+BOOT_1G = "machine arch=x86_64 page=4K ram=4G nodes=1 deferred_init=off\nreserve size=1G count=1\nboot"
+POOL = f"{DEFAULT}\nboot\nhugetlb resize size=2M to=4"
+
+Tamper = Callable[[UnifiedFramework, tuple[Any, ...], Any], Any]
+
+
+def run(text: str, tamper: tuple[str, Tamper] | None = None) -> RunOutcome:
+    """Run a program; `tamper` acts after each call of one method of the candidate and may return another result."""
+    program = parse(f"vmm 1\n{text}\n")
+    if tamper is None:
+        return run_program(program, full_every=1)
+    method, act = tamper
+
+    def broken(self: UnifiedFramework, *args: Any) -> Any:
+        result = getattr(UnifiedFramework, method)(self, *args)
+        other = act(self, args, result)
+        return result if other is None else other
+
+    planted = type("Planted", (UnifiedFramework,), {method: broken})
+    return run_program(program, full_every=1, make_candidate=planted)
+
+
+# -- defects --------------------------------------------------------------------------------------------------------
+
+
+def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
+    """Vmemmap pages of the section that is added."""
+    return args[1] // k.arch.spp, (args[1] + args[2]) // k.arch.spp
+
+
+def writable_tail(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    for s, e, m in f.k.tables.runs(*vpns(f.k, args)):
+        if isinstance(m, Strided):
+            f.k.tables.set(s, e, m._replace(tail_rw=True))
+        elif isinstance(m, Shared):
+            f.k.tables.set(s, e, Shared(m.frame, True))
+
+
+def second_private_page(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    k = f.k
+    lo, _ = vpns(k, args)
+    m = k.tables.get(lo + 1)
+    tail = m.tail if isinstance(m, Strided) else m.frame if isinstance(m, Shared) else None
+    frame = k.pages.alloc_page(0, OWNER_MEMMAP)
+    assert tail is not None
+    assert frame is not None
+    k.tables.set(lo + 1, lo + 2, Pte(frame - lo - 1, True))
+    k.pages.put_refs(tail, 1)
+
+
+def tail_of_another_zone(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    k = f.k
+    for s, e, m in k.tables.runs(*vpns(k, args)):
+        if isinstance(m, Strided):
+            order = (m.period * k.arch.spp).bit_length() - 1
+            wrong = vmemmap_shared_tail_page(f, order, k.nodes[0].zones[ZONE_NORMAL])
+            k.tables.set(s, e, m._replace(tail=wrong))
+
+
+def share_partial_section(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    lo, _ = vpns(f.k, args)
+    tail = vmemmap_shared_tail_page(f, 9, f.k.nodes[0].zones[ZONE_DEVICE])
+    assert tail is not None
+    f.k.tables.set(lo + 1, lo + 2, Shared(tail, False))
+
+
+def count_one_more(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    f.k.vmstat.nr_memmap += 1
+
+
+def forget_to_uncount(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    f.k.vmstat.nr_memmap += args[1] >> 9
+
+
+def leak(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    f.k.pages.alloc_page(0, OWNER_MEMMAP)
+
+
+def head_from_dma(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    """The first kept frame of a section comes from the wrong zone; free pages are as many."""
+    k = f.k
+    lo, _ = vpns(k, args)
+    m = k.tables.get(lo)
+    assert isinstance(m, Strided)
+    old = m.kept_frame(lo)
+    ((frame, _),) = k.pages.alloc_bulk(1, 0, OWNER_MEMMAP, zones=(ZONE_DMA,))
+    assert m.tail is not None
+    k.tables.set(lo, lo + 1, Pte(frame - lo, True))
+    k.tables.set(lo + 1, lo + m.period, Shared(m.tail, False))
+    k.pages.free(old, 1)
+
+
+def tail_not_reserved(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    for frame, content in f.k.memmap.frames.items():
+        f.k.memmap.frames[frame] = content._replace(reserved=False)  # type: ignore[call-arg]
+
+
+def head_left_raw(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.memmap.forget(args[1], 64)
+
+
+def stale_pageblock(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.set_pageblocks(args[1] + 512, args[1] + 1024, MIGRATE_UNMOVABLE)
+
+
+def poison_kept_pages(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    if rc == 0:
+        f.k.memmap.own.set(args[1], args[1] + 64, POISON)
+
+
+def no_poison(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    f.k.memmap.forget(args[1], args[2])
+
+
+def drop_tail_frame(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """The shared frame is freed with its last user, as it was before the framework."""
+    for name, frame in f.zone_tails().items():
+        if name[0][1] == ZONE_DEVICE and not f.k.pages.refs.get(frame):
+            f.k.pages.free(frame, 1)
+            del f.k.memmap.frames[frame]
+            f.tails.clear()
+
+
+def lost_reference(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    frame = next(iter(f.zone_tails().values()))
+    f.k.pages.put_refs(frame, 1)
+
+
+def initialise_one_more(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.vmstat.struct_pages_initialized += 1
+
+
+def keep_preinit(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    for lo, _, word in f.k.sections.flags.items():
+        if not word & SECTION_IS_VMEMMAP_PREINIT:
+            f.k.sections.set_flags(lo, lo + 1, SECTION_IS_VMEMMAP_PREINIT)
+            return
+
+
+def say_exist(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> Any:
+    return -EEXIST if rc not in (0, -ENOMEM) else None
+
+
+def pretend_failure(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> Any:
+    """-ENOMEM where no allocation failed."""
+    return -ENOMEM
+
+
+def say_invalid(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> Any:
+    return -EINVAL
+
+
+def ro_head(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    k = f.k
+    for folio in args[1]:
+        lo = folio.pfn // k.arch.spp
+        m = k.tables.get(lo)
+        assert isinstance(m, Pte | Strided)
+        k.tables.set(lo, lo + 1, Pte(m.delta, False) if isinstance(m, Pte) else m._replace(rw=False))
+
+
+def mark_not_optimized(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    args[1][0].vmemmap_optimized = False
+
+
+def tail_overwritten(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    for frame in f.k.memmap.frames:
+        f.k.memmap.frames[frame] = Plain(0, 2)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A planted defect: under which clause, in which program, and the layer that must show it."""
+
+    clause: str
+    program: str
+    method: str
+    tamper: Tamper
+    layer: str
+    field: str
+
+
+ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_init_zone_device"
+LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
+
+DEFECTS = (
+    Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
+    Defect("dax-tail-read-only", DAX_1G, ADD, writable_tail, "mapping", "protection"),
+    Defect("dax-one-private-page", DAX_2M, ADD, second_private_page, "mapping", "sharing"),
+    Defect("dax-one-private-page", DAX_1G, ADD, second_private_page, "mapping", "sharing"),
+    Defect("dax-one-private-page", DAX_2M, ADD, tail_of_another_zone, "mapping", "shared frame"),
+    Defect("dax-whole-sections", DAX_PARTIAL, DEVICE, share_partial_section, "mapping", "sharing"),
+    Defect("dax-nr-memmap", DAX_2M, ADD, count_one_more, "accounting", "nr_memmap"),
+    Defect("dax-nr-memmap", DAX_PARTIAL, ADD, count_one_more, "accounting", "nr_memmap"),
+    Defect("dax-nr-memmap", DAX_GONE, REMOVE, forget_to_uncount, "accounting", "nr_memmap"),
+    Defect("dax-free-pages", DAX_1G, ADD, leak, "accounting", "free pages"),
+    Defect("dax-free-pages", DAX_GONE, REMOVE, leak, "accounting", "free pages"),
+    Defect("dax-free-pages-zone", DAX_2M, ADD, head_from_dma, "accounting", "zone0.0.free"),
+    Defect("dax-free-pages-zone", SPILL, ADD, leak, "accounting", "free pages"),
+    Defect("dax-tail-content", DAX_2M, DEVICE, tail_not_reserved, "structpages", "content"),
+    Defect("dax-tail-content", DAX_2M, DEVICE, tail_overwritten, "structpages", "content"),
+    Defect("dax-tail-content", DAX_1G, DEVICE, head_left_raw, "structpages", "content"),
+    Defect("dax-tail-content", DAX_2M, DEVICE, stale_pageblock, "structpages", "pageblock"),
+    Defect("dax-no-poison", DAX_LEFT, ADD, poison_kept_pages, "structpages", "content"),
+    Defect(
+        "dax-no-poison",
+        f"{DEFAULT}\nboot\nm0 = memory add at=0x180000000 size=128M",
+        ADD,
+        no_poison,
+        "structpages",
+        "content",
+    ),
+    Defect("dax-shared-tail-frame", DAX_GONE, REMOVE, drop_tail_frame, "accounting", "free pages"),
+    Defect("dax-shared-tail-frame", DAX_2M, ADD, lost_reference, "frames", "candidate: references"),
+    Defect(
+        "dax-struct-pages-initialized", DAX_2M, DEVICE, initialise_one_more, "accounting", "struct_pages_initialized"
+    ),
+    Defect("dax-partial-add-unsupported", DAX_LEFT_PART, ADD, say_exist, "returns", "rc"),
+    Defect("boot-initialized", BOOT_1G, LATE, initialise_one_more, "accounting", "struct_pages_initialized"),
+    Defect("section-preinit", BOOT_1G, LATE, keep_preinit, "structpages", "section"),
+    Defect("fault-fork", DAX_FAULT, ADD, pretend_failure, "mapping", "present"),
+    Defect("fault-fork", DAX_FAULT, ADD, say_invalid, "returns", "rc"),
+    Defect("memory-fork", MEMORY, ADD, leak, "accounting", "free pages"),
+    Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
+    Defect("placement-fork", PLACEMENT, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
+    Defect("", POOL, OPTIMIZE, ro_head, "mapping", "protection"),
+    Defect("", POOL, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.9.vmemmap_optimized"),
+    Defect("", POOL, OPTIMIZE, count_one_more, "accounting", "nr_memmap"),
+)
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: f"{d.clause or 'no clause'}: {d.tamper.__name__}")
+def test_planted_defect_is_found(defect: Defect) -> None:
+    clean = run(defect.program)
+    assert clean.verdict != "finding", clean.finding
+    if defect.clause and defect.tamper not in (no_poison, head_from_dma):
+        assert defect.clause in clean.clauses
+    out = run(defect.program, (defect.method, defect.tamper))
+    assert out.finding is not None
+    assert (out.finding.layer, out.finding.field) == (defect.layer, defect.field), out.finding.detail
+
+
+def test_every_clause_has_a_planted_defect() -> None:
+    assert {d.clause for d in DEFECTS} - {""} == set(ledger())
+
+
+def test_a_fork_does_not_hide_a_broken_invariant() -> None:
+    """Two kernels that part for good are still looked at one by one."""
+
+    def leak_on_failure(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+        f.k.pages.alloc_page(0, OWNER_MEMMAP)
+
+    assert run(DAX_FAULT).verdict == "explained"
+    out = run(DAX_FAULT, (ADD, leak_on_failure))
+    assert out.finding is not None
+    assert (out.finding.layer, out.finding.field) == ("frames", "candidate: memmap")
