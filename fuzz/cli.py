@@ -119,16 +119,15 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], right: int = 1) -> None:
-    """A table on stdout; columns from number `right` on hold numbers."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], right: int, fold: int = -1) -> None:
+    """A table on stdout; columns from number `right` on hold numbers, and column `fold` gives way if it is too wide."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        number = i >= right
-        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        table.add_column(column, justify="right" if i >= right else "left", no_wrap=i != fold, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
@@ -232,6 +231,7 @@ def summary(session: Session, found: list[Report]) -> None:
         f"{session.seconds:.0f} s",
         ["engine", "programs", "operations", "ops/s", "kinds", "outcomes", "clauses", "findings"],
         rows,
+        right=1,
     )
     for report in found:
         seen = "" if report.confirmed else ", NOT seen again in a fresh process"
@@ -324,7 +324,7 @@ def replay(
         print_json(rows)
     else:
         table = [[row["file"], row["verdict"], row["signature"] or "", str(row["operations"])] for row in rows]
-        print_table("", ["file", "verdict", "signature", "operations"], table, right=3)
+        print_table("", ["file", "verdict", "signature", "operations"], table, right=3, fold=2)
     raise typer.Exit(DIFFERENT if any(row["verdict"] == "finding" for row in rows) else SAME)
 
 

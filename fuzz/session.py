@@ -141,5 +141,5 @@ class Session:
         speed = total.operations / passed if passed else 0.0
         return (
             f"{passed:4.0f}{of} s  {total.programs} programs  {speed:,.0f} operations/s  {total.kinds} kinds  "
-            f"{len(total.clauses)} clauses  {len(self.reporter.reports)} findings"
+            f"{len(total.clauses)} clauses  findings: {len(self.reporter.reports)}"
         )
