@@ -257,8 +257,7 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
 # -- lock step ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What one operation did."""
 
     rcs: tuple[Outcome, Outcome]

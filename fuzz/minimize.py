@@ -135,8 +135,9 @@ def simpler_machines(machine: Machine) -> Iterator[Machine]:
         value = getattr(machine, argument.name)
         if argument.name == "ram":
             sizes = (argument.minimum, G, 2 * G, 4 * G, value // 2, value // G * G, value // (128 * M) * (128 * M))
-            for size in sorted({argument.clamp(size) for size in sizes if size < value}):
-                yield replace(machine, ram=size)
+            for size in sorted({argument.clamp(size) for size in sizes}):
+                if size < value:
+                    yield replace(machine, ram=size)
         elif value != argument.default:
             yield replace(machine, **{argument.name: argument.default})
 

@@ -1,0 +1,211 @@
+"""Minimization: what is kept, what is dropped, and that the result is 1-minimal."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from candidate.framework import UnifiedFramework
+from fuzz.execute import RunOutcome, run_program
+from fuzz.minimize import Minimized, Minimizer, complexity, minimize, simpler, simpler_machines, simpler_ops
+from fuzz.oracle.finding import Finding
+from fuzz.program import OPERATIONS, Op, Program, make_op, parse
+from fuzz.program.arguments import G, M
+from fuzz.program.operations import MACHINE
+from fuzz.program.repair import repair
+from fuzz.program.text import format as text
+from mm.machine import Machine
+
+
+class Miscounts(UnifiedFramework):
+    """A candidate that counts one page too many for each section of a device, but only if HVO is off."""
+
+    def sparse_add_section(self, nid: int, pfn: int, nr: int, altmap: Any, pgmap: Any) -> int:
+        rc = super().sparse_add_section(nid, pfn, nr, altmap, pgmap)
+        if pgmap is not None and rc == 0 and not self.vmemmap_optimize_enabled:
+            self.k.vmstat.nr_memmap += 1
+        return rc
+
+
+def run(program: Program) -> RunOutcome:
+    return run_program(program, full_every=1, make_candidate=Miscounts)
+
+
+NOISE = """vmm 1
+machine arch=x86_64 page=4K ram=6G nodes=2 deferred_init=off
+reserve size=1G count=1 node=1
+boot
+hugetlb resize size=2M to=37
+u0 = hugetlb map size=2M count=5 node=0
+m0 = memory add at=0x240000000 size=256M node=1
+memory online m0 block=1 zone=movable
+p0 = pages alloc count=1234 node=1
+sysctl hugetlb_optimize_vmemmap=on
+hugetlb dissolve at=0x40200000
+sysctl hugetlb_optimize_vmemmap=off
+d0 = dax create at=0x280000000 size=128M align=2M altmap=on
+hugetlb unmap u0
+fail alloc nth=1000
+d1 = dax create at=0x2c0000000,0x340000000 size=384M,1G node=1
+hugetlb resize size=2M to=0
+"""
+
+
+def test_a_noisy_program_becomes_its_core() -> None:
+    got = minimize(parse(NOISE), run=run)
+    # With the parameter off at boot the sysctl would not be needed, but machines only change towards their defaults.
+    assert text(got.program).splitlines()[1:4] == [
+        "machine arch=x86_64 page=4K ram=512M nodes=1",
+        "boot",
+        "sysctl hugetlb_optimize_vmemmap=off",
+    ]
+    assert [op.name for op in got.program.ops] == ["boot", "sysctl", "dax create"]
+    last = got.program.ops[-1]
+    assert len(last.args["at"]) == 1
+    assert last.args["node"] == 0
+    assert got.one_minimal
+    assert got.executions < 600
+
+
+def test_the_signature_stays() -> None:
+    before = run(parse(NOISE)).finding
+    got = minimize(parse(NOISE), run=run)
+    assert before is not None
+    assert got.finding.signature == before.signature
+    again = run(got.program).finding
+    assert again == got.finding
+
+
+def test_it_is_deterministic() -> None:
+    assert minimize(parse(NOISE), run=run) == minimize(parse(NOISE), run=run)
+
+
+def test_the_budget_bounds_the_executions_and_is_admitted() -> None:
+    got = minimize(parse(NOISE), run=run, budget=10)
+    assert got.executions == 10
+    assert not got.one_minimal
+    assert run(got.program).finding is not None
+
+
+def test_a_program_without_finding_is_refused() -> None:
+    with pytest.raises(ValueError, match="no finding"):
+        minimize(parse("vmm 1\nmachine arch=x86_64 page=4K ram=512M nodes=1\nboot\n"))
+
+
+def predicate_run(holds: Any) -> Any:
+    """A run without kernels: the finding is there if `holds` says so of the operations."""
+
+    def fake(program: Program) -> RunOutcome:
+        finding = None
+        if holds(program):
+            finding = Finding("returns", "rc", "x", ("ok", "ok"), "", "changed", "")
+        return RunOutcome("finding" if finding else "ok", finding, len(program.ops))
+
+    return fake
+
+
+def is_one_minimal(got: Minimized, holds: Any) -> bool:
+    program = got.program
+    smaller = [program.ops[:i] + program.ops[i + 1 :] for i in range(len(program.ops))]
+    smaller += [
+        (*program.ops[:i], op, *program.ops[i + 1 :]) for i, old in enumerate(program.ops) for op in simpler_ops(old)
+    ]
+    for ops in smaller:
+        fixed = repair(program.machine, ops)
+        if fixed != program.ops and holds(Program(program.machine, fixed)):
+            return False
+    return not any(holds(Program(machine, program.ops)) for machine in simpler_machines(program.machine))
+
+
+def random_op(rng: random.Random, i: int) -> Op:
+    kind = rng.randrange(4)
+    if kind == 0:
+        node = rng.choice((None, 1))
+        return make_op("hugetlb resize", size=rng.choice((2 * M, G)), to=rng.randrange(100), node=node)
+    if kind == 1:
+        return make_op("dax create", f"d{i}", at=(rng.randrange(1 << 35),), size=(rng.randrange(1, 64) * 2 * M,))
+    if kind == 2:
+        return make_op("pages alloc", f"p{i}", count=rng.randrange(1, 5000))
+    return make_op("fail alloc", nth=rng.randrange(1, 50))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_results_are_one_minimal(seed: int) -> None:
+    """Against random conditions on which operations there must be, and with what arguments."""
+    rng = random.Random(seed)
+    ops = [make_op("boot"), *(random_op(rng, i) for i in range(30))]
+    least = rng.randrange(1, 60)
+
+    def holds(program: Program) -> bool:
+        resize = [op for op in program.ops if op.name == "hugetlb resize" and op.args["to"] >= least]
+        alloc = [op for op in program.ops if op.name == "pages alloc"]
+        return bool(resize) and len(alloc) >= 2 and alloc[-1].args["count"] > 0
+
+    program = Program(Machine(ram=6 * G, nodes=2), repair(Machine(ram=6 * G, nodes=2), ops))
+    if not holds(program):
+        pytest.skip("the condition does not hold to begin with")
+    got = minimize(program, run=predicate_run(holds))
+    assert got.one_minimal
+    assert is_one_minimal(got, holds)
+    assert len(got.program.ops) == 4
+    assert got.program.machine == Machine(ram=512 * M)
+
+
+def test_two_operations_that_are_only_needed_together_go_together() -> None:
+    """Dropping either alone loses the finding, dropping both keeps it."""
+
+    def holds(program: Program) -> bool:
+        names = [op.name for op in program.ops]
+        return names.count("sysctl") % 2 == 0 and "hugetlb resize" in names
+
+    program = parse(
+        "vmm 1\nmachine arch=x86_64 page=4K ram=512M nodes=1\nboot\nsysctl hugetlb_optimize_vmemmap=off\n"
+        "pages alloc count=1\nsysctl hugetlb_optimize_vmemmap=on\nhugetlb resize size=2M to=0\n".replace(
+            "pages alloc", "p0 = pages alloc"
+        )
+    )
+    got = minimize(program, run=predicate_run(holds))
+    assert [op.name for op in got.program.ops] == ["boot", "hugetlb resize"]
+
+
+def test_what_is_proposed_is_simpler_and_legal() -> None:
+    """Each proposal is smaller in a well-founded order, so that the search ends."""
+    rng = random.Random(5)
+    arguments = [a for operation in OPERATIONS.values() for a in operation.arguments] + list(MACHINE)
+    for argument in arguments:
+        for _ in range(50):
+            value: Any = argument.clamp(rng.randrange(1 << rng.randrange(1, 45)))
+            if argument.options:
+                value = rng.choice(argument.options)
+            elif argument.name in ("at", "size") and argument.type.value.endswith("list"):
+                value = (value, value + 2 * M)
+            elif argument.type.value == "handle":
+                value = "m0"
+            for other in simpler(argument, value):
+                assert other != value
+                if isinstance(value, int) and not isinstance(value, bool):
+                    assert complexity(other) < complexity(value) or other < value
+                    if not argument.choices and other is not None:
+                        assert argument.clamp(other) == other
+
+
+def test_related_keeps_the_handles_of_the_last_operation() -> None:
+    program = parse(
+        "vmm 1\nmachine arch=x86_64 page=4K ram=512M nodes=1\nboot\nm0 = memory add at=0x40000000 size=128M\n"
+        "m1 = memory add at=0x80000000 size=128M\nmemory online m0 block=0\nmemory online m1 block=0\n"
+        "memory offline m1 block=0\n"
+    )
+    tried: list[Program] = []
+
+    def fake(candidate: Program) -> RunOutcome:
+        tried.append(candidate)
+        return predicate_run(lambda p: p.ops[-1].name == "memory offline")(candidate)  # type: ignore[no-any-return]
+
+    Minimizer(program, fake, 100).related()
+    assert text(tried[-1]).splitlines()[3:] == [
+        "m0 = memory add at=0x80000000 size=128M",
+        "memory online m0 block=0",
+        "memory offline m0 block=0",
+    ]
