@@ -1,10 +1,12 @@
 """The guest's huge pages, read from its struct pages: where they are, their flags, and the order of the free lists.
 
-This is what lets the reference model be held to the kernel exactly: where a huge page is placed is the buddy allocator's business,
-which the model leaves out, so the model is told (live.placement), and everything that follows from it must then agree.
+This is what lets the reference model be held to the kernel exactly: where a huge page is placed is the buddy
+allocator's business, which the model leaves out, so the model is told (live.placement), and everything that follows
+from it must then agree.
 
-Layout of struct page since Linux 6.12 (include/linux/mm_types.h, include/linux/page-flags.h): word 0 flags, 1 and 2 lru, 5 private,
-6 page_type (low half, type in the top byte) and refcount (high half). Order of a large folio: lowest byte of word 0 of its second page.
+Layout of struct page since Linux 6.12 (include/linux/mm_types.h, include/linux/page-flags.h): word 0 flags, 1 and 2
+lru, 5 private, 6 page_type (low half, type in the top byte) and refcount (high half). Order of a large folio: lowest
+byte of word 0 of its second page.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from typing import Final, NamedTuple
 from live.pagetable import VMEMMAP_START, StructPages
 
 PGTY_HUGETLB: Final = 0xF4
+HPG_FREED: Final = 1 << 3
 HPG_VMEMMAP_OPTIMIZED: Final = 1 << 4
-"""enum hugetlb_page_flags (include/linux/hugetlb.h)."""
+"""Bits of enum hugetlb_page_flags (include/linux/hugetlb.h)."""
 PMD_PFNS: Final = 512
 LRU: Final = 8
 """Offset of folio.lru in bytes."""
@@ -28,6 +31,8 @@ class HugeFolio(NamedTuple):
     pfn: int
     order: int
     optimized: bool
+    free: bool
+    """It is on a free list of its pool."""
     refcount: int
     next: int | None
     """Head pfn of the next folio of the list it is on, None for the list's head."""
@@ -45,8 +50,8 @@ def huge_folios(pages: StructPages, sections: Iterable[int]) -> dict[int, HugeFo
                 continue
             after, rest = divmod(head[1] - LRU - VMEMMAP_START, 64)
             linked = after if rest == 0 and 0 <= after < 1 << 40 else None
-            optimized = bool(head[5] & HPG_VMEMMAP_OPTIMIZED)
-            out[pfn] = HugeFolio(pfn, second[0] & 0xFF, optimized, word >> 32, linked)
+            optimized, free = bool(head[5] & HPG_VMEMMAP_OPTIMIZED), bool(head[5] & HPG_FREED)
+            out[pfn] = HugeFolio(pfn, second[0] & 0xFF, optimized, free, word >> 32, linked)
     return out
 
 

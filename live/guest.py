@@ -1,7 +1,7 @@
 """A booted guest, ready to be brought back to its first moment again and again.
 
-`Template` boots a machine once, prepares the region (section 5.2 of the kernel's dax documentation: devices of size zero are made
-beforehand, so that creating one in a program is only a matter of writing its ranges), and saves the state. `Guest` is one life of it.
+`Template` boots a machine once, prepares the region (devices of size zero are made beforehand, so that creating
+one in a program is only a matter of writing its ranges), and saves the state. `Guest` is one life of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The guest's file system: a cpio archive with the agent as /init and the kernel modules it may load.
 
-The archive format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst). Modules are stored unpacked, in the order
-in which they must be loaded, as /mod/NN-name.ko; which module needs which is read from the modules themselves ("depends=" in
-.modinfo), so that no depmod is needed.
+The archive format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst). Modules are stored unpacked,
+in the order in which they must be loaded, as /mod/NN-name.ko; which module needs which is read from the modules
+themselves ("depends=" in .modinfo), so that no depmod is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def newc(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     out = bytearray()
     for number, (path, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
         name = path.encode() + b"\0"
-        # magic; inode, mode, uid, gid, links, mtime, size, device major and minor, rdev major and minor, name length, checksum
+        # magic; inode, mode, uid, gid, links, mtime, size, device major and minor, rdev major and minor, name length,
+        # checksum
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
         out += b"070701" + b"".join(b"%08x" % field for field in fields) + name
         out += bytes(-len(out) % 4)
@@ -66,7 +67,9 @@ def unpack(path: Path) -> bytes:
 
 
 def load_order(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
-    """The wanted modules of a kernel's module tree and what they need, each after what it needs; missing ones are left out."""
+    """The wanted modules of a kernel's module tree and what they need, each after what it needs; missing ones are
+    left out.
+    """
     files = {p.name.split(".ko")[0].replace("-", "_"): p for p in tree.rglob("*.ko*")}
     order: dict[str, bytes] = {}
 

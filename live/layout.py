@@ -1,8 +1,9 @@
 """From a program's machine to an emulated one.
 
-The model's RAM is the guest's RAM, at the same addresses. Behind it lies the *region*: more RAM, which the kernel command line turns
-into soft-reserved memory, so that the dax_hmem driver offers it for devices and for hot-plugging at addresses of one's choice.
-On a machine with RAM below 4G only, firmware keeps its tables at the end of RAM; the last 128M are therefore hidden from the kernel.
+The model's RAM is the guest's RAM, at the same addresses. Behind it lies the *region*: more RAM, which the kernel
+command line turns into soft-reserved memory, so that the dax_hmem driver offers it for devices and for hot-plugging at
+addresses of one's choice. On a machine with RAM below 4G only, firmware keeps its tables at the end of RAM; the last
+128M are therefore hidden from the kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mm.machine import HIGH_RAM_START, LOW_RAM, LOW_RAM_LIMIT, Machine
 M = 1 << 20
 SECTION = 128 * M
 TAIL = SECTION
+RAM_ALIGNMENT = 64 * M
 REGION = 3 << 30
 """Bytes of the region, where nothing limits it."""
 MOST = 24 << 30
@@ -40,15 +42,22 @@ def unsupported(machine: Machine) -> str | None:
         return f"machines of more than {MOST >> 30}G are not emulated"
     if machine.ram < 1 << 30:
         return "the kernel and its tools need 1G"
-    if machine.ram < LOW_RAM_LIMIT and _region_below(machine.ram) < 2 * M:
+    if machine.ram < LOW_RAM_LIMIT and _region_below(region_start(machine.ram)) < 2 * M:
         return "there is no room for a region below 2816M"
     if not machine.deferred_init:
         return "deferred struct page initialisation is a configuration of the kernel, not a parameter"
     return None
 
 
-def _region_below(ram: int) -> int:
-    return (LOW_RAM_LIMIT - 2 * M - TAIL - ram) // SECTION * SECTION
+def _region_below(start: int) -> int:
+    return (LOW_RAM_LIMIT - 2 * M - TAIL - start) // SECTION * SECTION
+
+
+def region_start(ram_end: int) -> int:
+    """Where the region can begin: the kernel keeps what follows RAM, up to a multiple of 64M, busy as "RAM buffer"
+    (arch/x86/kernel/e820.c).
+    """
+    return -(-ram_end // RAM_ALIGNMENT) * RAM_ALIGNMENT
 
 
 def layout(machine: Machine, reserves: tuple[Op, ...] = ()) -> Layout:
@@ -57,12 +66,17 @@ def layout(machine: Machine, reserves: tuple[Op, ...] = ()) -> Layout:
     if machine.memmap_on_memory != "off":
         append.append(f"memory_hotplug.memmap_on_memory={machine.memmap_on_memory.replace('on', 'Y')}")
     if machine.ram < LOW_RAM_LIMIT:
-        start, size = machine.ram, _region_below(machine.ram)
+        end = machine.ram
+        start = region_start(end)
+        size = _region_below(start)
         total = start + size + TAIL
         append.append(f"memmap={TAIL // M}M${hex(start + size)}")
     else:
-        start, size = HIGH_RAM_START + machine.ram - LOW_RAM, REGION
-        total = machine.ram + size
+        end = HIGH_RAM_START + machine.ram - LOW_RAM
+        start, size = region_start(end), REGION
+        total = machine.ram + start - end + size
+    if start > end:
+        append.append(f"memmap={(start - end) // M}M${hex(end)}")
     append.append(f"memmap={hex(size)}%{hex(start)}-1+0xefffffff")
     append += reserved(reserves)
     share = machine.ram // machine.nodes // (2 * M) * (2 * M)

@@ -1,7 +1,7 @@
 """One look at a guest: counters by its own files, mapping and huge pages by reading its memory.
 
-Free pages are counted with the per-cpu lists, and the counters are folded first (vm.stat_refresh), so that what is left of noise is
-the kernel's own small allocations.
+Free pages are counted with the per-cpu lists, and the counters are folded first (vm.stat_refresh), so that what is left
+of noise is the kernel's own small allocations.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BLOCKS: Final = "/sys/devices/system/memory"
 _VMSTAT = re.compile(rb"^(nr_memmap_pages|nr_memmap_boot_pages|nr_page_table_pages) (\d+)$", re.M)
 _ZONE = re.compile(rb"^Node (\d+), zone|^  pages free +(\d+)|^        managed +(\d+)|^ +count: +(\d+)", re.M)
 _COMPLAINT = re.compile(
-    r"BUG[: ]|WARNING: |Bad page|Oops|general protection|Kernel panic|kernel BUG|refcount|unable to handle|list_add corruption"
-    r"|list_del corruption|page dumped because|negative"
+    r"BUG[: ]|WARNING: |Bad page|Oops|general protection|Kernel panic|kernel BUG|refcount|unable to handle"
+    r"|list_(add|del) corruption|page dumped because|negative"
 )
 
 
@@ -81,7 +81,8 @@ class Observer:
         files = self.agent.read(self._paths)
         out = Snapshot(complaints=complaints(console))
         vmstat, zoneinfo = files[0], files[1]
-        assert isinstance(vmstat, bytes) and isinstance(zoneinfo, bytes)
+        assert isinstance(vmstat, bytes)
+        assert isinstance(zoneinfo, bytes)
         for name, value in _VMSTAT.findall(vmstat):
             # The file prints a negative counter as a large unsigned one.
             number = int(value)

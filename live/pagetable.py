@@ -1,8 +1,8 @@
 """The guest's vmemmap as the hardware sees it: a walk from CR3 through guest memory, from outside the guest.
 
-Nothing here asks the guest anything. Addresses are those of x86-64 with four-level page tables and without KASLR: the struct page of
-`pfn` is at VMEMMAP_START + 64 * pfn, so one PMD entry maps the memmap of one 128M section, and PMD entry number and section number
-are the same number.
+Nothing here asks the guest anything. Addresses are those of x86-64 with four-level page tables and without KASLR: the
+struct page of `pfn` is at VMEMMAP_START + 64 * pfn, so one PMD entry maps the memmap of one 128M section, and PMD entry
+number and section number are the same number.
 """
 
 from __future__ import annotations
@@ -109,9 +109,7 @@ def sections(memory: GuestMemory, cr3: int) -> dict[int, Entry]:
 
 def decode(table: bytes) -> list[int]:
     """Each entry of a PTE table as frame * 2 + writable, -1 where nothing is mapped."""
-    return [
-        (pte & FRAME) >> 11 | (pte & WRITABLE) >> 1 if pte & PRESENT else -1 for pte in memoryview(table).cast("Q")
-    ]
+    return [(pte & FRAME) >> 11 | (pte & WRITABLE) >> 1 if pte & PRESENT else -1 for pte in memoryview(table).cast("Q")]
 
 
 class StructPages:

@@ -1,12 +1,14 @@
 """The reference model, told where the kernel put its huge pages.
 
-Which free block the buddy allocator hands out is no business of vmemmap optimization, and the model leaves it out. But what follows
-from it is: which PMD leaves are split, whether a memmap frame that is given back came from boot or from the buddy allocator, hence every
-counter and the whole mapping. So the model does not guess: each huge page goes where the kernel's went, read from the guest's struct
-pages, and then mapping, protection, sharing and counters must be equal, not merely similar.
+Which free block the buddy allocator hands out is no business of vmemmap optimization, and the model leaves it out. But
+what follows from it is: which PMD leaves are split, whether a memmap frame that is given back came from boot or from
+the buddy allocator, hence every counter and the whole mapping. So the model does not guess: each huge page goes where
+the kernel's went, read from the guest's struct pages, and then mapping, protection, sharing and counters must be equal,
+not merely similar.
 
-All other frames (memmap, tails, page tables) are compared up to their names. The model takes them from frames that no machine has, one
-imaginary zone for each node, so that they are never where the kernel puts a huge page. They count as free and managed pages of their node.
+All other frames (memmap, tails, page tables) are compared up to their names. The model takes them from frames that no
+machine has, one imaginary zone for each node, so that they are never where the kernel puts a huge page. They count as
+free and managed pages of their node.
 """
 
 from __future__ import annotations
@@ -139,19 +141,20 @@ def tell(k: Kernel, before: Snapshot, after: Snapshot) -> None:
 def new_folios(before: Snapshot, after: Snapshot) -> Wanted:
     """Huge pages that an operation made, in allocation order, and behind them those that it made and gave up again.
 
-    A batch ends up on the free list in allocation order, its first page at the head; a page that was taken into use went to the head
-    of the list of active pages, first come first. Pages given up again can be told by their memmap: other frames than before.
+    A batch ends up on the free list in allocation order, its first page at the head; a page that was taken into use
+    went to the head of the list of active pages, first come first. Pages given up again can be told by their memmap:
+    other frames than before.
     """
-    old, out = before.folios, {order: [] for order in after.pools}
+    old = before.folios
+    out: Wanted = {order: [] for order in after.pools}
     for row in list_order(after.folios):
-        active = after.folios[row[0]].refcount > 0
-        for pfn in reversed(row) if active else row:
+        for pfn in row if after.folios[row[0]].free else reversed(row):
             folio = after.folios[pfn]
             if pfn not in old or old[pfn].order != folio.order:
                 out.setdefault(folio.order, []).append(pfn)
     # Pages in use come first: they were taken off the head of the list.
     for order, pfns in out.items():
-        pfns.sort(key=lambda pfn: after.folios[pfn].refcount == 0)
+        pfns.sort(key=lambda pfn: after.folios[pfn].free)
         out[order] = pfns
     out[9] += given_up(before, after)
     return out
@@ -175,4 +178,5 @@ def given_up(before: Snapshot, after: Snapshot) -> list[int]:
 
 def covered(pfn: int, *folios: dict[int, HugeFolio]) -> bool:
     """Whether a huge page of any of the snapshots covers `pfn`."""
-    return any(pfn in seen or (pfn & -GIGANTIC) in seen and seen[pfn & -GIGANTIC].order == 18 for seen in folios)
+    gigantic = pfn & -GIGANTIC
+    return any(pfn in seen or (gigantic in seen and seen[gigantic].order == 18) for seen in folios)

@@ -1,17 +1,19 @@
 """One emulator process, and the way back to a state it was in.
 
-Nothing of it is ever a file: guest memory, console and saved device state are memfds, and its two sockets are socketpairs, all handed
-over as open descriptors. So there is nothing to clean up, however it ends. It ends with the process that started it, even when
-that is killed with SIGKILL: the kernel then kills it too (PR_SET_PDEATHSIG), and it is the leader of a process group of its own.
+Nothing of it is ever a file: guest memory, console and saved device state are memfds, and its two sockets are
+socketpairs, all handed over as open descriptors. So there is nothing to clean up, however it ends. It ends with the
+process that started it, even when that is killed with SIGKILL: the kernel then kills it too (PR_SET_PDEATHSIG), and it
+is the leader of a process group of its own.
 
-A saved state is the guest's memory (a memfd, copied where it has data) and the state of the devices (a migration stream without the
-memory: x-ignore-shared). Going back is a fresh process that maps a copy of the memory and reads the stream; that survives a guest
-that panicked, and works for every topology, which `loadvm` does not.
+A saved state is the guest's memory (a memfd, copied where it has data) and the state of the devices (a migration stream
+without the memory: x-ignore-shared). Going back is a fresh process that maps a copy of the memory and reads the stream;
+that survives a guest that panicked, and works for every topology, which `loadvm` does not.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import json
 import mmap
@@ -28,7 +30,8 @@ PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 COMMAND_LINE = (
-    "console=ttyS0 nokaslr nopti mitigations=off no5lvl panic=-1 loglevel=5 nowatchdog memhp_default_state=offline"
+    "console=ttyS0 nokaslr nopti mitigations=off no5lvl init_on_alloc=0 panic=-1 loglevel=5 nowatchdog"
+    " memhp_default_state=offline"
 )
 
 M = 1 << 20
@@ -39,20 +42,27 @@ class QemuError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Emulator:
+    """How to start the emulator."""
+
+    command: tuple[str, ...]
+    firmware: tuple[str, ...] = ()
+    """Folders with its firmware, when they are not where it looks for it."""
+    modules: str | None = None
+    """Folder of its loadable parts, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
     """What is on the emulator's command line."""
 
-    binary: str
+    emulator: Emulator
     kernel: str
     initrd: str
     append: str
     """Added to the kernel's command line."""
     nodes: tuple[int, ...]
     """Bytes of RAM of each node."""
-    firmware: str | None = None
-    """Folder with the emulator's firmware, when it is not where the binary looks for it."""
-    libraries: str | None = None
-    """Added to LD_LIBRARY_PATH."""
     accel: str = "tcg"
     """"tcg" (emulation) or "kvm"."""
 
@@ -123,8 +133,8 @@ class Qemu:
             fds.append(incoming)
             command += ["-incoming", "defer"]
         environment = dict(os.environ)
-        if hardware.libraries is not None:
-            environment["LD_LIBRARY_PATH"] = hardware.libraries
+        if hardware.emulator.modules is not None:
+            environment["QEMU_MODULE_DIR"] = hardware.emulator.modules
         parent = os.getpid()
         self._errors = os.memfd_create("stderr")
         self.process = subprocess.Popen(
@@ -135,18 +145,22 @@ class Qemu:
             pass_fds=fds,
             start_new_session=True,
             env=environment,
-            preexec_fn=lambda: die_with_parent(parent),
+            preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509  # each worker is a process of one thread
         )
         its_qmp.close()
         its_agent.close()
         qmp.settimeout(60)
         self._reply()  # the greeting
         self.command("qmp_capabilities")
-        self.maps = [mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) for fd, size in zip(memory, hardware.nodes, strict=True)]
+        self.maps = [
+            mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+            for fd, size in zip(memory, hardware.nodes, strict=True)
+        ]
         self.words = [memoryview(m).cast("Q") for m in self.maps]
         """Guest memory of each node, as 64-bit words."""
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life
+    # -----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def boot(cls, hardware: Hardware) -> Qemu:
@@ -180,7 +194,9 @@ class Qemu:
         for words in self.words:
             words.release()
         for m in self.maps:
-            m.close()
+            # Somebody who still holds a view of guest memory keeps it alive; it goes with the last view.
+            with contextlib.suppress(BufferError):
+                m.close()
         for fd in (*self.memory, self._console, self._errors):
             os.close(fd)
         self.words, self.maps, self.memory = [], [], []
@@ -211,7 +227,8 @@ class Qemu:
             copy_data(self.memory[i], memory[i], size)
         return Saved(memory, devices, cr3)
 
-    # -- QMP ------------------------------------------------------------------------------------------------------------
+    # -- QMP
+    # ------------------------------------------------------------------------------------------------------------
 
     def command(self, name: str, **arguments: Any) -> Any:
         """A QMP command and what it returned."""
@@ -265,7 +282,8 @@ class Qemu:
             raise QemuError("the emulator does not tell CR3")
         return int(found[1], 16) & 0x000FFFFFFFFFF000
 
-    # -- console --------------------------------------------------------------------------------------------------------
+    # -- console
+    # --------------------------------------------------------------------------------------------------------
 
     def console(self) -> str:
         """What the guest printed since the last call."""
@@ -273,13 +291,14 @@ class Qemu:
         self._said += len(data)
         return data.decode(errors="replace")
 
-    # -- command line ---------------------------------------------------------------------------------------------------
+    # -- command line
+    # ---------------------------------------------------------------------------------------------------
 
     def _command(self, qmp: int, agent: int) -> list[str]:
         hw = self.hardware
-        out = [hw.binary, "-nodefaults", "-no-user-config", "-display", "none"]
-        if hw.firmware is not None:
-            out += ["-L", hw.firmware]
+        out = [*hw.emulator.command, "-nodefaults", "-no-user-config", "-display", "none"]
+        for folder in hw.emulator.firmware:
+            out += ["-L", folder]
         # A nested hypervisor may refuse to set what it offers in arch-capabilities.
         cpu = "host,la57=off,arch-capabilities=off" if hw.accel == "kvm" else "max,la57=off"
         out += ["-accel", hw.accel, "-cpu", cpu, "-smp", "1"]
@@ -289,7 +308,12 @@ class Qemu:
             numa += ["-numa", f"node,nodeid={i},memdev=ram{i}" + (",cpus=0" if i == 0 else "")]
         out += ["-machine", machine, "-m", f"{sum(hw.nodes) // M}M", *numa]
         out += ["-kernel", hw.kernel, "-initrd", hw.initrd, "-append", f"{COMMAND_LINE} {hw.append}".strip()]
-        out += ["-chardev", f"file,id=console,path=/proc/self/fd/{self._console},append=on", "-serial", "chardev:console"]
+        out += [
+            "-chardev",
+            f"file,id=console,path=/proc/self/fd/{self._console},append=on",
+            "-serial",
+            "chardev:console",
+        ]
         out += ["-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control", "-no-reboot"]
         out += ["-chardev", f"socket,id=agent,fd={agent}", "-device", "virtio-serial-pci"]
         return [*out, "-device", "virtserialport,chardev=agent,nr=1,name=agent"]

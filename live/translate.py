@@ -1,14 +1,13 @@
 """What each operation of the language is on a real kernel, and which operations have no counterpart there.
 
-`refusal` says why an operation cannot be done live in the present state, so that a skipped operation is always a printed one; `perform`
-does it and returns what the kernel returned, in the terms of docs/language.md (0 instead of a number of bytes written).
+`refusal` says why an operation cannot be done live in the present state, so that a skipped operation is always a
+printed one; `perform` does it and returns what the kernel returned, in the terms of docs/language.md (0 instead of a
+number of bytes written).
 """
 
 from __future__ import annotations
 
 import errno
-import re
-import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +21,6 @@ PAGE: Final = 4096
 M: Final = 1 << 20
 SPARE: Final = 96 * M // PAGE
 """Free pages that a program must leave to the guest's kernel on each node."""
-SETTLE: Final = 0.002
 POISON: Final = "/sys/devices/system/memory/soft_offline_page"
 UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
 
@@ -93,13 +91,14 @@ def _room(order: int, more: int, node: int | None, seen: Snapshot) -> str | None
     free = seen.free if node is None else seen.free[node : node + 1]
     if more > 0 and sum(max(n - SPARE, 0) for n in free) < more << order:
         return "more huge pages than fit would leave the guest's kernel without memory"
-    if order == 18 and more > 0:
-        return "whether a free gigabyte is in one piece depends on the guest's own pages"
+    if order == 18 and more > 1:
+        return "each gigabyte takes the emulated kernel seconds to find"
     return None
 
 
 def _order(args: Args) -> int:
-    return (args["size"] // PAGE).bit_length() - 1
+    size: int = args["size"]
+    return (size // PAGE).bit_length() - 1
 
 
 def _check_resize(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
@@ -173,7 +172,7 @@ def _check_offline(args: Args, guest: Guest, names: Names, seen: Snapshot) -> st
         return "whether a block of a kernel zone can go offline depends on where the guest's own pages are"
     if block is not None and state == "Movable":
         first = block * SECTION_PFNS
-        moving = [f for f in seen.folios.values() if first <= f.pfn < first + SECTION_PFNS and f.refcount]
+        moving = [f for f in seen.folios.values() if first <= f.pfn < first + SECTION_PFNS and not f.free]
         if len(moving) > 1:
             return "which of several huge pages in use moves where cannot be seen from outside"
     return None
@@ -263,23 +262,24 @@ def _unmap(args: Args, result: str | None, guest: Guest, names: Names) -> int:
 
 
 def settle(guest: Guest) -> None:
-    """Surplus pages are given back by a kernel worker: wait until two readings of the counters are equal."""
-    last = None
-    for _ in range(200):
-        vmstat = guest.agent.read(["/proc/vmstat"])[0]
-        assert isinstance(vmstat, bytes)
-        now = re.findall(rb"^nr_memmap\w* \d+$", vmstat, re.M)
-        if now == last:
-            return
-        last = now
-        time.sleep(SETTLE)
+    """Optimized pages that are freed in atomic context are given back by a kernel worker. Writing nr_hugepages waits
+    for it; the number is the present one, so nothing else happens.
+    """
+    for size in ORDERS.values():
+        folder = HUGEPAGES.format(size)
+        nr, surplus = guest.agent.read((folder + "nr_hugepages", folder + "surplus_hugepages"))
+        if isinstance(nr, bytes) and isinstance(surplus, bytes):
+            guest.agent.write(folder + "nr_hugepages", str(int(nr) - int(surplus)))
 
 
 def _dissolve(args: Args, result: str | None, guest: Guest, names: Names) -> int:
-    rc = guest.agent.write(POISON, hex(args["at"]))
-    if rc >= 0:
-        guest.agent.write(UNPOISON, str(args["at"] // PAGE))
-    return rc
+    # Soft offline dissolves, and then takes the one page out of use; only the first is asked for. Its result speaks of
+    # both, so whether the huge page is gone decides.
+    pfn = args["at"] // PAGE
+    if guest.agent.write(POISON, hex(args["at"])) >= 0:
+        guest.agent.write(UNPOISON, str(pfn))
+    left = guest.look().folios
+    return -errno.EBUSY if any(f.pfn <= pfn < f.pfn + (1 << f.order) for f in left.values()) else 0
 
 
 def _sysctl(args: Args, result: str | None, guest: Guest, names: Names) -> int:
@@ -287,7 +287,9 @@ def _sysctl(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     return guest.agent.write("/proc/sys/vm/hugetlb_optimize_vmemmap", value)
 
 
-def _bind(guest: Guest, driver: str, align: int, ranges: tuple[tuple[int, int], ...], more: list[tuple[str, str]]) -> tuple[int, str]:
+def _bind(
+    guest: Guest, driver: str, align: int, ranges: tuple[tuple[int, int], ...], more: list[tuple[str, str]]
+) -> tuple[int, str]:
     """Give an idle device its ranges and a driver: what binding returned, and the device (idle again if it failed)."""
     name = guest.idle[0]
     device = f"{DEVICES}/{name}"
