@@ -135,7 +135,7 @@ def measure(rounds: int, programs: int) -> dict[str, float]:
     for seed in range(rounds):
         done, took = uniform_speed(seed, programs)
         speed.append(done / took)
-        done, took = hypothesis_speed(seed, programs // 8)
+        done, took = hypothesis_speed(seed, programs // 4)
         slow.append(done / took)
         recorded = record(1000 + seed, programs)
         models_only(recorded[:20])

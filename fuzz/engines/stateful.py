@@ -27,8 +27,8 @@ from fuzz.program.text import format_machine, format_op
 
 DRAWS: Final = 16
 """Draws that one operation gets from the example; the longest, a device of three ranges, takes most of them."""
-STEPS: Final = 50
-"""Operations of one example."""
+STEPS: Final = 70
+"""Operations of one example, about as many as `choose_length` gives."""
 
 _RAW: Final = st.binary(min_size=2 * DRAWS, max_size=2 * DRAWS)
 _BY_WEIGHT: Final = tuple(name for name, weight in WEIGHTS.items() for _ in range(weight))

@@ -108,7 +108,7 @@ def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
     if x < 1 - RAW:
         target = max(0, now + room + int(draw() * 3) - 1)
     else:
-        target = raw_number(draw) if draw() < 0.25 else int(draw() * 64)
+        target = raw_number(draw) if draw() < 0.25 else int(draw() * 24)
     if room > most and target > now + most:
         return now + int(draw() * 8) if draw() < 0.9 else now + most
     return target
@@ -139,8 +139,8 @@ def map_count(draw: Draw, pool: HState, nid: int | None) -> int:
     if x < 0.7:
         return free + 1
     if x < 1 - RAW:
-        return free + min(extra, 16) + int(draw() * 3) // 2
-    return int(draw() * 100)
+        return free + min(extra, 6) + int(draw() * 3) // 2
+    return int(draw() * 24)
 
 
 def demote_count(draw: Draw, pool: HState, nid: int | None) -> int:

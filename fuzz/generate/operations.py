@@ -37,7 +37,7 @@ def reserve(draw: Draw, live: Live) -> Op:
         count = 1 + int(draw() * 2) if draw() < 0.9 else 1 + int(draw() * most)
     else:
         size = 2 * M
-        count = 1 + int(draw() * 16) if draw() < 0.9 else int(draw() * operands.MANY)
+        count = 1 + int(draw() * 8) if draw() < 0.9 else int(draw() * operands.MANY)
     return Op("reserve", {"size": size, "count": count, "node": operands.any_node(draw, live)})
 
 
@@ -137,7 +137,7 @@ def _memory_remove(draw: Draw, live: Live) -> Op:
 
 def _dax_create(draw: Draw, live: Live) -> Op:
     x = draw()
-    align = 2 * M if x < 0.6 else G if x < 0.8 else 4096
+    align = 2 * M if x < 0.65 else G if x < 0.8 else 4096
     at, size = operands.device_ranges(draw, live, align)
     args = {"at": at, "size": size, "align": align, "altmap": draw() >= 0.8, "node": operands.node(draw, live)}
     return Op("dax create", args, live.fresh(DAX))

@@ -78,9 +78,9 @@ def choose_machine(draw: Draw) -> Machine:
 
 
 def choose_length(draw: Draw) -> int:
-    """Operations after the boot: 10 to 130, shorter ones more often. A boot costs as much as a few dozen of them."""
+    """Operations after the boot: 16 to 176, shorter ones more often. A boot costs as much as some dozen of them."""
     x = draw()
-    return 10 + int(120 * x * x)
+    return 16 + int(160 * x * x)
 
 
 def choose_reserves(draw: Draw) -> int:
