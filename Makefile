@@ -13,10 +13,10 @@ ROOMS := mm reference candidate fuzz
 # Run a command; print what it said only if it failed.
 quietly = out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; status=1; }
 
-.PHONY: help venv smoke test lint bench lock clean
+.PHONY: help venv smoke test lint bench live lock clean
 
 help:
-	@echo "make smoke | test | lint | bench | lock | clean   (see CONTRIBUTING.md)"
+	@echo "make smoke | test | lint | bench | live | lock | clean   (see CONTRIBUTING.md)"
 
 venv: $(STAMP)
 
@@ -47,6 +47,12 @@ lint: venv
 
 bench: venv
 	@for bench in $(wildcard bench/*.py); do $(BIN)/python $$bench || exit 1; done
+
+# Needs apt-get and a C compiler; fetches a kernel, and an emulator if there is none. More: make live LIVE="--programs 1000 --seed 7".
+LIVE ?= --programs 40
+live: venv
+	@$(BIN)/vmemmap-fuzz live conform $(LIVE)
+	@VMEMMAP_LIVE=1 $(BIN)/pytest -n 0 -q tests/live/test_guest.py
 
 # Renews every pin for all supported Python versions at once. Commit the result.
 lock:
