@@ -150,6 +150,7 @@ class Runner:
                         self._count(op, step)
                     if step.difference is not None:
                         found, operation = step.difference, op.name
+                    if found is not None or step.ended:
                         break
         finally:
             if count:
