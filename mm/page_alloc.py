@@ -275,6 +275,28 @@ class PageAllocator:
         self.short += 1
         return None
 
+    def alloc_kernel_blocks(self, n: int, nid: int, owner: str) -> Extents:
+        """`alloc_kernel_block` `n` times in a row, the blocks of one extent ascending; fewer when memory runs out."""
+        out: Extents = []
+        order = self.block_order
+        for zone in self.zonelist(nid, KERNEL_ZONES, False):
+            blocks = zone.blocks
+            while n and blocks.starts:
+                top = blocks.ends[-1]
+                take = min(n, top - blocks.starts[-1])
+                blocks.remove(top - take, top)
+                lo, hi = (top - take) << order, top << order
+                self.owners.set(lo, hi, owner)
+                self.touched.append((lo, hi))
+                out.append((lo, hi - lo))
+                n -= take
+            if not n:
+                return out
+            if zone.managed_pages > 0:
+                self.spilled += n
+        self.short += n
+        return out
+
     # -- freeing ----------------------------------------------------------------------------------------------------
 
     def free(self, pfn: int, n: int) -> None:
