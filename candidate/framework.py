@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 
-from candidate import hugetlb_boot, hugetlb_vmemmap, mm_init, sparse_vmemmap
+from candidate import hugetlb_boot, hugetlb_vmemmap, mm_init, section_rows
 from candidate.vmemmap_optimization import Framework
 from mm.altmap import Altmap
 from mm.folio import Folio
@@ -56,10 +56,10 @@ class UnifiedFramework(Framework):
     # sections ------------------------------------------------------------------------------------------------------
 
     def sparse_add_section(self, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-        return sparse_vmemmap.sparse_add_section(self, nid, pfn, nr, altmap, pgmap)
+        return section_rows.sparse_add_section(self, nid, pfn, nr, altmap, pgmap)
 
     def sparse_remove_section(self, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
-        sparse_vmemmap.sparse_remove_section(self, pfn, nr, altmap)
+        section_rows.sparse_remove_section(self, pfn, nr, altmap)
 
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
         mm_init.memmap_init_range(self, zone, pfn, nr)

@@ -7,6 +7,7 @@ because the accounting on both ways asks for it.
 from __future__ import annotations
 
 from candidate.vmemmap_optimization import (
+    VMEMMAP_OPTIMIZATION_PAGES,
     Framework,
     section_nr_vmemmap_pages,
     section_set_compound_order,
@@ -27,6 +28,7 @@ SECTIONS_PER_ROOT = 4096 // 24
 """struct mem_section is the memmap word, usage and the order; the framework dropped its power-of-two size.
 UNCONFIRMED: no page_ext.
 """
+HOT_SECTION = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP
 
 # -- population -----------------------------------------------------------------------------------------------------
 
@@ -121,6 +123,18 @@ def free_map_bootmem(f: Framework, section: int) -> None:
     vmemmap_free(k, section * per, (section + 1) * per, None)
 
 
+def sections_nr_vmemmap_pages(f: Framework, pfn: int, end: int) -> int:
+    """The sum of section_nr_vmemmap_pages over the whole sections of [pfn, end)."""
+    arch = f.k.arch
+    per = arch.pages_per_section
+    total = (end - pfn) // arch.spp
+    for first, last, order in f.orders.runs(pfn // per, end // per):
+        if order >= f.min_order:
+            heads = (-first * per >> order) - (-last * per >> order)  # multiples of 2^order, both rounded up
+            total += VMEMMAP_OPTIMIZATION_PAGES * heads - (last - first) * arch.vmemmap_per_section
+    return total
+
+
 # -- sections -------------------------------------------------------------------------------------------------------
 
 
@@ -184,9 +198,9 @@ def section_deactivate(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -
     sections.touched.append((section, section + 1))
 
 
-def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-    """sparse_add_section, sparse_index_init (mm/sparse-vmemmap.c, mm/sparse.c, -mm); point `ROOT` for a new root of
-    sections.
+def add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
+    """sparse_add_section, sparse_index_init (mm/sparse-vmemmap.c, mm/sparse.c, -mm) for one section; point `ROOT` for a
+    new root of sections.
     """
     k = f.k
     section = pfn // k.arch.pages_per_section
@@ -204,13 +218,13 @@ def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap
     sections = k.sections
     sections.nid.set(section, section + 1, nid)
     word = sections.flags.get(section) or 0
-    sections.flags.set(section, section + 1, word | SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
+    sections.flags.set(section, section + 1, word | HOT_SECTION)
     sections.touched.append((section, section + 1))
     return 0
 
 
-def sparse_remove_section(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -> None:
-    """sparse_remove_section (mm/sparse-vmemmap.c, -mm)."""
+def remove_section(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -> None:
+    """sparse_remove_section (mm/sparse-vmemmap.c, -mm) for one section."""
     k = f.k
     if not k.sections.word(pfn // k.arch.pages_per_section) & SECTION_HAS_MEM_MAP:
         k.warn_once("a section without memory map is removed")
