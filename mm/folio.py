@@ -8,34 +8,22 @@ from mm.mmzone import Zone
 class Folio:
     """A huge page. Pool folios are frozen (refcount 0); a mapped one has refcount 1."""
 
-    __slots__ = (
-        "cma",
-        "hugetlb",
-        "hwpoison",
-        "nid",
-        "order",
-        "pfn",
-        "raw_hwp_unreliable",
-        "refcount",
-        "temporary",
-        "vmemmap_optimized",
-        "zone",
-    )
+    # Most folios never differ from these; demotion makes 512 at a time. Without slots, an instance holds what differs.
+    refcount = 0
+    vmemmap_optimized = False
+    """HPageVmemmapOptimized: the only record of HVO state."""
+    temporary = False
+    cma = False
+    raw_hwp_unreliable = False
+    hwpoison = False
 
     def __init__(self, pfn: int, order: int, zone: Zone, hugetlb: bool = False) -> None:
         self.pfn = pfn
         self.order = order
         self.zone = zone
         self.nid = zone.nid
-        self.refcount = 0
         self.hugetlb = hugetlb
         """PGTY_hugetlb in the head's page type."""
-        self.vmemmap_optimized = False
-        """HPageVmemmapOptimized: the only record of HVO state."""
-        self.temporary = False
-        self.cma = False
-        self.raw_hwp_unreliable = False
-        self.hwpoison = False
 
     def __repr__(self) -> str:
         return f"<folio {self.pfn:#x} order {self.order}>"

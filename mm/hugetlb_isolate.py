@@ -116,10 +116,8 @@ def move_hugetlb_state(h: HState, old: Folio, new: Folio) -> None:
 
 def _swap_places(h: HState, a: Folio, b: Folio) -> None:
     """`a` describes the frames of `b` from now on, and `b` those of `a`; both stay in the pool and keep their users."""
-    for name in Folio.__slots__:
-        if name not in ("order", "refcount"):
-            old = getattr(a, name)
-            setattr(a, name, getattr(b, name))
-            setattr(b, name, old)
+    refcounts = a.refcount, b.refcount
+    a.__dict__, b.__dict__ = b.__dict__, a.__dict__
+    a.refcount, b.refcount = refcounts
     h.folios[a.pfn] = a
     h.folios[b.pfn] = b

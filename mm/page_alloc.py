@@ -8,6 +8,7 @@ pages where the other side does, until memory runs short.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM
@@ -124,7 +125,7 @@ class PageAllocator:
                 if last < hi:
                     self._give(zone, last, hi)
                 return
-        if lo & ((1 << order) - 1) == 0 and hi & ((1 << order) - 1) == 0:
+        if (lo | hi) & ((1 << order) - 1) == 0:
             zone.blocks.add(lo >> order, hi >> order)
             return
         lo, hi = zone.frags.add(lo, hi)
@@ -172,6 +173,15 @@ class PageAllocator:
 
     def alloc_page(self, nid: int, owner: str, thisnode: bool = False) -> int | None:
         """One frame with kernel GFP; None when no zone has one. The caller has passed its allocation point."""
+        for zone in self.zonelist(nid, KERNEL_ZONES, thisnode):
+            if zone.frags.starts:
+                pfn = zone.frags.starts[0]
+                zone.frags.pop_front(0, pfn + 1)
+                self.owners.set(pfn, pfn + 1, owner)
+                self.touched.append((pfn, pfn + 1))
+                return pfn
+            if zone.blocks.starts or zone.managed_pages:
+                break
         got = self.alloc_bulk(1, nid, owner, thisnode=thisnode)
         return got[0][0] if got else None
 
@@ -186,8 +196,10 @@ class PageAllocator:
             while n:
                 if frags.starts:
                     lo = frags.starts[0]
-                    hi = min(frags.ends[0], lo + n)
-                    frags.remove(lo, hi)
+                    hi = frags.ends[0]
+                    if hi > lo + n:
+                        hi = lo + n
+                    frags.pop_front(0, hi)
                 elif blocks.starts:
                     top = blocks.ends[-1]
                     want = min(n >> order, top - blocks.starts[-1])
@@ -305,38 +317,52 @@ class PageAllocator:
         Frames taken from memblock were never managed: they raise managed_pages, as free_reserved_page does.
         Raises KernelBug on a double free and on a frame that is not online RAM ("Bad page state").
         """
-        run = self.owners.run(pfn)
-        if run is None or run[1] < pfn + n:
+        if self.free_row(pfn, pfn + n)[0] < pfn + n:
             raise KernelBug(f"bad page state: frames {pfn:#x}+{n} are freed but not all allocated")
-        boot = run[2] in BOOT_OWNERS
-        self.owners.clear(pfn, pfn + n)
-        self.touched.append((pfn, pfn + n))
-        home = self.zone_of.run(pfn)
-        if home is not None and home[1] >= pfn + n:
-            if boot:
-                home[2].managed_pages += n
-            self._give(home[2], pfn, pfn + n)
-            return
+
+    def free_row(self, pfn: int, end: int) -> tuple[int, str]:
+        """`free` for the frames of [pfn, end) that have the same owner as the first: where they end, and the owner."""
+        owners = self.owners
+        i = bisect_right(owners.starts, pfn) - 1
+        if i < 0 or owners.ends[i] <= pfn:
+            raise KernelBug(f"bad page state: frames {pfn:#x}+{end - pfn} are freed but not all allocated")
+        owner = owners.vals[i]
+        if owners.ends[i] < end:
+            end = owners.ends[i]
+        if owners.starts[i] == pfn:
+            if owners.ends[i] == end:
+                del owners.starts[i], owners.ends[i], owners.vals[i]
+            else:
+                owners.starts[i] = end
+        else:
+            owners.clear(pfn, end)
+        self.touched.append((pfn, end))
         done = pfn
-        for lo, hi, zone in self.zone_of.runs(pfn, pfn + n):
+        homes = self.zone_of
+        i = bisect_right(homes.starts, pfn) - 1
+        if i >= 0 and homes.ends[i] >= end:
+            zone = homes.vals[i]
+            if owner in BOOT_OWNERS:
+                zone.managed_pages += end - pfn
+            self._give(zone, pfn, end)
+            return end, owner
+        for lo, hi, zone in homes.runs(pfn, end):
             if lo != done:
                 break
-            if boot:
+            if owner in BOOT_OWNERS:
                 zone.managed_pages += hi - lo
             self._give(zone, lo, hi)
             done = hi
-        if done != pfn + n:
+        if done != end:
             raise KernelBug(f"bad page state: frame {done:#x} is freed but is not online RAM")
+        return end, owner
 
     def free_extents(self, extents: Extents) -> None:
         """`free` for all extents, neighbours of one owner at once."""
         for pfn, n in joined(extents):
             end = pfn + n
             while pfn < end:
-                run = self.owners.run(pfn)
-                stop = end if run is None or run[1] > end else run[1]
-                self.free(pfn, stop - pfn)
-                pfn = stop
+                pfn, _ = self.free_row(pfn, end)
 
     def get_refs(self, frame: int, n: int) -> None:
         """Take `n` more references on `frame`."""

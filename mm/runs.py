@@ -133,6 +133,38 @@ class RunMap(Generic[V]):
         else:
             del starts[i:j], ends[i:j], vals[i:j]
 
+    def replace(self, runs: list[tuple[int, int, V]]) -> None:
+        """`set` for every one of `runs`, which are not empty and follow each other without gaps, in one go."""
+        lo, hi = runs[0][0], runs[-1][1]
+        starts, ends, vals = self.starts, self.ends, self.vals
+        i = bisect_left(ends, lo)
+        j = bisect_right(starts, hi, i)
+        new_starts: list[int] = []
+        new_ends: list[int] = []
+        new_vals: list[V] = []
+        last: V | None = None
+        if i < j and starts[i] < lo:
+            new_starts.append(starts[i])
+            new_ends.append(lo)
+            last = vals[i]
+            new_vals.append(last)
+        for s, e, val in runs:
+            if last is not None and last == val:
+                new_ends[-1] = e
+            else:
+                new_starts.append(s)
+                new_ends.append(e)
+                new_vals.append(val)
+                last = val
+        if i < j and ends[j - 1] > hi:
+            if last == vals[j - 1]:
+                new_ends[-1] = ends[j - 1]
+            else:
+                new_starts.append(hi)
+                new_ends.append(ends[j - 1])
+                new_vals.append(vals[j - 1])
+        starts[i:j], ends[i:j], vals[i:j] = new_starts, new_ends, new_vals
+
     def copy(self) -> RunMap[V]:
         """An independent copy (values are shared)."""
         new: RunMap[V] = RunMap.__new__(RunMap)

@@ -62,6 +62,21 @@ def test_map_run_is_the_whole_run(writes: list[tuple[tuple[int, int], str | None
     assert runs.run(x) == next((item for item in runs.items() if item[0] <= x < item[1]), None)
 
 
+@given(WRITES, st.integers(0, SPACE), st.lists(st.tuples(st.integers(1, 4), st.sampled_from("abc")), min_size=1))
+def test_map_replace_is_set_for_every_run(
+    writes: list[tuple[tuple[int, int], str | None]], at: int, pieces: list[tuple[int, str]]
+) -> None:
+    runs, _ = filled(writes)
+    one_by_one = runs.copy()
+    new = []
+    for length, value in pieces:
+        new.append((at, at + length, value))
+        one_by_one.set(at, at + length, value)
+        at += length
+    runs.replace(new)
+    assert runs.items() == one_by_one.items()
+
+
 @given(WRITES, WRITES)
 def test_map_copy_is_independent(
     writes: list[tuple[tuple[int, int], str | None]], more: list[tuple[tuple[int, int], str | None]]
