@@ -16,12 +16,8 @@ from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, Zone
 from mm.page import Compound, Tail
 from mm.page_alloc import OWNER_HUGETLB, KernelBug
-from reference.hugetlb_vmemmap import (
-    HUGETLB_VMEMMAP_RESERVE,
-    hugetlb_vmemmap_optimizable,
-    hugetlb_vmemmap_optimize_folios,
-    keep_head_content,
-)
+from reference.hugetlb_rows import HUGETLB_VMEMMAP_RESERVE, keep_head_content
+from reference.hugetlb_vmemmap import hugetlb_vmemmap_optimizable, hugetlb_vmemmap_optimize_folios
 from reference.populate import populate_boot_sections, vmemmap_populate_hvo
 from reference.sparse_vmemmap import SECTIONS_PER_ROOT
 

@@ -8,14 +8,12 @@ the tail frame of (zone, order) RO. Allocation points: TAIL, HEAD, SPLIT, RES. T
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM, ENOTSUPP
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
-from mm.mmzone import Zone
 from mm.page import Tail
 from mm.page_alloc import (
     OWNER_MEMMAP,
@@ -24,23 +22,24 @@ from mm.page_alloc import (
     OWNER_SELFHOSTED,
     OWNER_TAIL,
     Extents,
-    KernelBug,
+    joined,
 )
-from mm.pgtable import Leaf, Pte, Strided, frame_at, strided
+from mm.pgtable import Leaf, Pte, Strided, frame_at
+from reference.hugetlb_rows import (
+    HUGETLB_VMEMMAP_RESERVE,
+    folio_rows,
+    keep_head_content,
+    optimize_rows,
+    private_extents,
+    restore_rows,
+    split_rows,
+)
 from reference.populate import alloc_row
 
 if TYPE_CHECKING:
     from reference.paths import SeparatePaths
 
-HUGETLB_VMEMMAP_RESERVE = 1
-"""Vmemmap pages that a HugeTLB folio keeps (HUGETLB_VMEMMAP_RESERVE_SIZE)."""
-
 Freed = Extents
-
-_pfn = attrgetter("pfn")
-
-Row = tuple[int, int, Zone]
-"""Neighbouring folios of one zone: first pfn, end pfn, zone."""
 
 
 def hugetlb_vmemmap_optimizable(k: Kernel, h: HState) -> bool:
@@ -111,21 +110,17 @@ def vmemmap_remap_split(k: Kernel, lo: int, hi: int) -> int:
 
 
 def free_vmemmap_page_list(k: Kernel, freed: Freed) -> None:
-    """free_vmemmap_page_list: each frame by its class, boot or buddy."""
-    pages, vmstat = k.pages, k.vmstat
-    for frame, n in freed:
+    """free_vmemmap_page_list: each frame by its class, boot or buddy; neighbours at once."""
+    free_row, vmstat = k.pages.free_row, k.vmstat
+    for frame, n in joined(freed):
         end = frame + n
         while frame < end:
-            run = pages.owners.run(frame)
-            if run is None:
-                raise KernelBug(f"bad page state: memmap frame {frame:#x} is freed twice")
-            n = (run[1] if run[1] < end else end) - frame
-            if run[2] == OWNER_MEMMAP_BOOT:
-                vmstat.nr_memmap_boot -= n
+            stop, owner = free_row(frame, end)
+            if owner == OWNER_MEMMAP_BOOT:
+                vmstat.nr_memmap_boot -= stop - frame
             else:
-                vmstat.nr_memmap -= n
-            pages.free(frame, n)
-            frame += n
+                vmstat.nr_memmap -= stop - frame
+            frame = stop
 
 
 def _walk(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
@@ -151,21 +146,28 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
     The head copy is on nobody's list while this runs; when nothing was remapped it goes on `freed`. 0, -ENOMEM or
     -ENOTSUPP.
     """
-    end, rc = _walk(k, lo, hi)
-    if end == lo:
-        freed.append((head, 1))
-        return rc
-    old = _private(k, [(folio.pfn, end * k.arch.spp, folio.zone)])
-    if old is None:
-        raise AssertionError(f"vmemmap pages {lo:#x}..{end:#x} are still mapped by a PMD leaf")
-    if rc:
-        _rollback(k, folio, lo, end, head, old)
-        freed.append((old[0][0], 1))
-        return rc
-    k.tables.set(lo, hi, strided(lo, hi - lo, HUGETLB_VMEMMAP_RESERVE, head, True, tail, False))
-    keep_head_content(k, folio.pfn, folio.end_pfn)
-    k.memmap.touched.append((folio.pfn, folio.end_pfn))
-    freed += old
+    tables = k.tables
+    run = tables.entries.run(lo)
+    if run is not None and run[1] >= hi and run[2].kind == "pte" and not k.memory_blocks.altmaps:
+        freed.append((frame_at(run[2], lo), hi - lo))
+    else:
+        end, rc = _walk(k, lo, hi)
+        if end == lo:
+            freed.append((head, 1))
+            return rc
+        old = private_extents(k, [(folio.pfn, end * k.arch.spp, folio.zone)])
+        if rc:
+            _rollback(k, folio, lo, end, head, old)
+            freed.append((old[0][0], 1))
+            return rc
+        freed += old
+    period = hi - lo
+    periods, phase = divmod(lo, period)
+    base = head - periods * HUGETLB_VMEMMAP_RESERVE
+    tables.set(lo, hi, Strided(period, HUGETLB_VMEMMAP_RESERVE, phase, base, True, tail, False))
+    pfn, end_pfn = folio.pfn, folio.pfn + (1 << folio.order)
+    keep_head_content(k, pfn, end_pfn)
+    k.memmap.touched.append((pfn, end_pfn))
     return 0
 
 
@@ -223,19 +225,25 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
     Where nothing can fail, neighbouring folios are done in one go.
     """
     k = p.k
-    pages = k.arch.vmemmap_pages(h.order)
     todo: list[Folio] = []
     if p.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(k, h):
         todo = [folio for folio in folios if not folio.vmemmap_optimized]
-    rows = _rows(todo)
-    old = None if boot or k.memory_blocks.altmaps else _private(k, rows)
-    if old is None and _first_pass(k, folios if boot else todo, todo, pages):
-        old = _private(k, rows)
+    rows = folio_rows(k, todo)
+    pages = k.arch.vmemmap_pages(h.order)
+    split = split_rows(k, rows)
+    if not split:
+        split = _first_pass(k, folios if boot else todo, todo, pages)
+    elif boot:
+        for folio in folios:
+            if folio.vmemmap_optimized:
+                vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
     if not todo:
         return
-    if old is not None and _optimize_rows(p, h, todo, rows):
-        free_vmemmap_page_list(k, old)
-        return
+    if split:
+        old = private_extents(k, rows)
+        if optimize_rows(p, h, todo, rows):
+            free_vmemmap_page_list(k, old)
+            return
     freed: Freed = []
     for folio in todo:
         if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
@@ -243,27 +251,6 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
             freed.clear()
             __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
     free_vmemmap_page_list(k, freed)
-
-
-def _rows(folios: list[Folio]) -> list[Row]:
-    """The folios, of one order and in any order, as rows by ascending address."""
-    if len(folios) == 1:
-        folio = folios[0]
-        return [(folio.pfn, folio.pfn + (1 << folio.order), folio.zone)]
-    rows: list[Row] = []
-    if not folios:
-        return rows
-    size = 1 << folios[0].order
-    lo = hi = -1
-    zone = folios[0].zone
-    for folio in sorted(folios, key=_pfn):
-        if folio.pfn != hi or folio.zone is not zone:
-            if hi >= 0:
-                rows.append((lo, hi, zone))
-            lo, zone = folio.pfn, folio.zone
-        hi = folio.pfn + size
-    rows.append((lo, hi, zone))
-    return rows
 
 
 def _first_pass(k: Kernel, folios: list[Folio], todo: list[Folio], pages: int) -> bool:
@@ -283,86 +270,6 @@ def _first_pass(k: Kernel, folios: list[Folio], todo: list[Folio], pages: int) -
             if rc == -ENOMEM:
                 break
     return complete
-
-
-def _optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[Row]) -> bool:
-    """Remap all folios at once if only HEAD points are ahead and none of them fails; else False, with nothing done.
-
-    The head copies, allocated in a row, go to the folios by address and not by place in the list: nobody can tell these
-    private frames apart, and neighbours become one run.
-    """
-    k = p.k
-    tails, faults = p.tails, k.faults
-    n = len(folios)
-    if faults.reached < faults.armed <= faults.reached + n:
-        return False
-    for _, _, zone in rows:
-        if (zone.key, h.order) not in tails:
-            return False
-    nid = folios[0].nid
-    if len(rows) > 1 and any(zone.nid != nid for _, _, zone in rows):
-        return False
-    heads = k.pages.alloc_bulk(n, nid, OWNER_MEMMAP)
-    if (len(heads) != 1 or heads[0][1] != n) and sum([m for _, m in heads]) < n:
-        k.pages.free_extents(heads)
-        return False
-    faults.grant("HEAD", n)
-    k.vmstat.nr_memmap += n
-    tables, own, spp = k.tables, k.memmap.own, k.arch.spp
-    size, period = h.pages, h.pages // spp
-    at = 0
-    frame, left = heads[0]
-    for lo, hi, zone in rows:
-        tail = tails[zone.key, h.order]
-        run = own.run(lo)
-        if run is None or run[1] < hi:
-            for pfn in range(lo, hi, size):
-                keep_head_content(k, pfn, pfn + size)
-        k.memmap.touched.append((lo, hi))
-        while lo < hi:
-            if not left:
-                at += 1
-                frame, left = heads[at]
-            m = min(left, (hi - lo) // size)
-            vlo = lo // spp
-            periods, phase = divmod(vlo, period)
-            lo += m * size
-            tables.set(vlo, lo // spp, Strided(period, 1, phase, frame - periods, True, tail, False))
-            frame += m
-            left -= m
-    for folio in folios:
-        folio.vmemmap_optimized = True
-    return True
-
-
-def _private(k: Kernel, rows: list[Row]) -> Extents | None:
-    """The frames behind the memmap of rows that are not optimized, neighbours joined; None if some are PMD leaves."""
-    out: Extents = []
-    spp = k.arch.spp
-    end = -1
-    for lo, hi, _ in rows:
-        for s, e, m in k.tables.runs(lo // spp, hi // spp):
-            if isinstance(m, Leaf):
-                return None
-            if not isinstance(m, Pte):
-                raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
-            frame = s + m.delta
-            if frame == end:
-                out[-1] = (out[-1][0], out[-1][1] + e - s)
-            else:
-                out.append((frame, e - s))
-            end = frame + e - s
-    return out
-
-
-def keep_head_content(k: Kernel, pfn: int, end: int) -> None:
-    """A row keeps the content of its kept page for the whole period."""
-    own = k.memmap.own
-    run = own.run(pfn)
-    if run is None:
-        own.clear(pfn, end)
-    elif run[1] < end:
-        own.set(pfn, end, run[2])
 
 
 def vmemmap_wrprotect_hvo(k: Kernel, lo: int, pages: int) -> None:
@@ -416,7 +323,7 @@ def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], no
     Where no point can fail by injection and memory suffices, all frames are taken at once.
     """
     todo = [folio for folio in folios if folio.vmemmap_optimized]
-    if len(todo) > 1 and todo[0].nid == todo[-1].nid and _restore_all(k, h, todo):
+    if len(todo) > 1 and restore_rows(k, h, todo):
         non_hvo += folios
         folios.clear()
         return len(todo)
@@ -433,34 +340,3 @@ def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], no
     non_hvo += folios[:done]
     del folios[:done]
     return rc or restored
-
-
-def _restore_all(k: Kernel, h: HState, folios: list[Folio]) -> bool:
-    """Restore all folios at once when none of their RES points fails; else False, with nothing done."""
-    faults = k.faults
-    n = k.arch.vmemmap_pages(h.order) - HUGETLB_VMEMMAP_RESERVE
-    total = n * len(folios)
-    nid = folios[0].nid
-    if faults.reached < faults.armed <= faults.reached + total or any(folio.nid != nid for folio in folios):
-        return False
-    got = k.pages.alloc_bulk(total, nid, OWNER_MEMMAP)
-    if sum([m for _, m in got]) < total:
-        k.pages.free_extents(got)
-        return False
-    faults.grant("RES", total)
-    at = 0
-    frame, left = got[0]
-    for folio in folios:
-        take: Extents = []
-        need = n
-        while need:
-            if not left:
-                at += 1
-                frame, left = got[at]
-            m = min(need, left)
-            take.append((frame, m))
-            frame += m
-            left -= m
-            need -= m
-        _restore(k, folio, n, take)
-    return True
