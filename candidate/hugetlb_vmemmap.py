@@ -19,7 +19,7 @@ from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.page_alloc import BOOT_OWNERS, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, Extents, KernelBug
-from mm.pgtable import Leaf, Pte, Shared
+from mm.pgtable import Leaf, Mapping, Pte, Shared
 
 VMEMMAP_REMAP_INCOMPLETE = 1
 
@@ -158,15 +158,22 @@ def _remap_walk(f: Framework, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
 
 def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: Shared) -> None:
     """Slot `lo` maps the copied head, read-write, the others up to `hi` the shared tail, read-only."""
-    tables = k.tables
-    entries = tables.entries
-    entries.set(lo, lo + 1, Pte(head - lo, True))
-    tables.touched.append((lo, hi))
-    lo += 1
-    if lo < hi:
-        entries.set(lo, hi, tail)
-        spp = k.arch.spp
-        k.memmap.forget(lo * spp, (hi - lo) * spp)
+    row: list[tuple[int, int, Mapping]] = [(lo, lo + 1, Pte(head - lo, True))]
+    if lo + 1 < hi:
+        row.append((lo + 1, hi, tail))
+    _map_row(k, row)
+
+
+def _map_row(k: Kernel, row: list[tuple[int, int, Mapping]]) -> None:
+    """Install entries that follow each other.
+
+    What `MemMap.own` holds for slots that map T is left there: nobody sees it, and restoring writes them all.
+    """
+    lo, hi = row[0][0], row[-1][1]
+    k.tables.entries.replace(row)
+    k.tables.touched.append((lo, hi))
+    spp = k.arch.spp
+    k.memmap.touched.append((lo * spp, hi * spp))
 
 
 def _map_restored(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
@@ -294,13 +301,25 @@ def _optimize_easily(f: Framework, h: HState, todo: list[tuple[Folio, int, Pages
             k.faults.grant("PTEHOOK", n * v)
         k.vmstat.nr_memmap += n
         shared = Shared(tail, False)
+        slots: list[tuple[int, int, Pages]] = []
         for head, m in heads:
             for folio, lo, old in todo[done : done + m]:
-                _map_optimized(k, lo, lo + v, head, shared)
                 folio.vmemmap_optimized = True
-                pages += old
+                slots.append((lo, head, old))
                 head += 1
             done += m
+        slots.sort()
+        row: list[tuple[int, int, Mapping]] = []
+        end = slots[0][0]
+        for lo, head, old in slots:
+            if lo != end:
+                _map_row(k, row)
+                row = []
+            end = lo + v
+            row.append((lo, lo + 1, Pte(head - lo, True)))
+            row.append((lo + 1, end, shared))
+            pages += old
+        _map_row(k, row)
     return done
 
 
