@@ -44,15 +44,20 @@ class RunMap(Generic[V]):
     def runs(self, lo: int, hi: int) -> list[tuple[int, int, V]]:
         """The runs that meet [lo, hi), clipped to it, ascending; gaps are left out."""
         starts, ends, vals = self.starts, self.ends, self.vals
-        i = bisect_right(starts, lo) - 1
-        if i < 0 or ends[i] <= lo:
-            i += 1
-        out: list[tuple[int, int, V]] = []
+        i = bisect_right(ends, lo)
         n = len(starts)
-        while i < n and starts[i] < hi:
-            s, e = starts[i], ends[i]
+        if i == n or lo >= hi:
+            return []
+        s, e = starts[i], ends[i]
+        if s <= lo and hi <= e:
+            return [(lo, hi, vals[i])]
+        out: list[tuple[int, int, V]] = []
+        while s < hi:
             out.append((s if s > lo else lo, e if e < hi else hi, vals[i]))
             i += 1
+            if i == n:
+                break
+            s, e = starts[i], ends[i]
         return out
 
     def overlaps(self, lo: int, hi: int) -> bool:
@@ -133,37 +138,29 @@ class RunMap(Generic[V]):
         else:
             del starts[i:j], ends[i:j], vals[i:j]
 
-    def replace(self, runs: list[tuple[int, int, V]]) -> None:
-        """`set` for every one of `runs`, which are not empty and follow each other without gaps, in one go."""
-        lo, hi = runs[0][0], runs[-1][1]
-        starts, ends, vals = self.starts, self.ends, self.vals
+    def replace(self, bounds: list[int], vals: list[V]) -> None:
+        """`set(bounds[i], bounds[i + 1], vals[i])` for every i, in one go; bounds rise, and neighbours differ."""
+        lo, hi = bounds[0], bounds[-1]
+        starts, ends, old = self.starts, self.ends, self.vals
         i = bisect_left(ends, lo)
         j = bisect_right(starts, hi, i)
-        new_starts: list[int] = []
-        new_ends: list[int] = []
-        new_vals: list[V] = []
-        last: V | None = None
+        new_starts, new_ends, new_vals = bounds[:-1], bounds[1:], vals.copy()
+        right = (ends[j - 1], old[j - 1]) if i < j and ends[j - 1] > hi else None
         if i < j and starts[i] < lo:
-            new_starts.append(starts[i])
-            new_ends.append(lo)
-            last = vals[i]
-            new_vals.append(last)
-        for s, e, val in runs:
-            if last is not None and last == val:
-                new_ends[-1] = e
+            if old[i] == vals[0]:
+                new_starts[0] = starts[i]
             else:
-                new_starts.append(s)
-                new_ends.append(e)
-                new_vals.append(val)
-                last = val
-        if i < j and ends[j - 1] > hi:
-            if last == vals[j - 1]:
-                new_ends[-1] = ends[j - 1]
+                new_starts.insert(0, starts[i])
+                new_ends.insert(0, lo)
+                new_vals.insert(0, old[i])
+        if right is not None:
+            if right[1] == vals[-1]:
+                new_ends[-1] = right[0]
             else:
                 new_starts.append(hi)
-                new_ends.append(ends[j - 1])
-                new_vals.append(vals[j - 1])
-        starts[i:j], ends[i:j], vals[i:j] = new_starts, new_ends, new_vals
+                new_ends.append(right[0])
+                new_vals.append(right[1])
+        starts[i:j], ends[i:j], old[i:j] = new_starts, new_ends, new_vals
 
     def copy(self) -> RunMap[V]:
         """An independent copy (values are shared)."""

@@ -16,7 +16,7 @@ from mm.kernel import Kernel
 from mm.mmzone import Zone
 from mm.page import Content, Tail
 from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, OWNER_TAIL, Extents
-from mm.pgtable import PTE_TABLE, Leaf, Mapping, Pte, Strided, frame_at
+from mm.pgtable import PTE_TABLE, Leaf, Mapping, Pte, Strided
 
 if TYPE_CHECKING:
     from reference.paths import SeparatePaths
@@ -55,24 +55,31 @@ def folio_rows(k: Kernel, folios: list[Folio]) -> list[Row]:
     return rows
 
 
-def split_rows(k: Kernel, rows: list[Row]) -> bool:
+def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
     """Split all leaves of the rows at once if none of their SPLIT points fails and nothing there is self-hosted; else
-    False, with nothing done.
+    None, with nothing done. The frames behind the rows, which are not optimized, neighbours joined.
     """
     spp, ptrs, tables, owners = k.arch.spp, k.arch.ptrs_per_pte, k.tables, k.pages.owners
     hosted = bool(k.memory_blocks.altmaps)
     leaves: list[tuple[int, int, int]] = []
+    old: Extents = []
     n = done = 0
+    behind = -1
     for lo, hi, _ in rows:
         for s, e, m in tables.entries.runs(lo // spp, hi // spp):
-            if m.kind != "leaf" and m.kind != "pte":
+            if not isinstance(m, Leaf | Pte):
                 raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
+            frame = s + m.delta
+            if frame == behind:
+                old[-1] = (old[-1][0], old[-1][1] + e - s)
+            else:
+                old.append((frame, e - s))
+            behind = frame + e - s
             if hosted:
-                frame = frame_at(m, s)
                 for _, _, owner in owners.runs(frame, frame + e - s):
                     if owner == OWNER_SELFHOSTED:
-                        return False
-            if isinstance(m, Leaf):
+                        return None
+            if m.kind == "leaf":
                 first = s // ptrs
                 if first < done:
                     first = done
@@ -81,14 +88,14 @@ def split_rows(k: Kernel, rows: list[Row]) -> bool:
                     leaves.append((first, done, m.delta))
                     n += done - first
     if not n:
-        return True
+        return old
     faults = k.faults
     if faults.reached < faults.armed <= faults.reached + n:
-        return False
+        return None
     got = k.pages.alloc_bulk(n, 0, OWNER_PGTABLE)
     if sum([m for _, m in got]) < n:
         k.pages.free_extents(got)
-        return False
+        return None
     faults.grant("SPLIT", n)
     k.vmstat.nr_page_table_pages += n
     frames = iter(got)
@@ -101,7 +108,7 @@ def split_rows(k: Kernel, rows: list[Row]) -> bool:
             count = min(left, done - first)
             tables.tables[PTE_TABLE].set(first, first + count, frame - first)
             first, frame, left = first + count, frame + count, left - count
-    return True
+    return old
 
 
 def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[Row]) -> bool:
@@ -190,24 +197,6 @@ def _remap_rows(
         folio.vmemmap_optimized = True
 
 
-def private_extents(k: Kernel, rows: list[Row]) -> Extents:
-    """The frames behind the memmap of rows that are not optimized and hold no PMD leaf, neighbours joined."""
-    out: Extents = []
-    spp = k.arch.spp
-    end = -1
-    for lo, hi, _ in rows:
-        for s, e, m in k.tables.entries.runs(lo // spp, hi // spp):
-            if not isinstance(m, Pte):
-                raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
-            frame = s + m.delta
-            if frame == end:
-                out[-1] = (out[-1][0], out[-1][1] + e - s)
-            else:
-                out.append((frame, e - s))
-            end = frame + e - s
-    return out
-
-
 def keep_head_content(k: Kernel, pfn: int, end: int) -> None:
     """A row keeps the content of its kept page for the whole period."""
     own = k.memmap.own
@@ -244,45 +233,58 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     tables, own, touched = k.tables, k.memmap.own, k.memmap.touched
     for lo, hi, zone in rows:
         vlo, vhi = lo // spp, hi // spp
-        entries = _restored(tables.entries.runs(vlo, vhi), n + HUGETLB_VMEMMAP_RESERVE, frames[zone.nid])
-        contents: list[tuple[int, int, Content]] = []
-        for s, e, m in tables.entries.runs(vlo, vhi):
+        old = tables.entries.runs(vlo, vhi)
+        tables.entries.replace(*_restored(old, n + HUGETLB_VMEMMAP_RESERVE, frames[zone.nid]))
+        tables.touched.append((vlo, vhi))
+        bounds = [lo]
+        contents: list[Content] = []
+        for s, e, m in old:
             assert isinstance(m, Strided)
             assert m.tail is not None
             tail = k.memmap.frames[m.tail]
             for a, b, content in own.runs(s * spp, e * spp):
                 for pfn in range(a, b, h.pages):
-                    contents += (pfn, pfn + spp, content), (pfn + spp, pfn + h.pages, tail)
-        tables.entries.replace(entries)
-        tables.touched.append((vlo, vhi))
-        own.replace(contents)
+                    bounds += pfn + spp, pfn + h.pages
+                contents += [content, tail] * ((b - a) // h.pages)
+        own.replace(bounds, contents)
         touched.append((lo, hi))
     for folio in folios:
         folio.vmemmap_optimized = False
     return True
 
 
-def _restored(old: list[tuple[int, int, Mapping]], period: int, frames: Extents) -> list[tuple[int, int, Mapping]]:
-    """Entries in place of those of a row of optimized folios: kept pages stay, the others take frames off `frames`."""
-    out: list[tuple[int, int, Mapping]] = []
+def _restored(old: list[tuple[int, int, Mapping]], period: int, frames: Extents) -> tuple[list[int], list[Mapping]]:
+    """Entries for a row of optimized folios, as `RunMap.replace` takes them: kept pages stay, others take frames off
+    `frames`.
+    """
+    bounds = [old[0][0]]
+    vals: list[Mapping] = []
     frame, left = frames[0]
     at = 0
+    last = None
     for lo, hi, m in old:
         if not isinstance(m, Strided):
             raise AssertionError(f"vmemmap page {lo:#x} of an optimized folio is mapped by {m}")
         head = m.kept_frame(lo)
         for vpn in range(lo, hi, period):
-            out.append((vpn, vpn + 1, Pte(head - vpn, True)))
+            v, end, delta = vpn, vpn + 1, head - vpn
             head += 1
-            v, end = vpn + 1, vpn + period
-            while v < end:
+            while True:
+                if delta == last:
+                    bounds[-1] = end
+                else:
+                    bounds.append(end)
+                    vals.append(Pte(delta, True))
+                    last = delta
+                v = end
+                if v == vpn + period:
+                    break
                 if not left:
                     at += 1
                     frame, left = frames[at]
-                stop = end if end - v <= left else v + left
-                out.append((v, stop, Pte(frame - v, True)))
-                frame += stop - v
-                left -= stop - v
-                v = stop
+                end = vpn + period if vpn + period - v <= left else v + left
+                delta = frame - v
+                frame += end - v
+                left -= end - v
     frames[: at + 1] = [(frame, left)] if left else []
-    return out
+    return bounds, vals

@@ -30,7 +30,6 @@ from reference.hugetlb_rows import (
     folio_rows,
     keep_head_content,
     optimize_rows,
-    private_extents,
     restore_rows,
     split_rows,
 )
@@ -139,6 +138,18 @@ def _walk(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
     return hi, 0
 
 
+def _private(k: Kernel, lo: int, hi: int) -> Extents:
+    """The frames behind PTEs [lo, hi) of a folio that is not optimized; none if some are PMD leaves."""
+    out: Extents = []
+    for s, e, m in k.tables.entries.runs(lo, hi):
+        if isinstance(m, Leaf):
+            return []
+        if not isinstance(m, Pte):
+            raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
+        out.append((s + m.delta, e - s))
+    return out
+
+
 def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tail: int, freed: Freed) -> int:
     """vmemmap_remap_free: map [lo, hi) to the head copy and the tail frame, or put it back as vmemmap_restore_pte
     does.
@@ -147,20 +158,18 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
     -ENOTSUPP.
     """
     tables = k.tables
-    run = tables.entries.run(lo)
-    if run is not None and run[1] >= hi and run[2].kind == "pte" and not k.memory_blocks.altmaps:
-        freed.append((frame_at(run[2], lo), hi - lo))
-    else:
+    old = _private(k, lo, hi)
+    if not old or k.memory_blocks.altmaps:
         end, rc = _walk(k, lo, hi)
         if end == lo:
             freed.append((head, 1))
             return rc
-        old = private_extents(k, [(folio.pfn, end * k.arch.spp, folio.zone)])
+        old = _private(k, lo, end)
         if rc:
             _rollback(k, folio, lo, end, head, old)
             freed.append((old[0][0], 1))
             return rc
-        freed += old
+    freed += old
     period = hi - lo
     periods, phase = divmod(lo, period)
     base = head - periods * HUGETLB_VMEMMAP_RESERVE
@@ -230,20 +239,19 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
         todo = [folio for folio in folios if not folio.vmemmap_optimized]
     rows = folio_rows(k, todo)
     pages = k.arch.vmemmap_pages(h.order)
-    split = split_rows(k, rows)
-    if not split:
-        split = _first_pass(k, folios if boot else todo, todo, pages)
+    old = split_rows(k, rows)
+    if old is None:
+        if _first_pass(k, folios if boot else todo, todo, pages):
+            old = split_rows(k, rows)
     elif boot:
         for folio in folios:
             if folio.vmemmap_optimized:
                 vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
     if not todo:
         return
-    if split:
-        old = private_extents(k, rows)
-        if optimize_rows(p, h, todo, rows):
-            free_vmemmap_page_list(k, old)
-            return
+    if old is not None and optimize_rows(p, h, todo, rows):
+        free_vmemmap_page_list(k, old)
+        return
     freed: Freed = []
     for folio in todo:
         if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed) == -ENOMEM and freed:

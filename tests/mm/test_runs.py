@@ -68,12 +68,16 @@ def test_map_replace_is_set_for_every_run(
 ) -> None:
     runs, _ = filled(writes)
     one_by_one = runs.copy()
-    new = []
+    bounds = [at]
+    vals: list[str] = []
     for length, value in pieces:
-        new.append((at, at + length, value))
-        one_by_one.set(at, at + length, value)
-        at += length
-    runs.replace(new)
+        one_by_one.set(bounds[-1], bounds[-1] + length, value)
+        if vals and vals[-1] == value:
+            bounds[-1] += length
+        else:
+            bounds.append(bounds[-1] + length)
+            vals.append(value)
+    runs.replace(bounds, vals)
     assert runs.items() == one_by_one.items()
 
 
