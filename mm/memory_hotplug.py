@@ -31,7 +31,7 @@ __all__ = [
 
 
 def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-    """__add_pages (mm/memory_hotplug.c, 7.3): sections ascending; the first error stops, those added are kept."""
+    """__add_pages (mm/memory_hotplug.c, 7.3). The loop over the sections is behind the seam, which does many at once."""
     if altmap is not None:
         if altmap.base_pfn != pfn or altmap.offset() > nr_pages:
             k.warn_once("memory add fail, invalid altmap")
@@ -40,18 +40,7 @@ def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | Non
     if (pfn | nr_pages) % k.arch.pages_per_subsection:  # check_pfn_span (P8)
         k.warn(f"WARNING: Misaligned __add_pages start: {pfn:#x} end: {pfn + nr_pages - 1:#x}")
         return -EINVAL
-    end = pfn + nr_pages
-    per = k.arch.pages_per_section
-    add_section = k.paths.sparse_add_section
-    while pfn < end:
-        stop = pfn - pfn % per + per
-        if stop > end:
-            stop = end
-        rc = add_section(nid, pfn, stop - pfn, altmap, pgmap)
-        if rc:
-            return rc
-        pfn = stop
-    return 0
+    return k.paths.sparse_add_section(nid, pfn, nr_pages, altmap, pgmap) if nr_pages else 0
 
 
 def arch_add_memory(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
@@ -70,17 +59,10 @@ def arch_remove_memory(k: Kernel, pfn: int, nr_pages: int, altmap: Altmap | None
 
     Left out: the direct map; the span check, since only what was added is removed.
     """
-    start, end = pfn, pfn + nr_pages
-    per = k.arch.pages_per_section
-    remove_section = k.paths.sparse_remove_section
-    while pfn < end:
-        stop = pfn - pfn % per + per
-        if stop > end:
-            stop = end
-        remove_section(pfn, stop - pfn, altmap, pgmap)
-        pfn = stop
+    if nr_pages:
+        k.paths.sparse_remove_section(pfn, nr_pages, altmap, pgmap)
     if altmap is not None and not altmap.alloc:
-        k.pages.disclaim(start + altmap.reserve, start + altmap.offset())
+        k.pages.disclaim(pfn + altmap.reserve, pfn + altmap.offset())
 
 
 # -- block devices --------------------------------------------------------------------------------------------------

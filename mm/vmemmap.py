@@ -38,10 +38,13 @@ class VmemmapPaths(Protocol):
     # sections ------------------------------------------------------------------------------------------------------
 
     def sparse_add_section(self, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-        """Give [pfn, pfn + nr), inside one section, a memmap. 0 or -ENOMEM, -EINVAL, -EEXIST, ..."""
+        """Give [pfn, pfn + nr) a memmap. 0 or -ENOMEM, -EINVAL, -EEXIST, ...
+
+        The range may span several sections, which are added ascending; the first error stops, and the sections added
+        before it are kept."""
 
     def sparse_remove_section(self, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
-        """Undo `sparse_add_section` for [pfn, pfn + nr)."""
+        """Undo `sparse_add_section` for [pfn, pfn + nr), which may span several sections."""
 
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
         """Initialise the struct pages of hot-added RAM that goes online in `zone`, or of the altmap's frames in a device, and

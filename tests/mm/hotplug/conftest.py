@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -25,8 +26,15 @@ LEAF = 512
 """Frames that hold the memmap of a section."""
 
 
+def by_section(pfn: int, end: int) -> list[tuple[int, int]]:
+    """[pfn, end) cut at the borders of sections."""
+    cuts = [pfn, *range((pfn // SECTION + 1) * SECTION, end, SECTION), end]
+    return list(pairwise(cuts))
+
+
 class FakePaths:
-    """A PMD leaf for whole sections, single frames for parts, nothing optimized; hotplug calls are recorded."""
+    """A PMD leaf for whole sections, single frames for parts, nothing optimized; hotplug calls are recorded,
+    those for sections section by section."""
 
     vmemmap_optimize_enabled = False
 
@@ -63,6 +71,13 @@ class FakePaths:
         pass
 
     def sparse_add_section(self, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
+        for lo, hi in by_section(pfn, pfn + nr):
+            rc = self.add_section(nid, lo, hi - lo, altmap, pgmap)
+            if rc:
+                return rc
+        return 0
+
+    def add_section(self, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
         k = self.k
         self.calls.append(("add", nid, pfn, nr, altmap, pgmap and pgmap.nr_range))
         section = pfn // SECTION
@@ -87,6 +102,10 @@ class FakePaths:
         return 0
 
     def sparse_remove_section(self, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
+        for lo, hi in by_section(pfn, pfn + nr):
+            self.remove_section(lo, hi - lo, altmap, pgmap)
+
+    def remove_section(self, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
         k = self.k
         self.calls.append(("remove", pfn, nr, altmap, pgmap))
         section = pfn // SECTION

@@ -32,7 +32,7 @@ def fail(k, nth):
     k.faults.begin()
 
 
-def test_add_is_one_call_a_section_and_one_offline_block_a_section(make):
+def test_add_goes_up_the_sections_and_makes_one_offline_block_each(make):
     k = make()
     before = free(k)
     assert add_memory(k, 0, TOP, 3 * SECTION, False) == 0
