@@ -158,19 +158,17 @@ def _remap_walk(f: Framework, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
 
 def _map_optimized(k: Kernel, lo: int, hi: int, head: int, tail: Shared) -> None:
     """Slot `lo` maps the copied head, read-write, the others up to `hi` the shared tail, read-only."""
-    row: list[tuple[int, int, Mapping]] = [(lo, lo + 1, Pte(head - lo, True))]
-    if lo + 1 < hi:
-        row.append((lo + 1, hi, tail))
-    _map_row(k, row)
+    entry = Pte(head - lo, True)
+    _map_row(k, *(([lo, lo + 1, hi], [entry, tail]) if lo + 1 < hi else ([lo, hi], [entry])))
 
 
-def _map_row(k: Kernel, row: list[tuple[int, int, Mapping]]) -> None:
-    """Install entries that follow each other.
+def _map_row(k: Kernel, bounds: list[int], entries: list[Mapping]) -> None:
+    """Install entries that follow each other and differ.
 
     What `MemMap.own` holds for slots that map T is left there: nobody sees it, and restoring writes them all.
     """
-    lo, hi = row[0][0], row[-1][1]
-    k.tables.entries.replace(row)
+    lo, hi = bounds[0], bounds[-1]
+    k.tables.entries.replace(bounds, entries)
     k.tables.touched.append((lo, hi))
     spp = k.arch.spp
     k.memmap.touched.append((lo * spp, hi * spp))
@@ -309,17 +307,16 @@ def _optimize_easily(f: Framework, h: HState, todo: list[tuple[Folio, int, Pages
                 head += 1
             done += m
         slots.sort()
-        row: list[tuple[int, int, Mapping]] = []
-        end = slots[0][0]
+        bounds = [slots[0][0]]
+        row: list[Mapping] = []
         for lo, head, old in slots:
-            if lo != end:
-                _map_row(k, row)
-                row = []
-            end = lo + v
-            row.append((lo, lo + 1, Pte(head - lo, True)))
-            row.append((lo + 1, end, shared))
+            if lo != bounds[-1]:
+                _map_row(k, bounds, row)
+                bounds, row = [lo], []
+            bounds += lo + 1, lo + v
+            row += Pte(head - lo, True), shared
             pages += old
-        _map_row(k, row)
+        _map_row(k, bounds, row)
     return done
 
 
