@@ -47,6 +47,7 @@ PLACEMENT = (
     "hugetlb resize size=2M to=2"
 )
 BOOT_1G = "machine arch=x86_64 page=4K ram=4G nodes=1 deferred_init=off\nreserve size=1G count=1\nboot"
+BOOT_ORDER = "machine arch=x86_64 page=4K ram=3074M nodes=2\nreserve size=1G count=1\nboot"
 POOL = f"{DEFAULT}\nboot\nhugetlb resize size=2M to=4"
 
 Tamper = Callable[[UnifiedFramework, tuple[Any, ...], Any], Any]
@@ -124,6 +125,10 @@ def leak(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     f.k.pages.alloc_page(0, OWNER_MEMMAP)
 
 
+def manage_one_more(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.nodes[1].zones[1].managed_pages += 1
+
+
 def head_from_dma(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     """The first kept frame of a section comes from the wrong zone; free pages are as many."""
     k = f.k
@@ -152,7 +157,7 @@ def stale_pageblock(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> 
 
 
 def poison_kept_pages(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
-    if rc == 0:
+    if f.k.sections.valid(args[1]):  # the first section is kept when a later one fails
         f.k.memmap.own.set(args[1], args[1] + 64, POISON)
 
 
@@ -271,6 +276,8 @@ DEFECTS = (
     Defect("memory-fork", MEMORY, ADD, leak, "accounting", "free pages"),
     Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
     Defect("placement-fork", PLACEMENT, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
+    Defect("boot-order", BOOT_ORDER, LATE, leak, "accounting", "free pages"),
+    Defect("boot-order", BOOT_ORDER, LATE, manage_one_more, "accounting", "zone1.1.managed"),
     Defect("", POOL, OPTIMIZE, ro_head, "mapping", "protection"),
     Defect("", POOL, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.9.vmemmap_optimized"),
     Defect("", POOL, OPTIMIZE, count_one_more, "accounting", "nr_memmap"),
