@@ -20,13 +20,28 @@ from mm.hstate import HState
 from mm.kernel import Kernel
 
 MEMMAP = VMSTAT.index("nr_memmap")
+MANAGED = ZONE.index("managed") - ZONE.index("free")
+"""From a zone's free pages to its managed pages."""
 INITIALIZED = VMSTAT.index("struct_pages_initialized")
 
 
 class Accounting:
     """Compares the accounting of two kernels; keeps the offsets between them."""
 
-    __slots__ = ("_names", "_zones", "cand", "free", "initialized", "last", "moved", "offset", "plain", "ref", "saved")
+    __slots__ = (
+        "_names",
+        "_zones",
+        "cand",
+        "free",
+        "initialized",
+        "last",
+        "moved",
+        "offset",
+        "plain",
+        "ref",
+        "saved",
+        "unsettled",
+    )
 
     def __init__(self, ref: Kernel, cand: Kernel) -> None:
         self.ref, self.cand = ref, cand
@@ -43,6 +58,8 @@ class Accounting:
         """Not empty: how many struct pages more the operation may have initialised on the candidate."""
         self.moved = False
         """The operation may have moved pages to other zones, which are not as many on both sides."""
+        self.unsettled = False
+        """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
         self.last = self._look()
         """Counters before the operation."""
 
@@ -63,6 +80,12 @@ class Accounting:
         self.saved = -pieces.skew.frames - device_tails
         self.initialized = initialized
         self.plain = False
+
+    def unsettle(self) -> bool:
+        """Boot may have taken its memmap from other zones: whether it did."""
+        a, b = self._look()
+        self.unsettled = any(a[i + MANAGED] != b[i + MANAGED] for i in self.free)
+        return self.unsettled
 
     def counters(self, used: rules.Clauses, quiet: bool = False) -> Difference | None:
         """Compare all counters; if the operation was `quiet`, only those of vmstat unless they differ."""
@@ -99,6 +122,9 @@ class Accounting:
 
     def _explain(self, actual: list[int], a: list[int], used: rules.Clauses) -> Difference | None:
         offset = self.offset
+        if self.unsettled and sum(actual[i + MANAGED] for i in self.free) == 0:
+            for i in self.free:
+                offset[i + MANAGED] = actual[i + MANAGED]
         for i, (found, wanted) in enumerate(zip(actual, offset, strict=True)):
             if found != wanted and i not in self.free:
                 return self._difference(self._names[i], a[i] + wanted, a[i] + found)
@@ -107,9 +133,11 @@ class Accounting:
             have = sum(a[i] for i in self.free)
             return self._difference("free pages", have + self.saved, have + total)
         moved = [i for i in self.free if actual[i] != offset[i]]
+        if not moved:
+            return None
         zones = [self._zones[0][(i - FREE) // len(ZONE)] for i in moved]
         if len(moved) > 1 or total == was or zones[0].idx > 2:
-            spilled = self.moved or rules.zone_spill(self.ref, self.cand)
+            spilled = self.moved or self.unsettled or rules.zone_spill(self.ref, self.cand)
             if any(zone.idx > 2 for zone in zones) or not spilled:
                 i = moved[0]
                 return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])

@@ -91,6 +91,9 @@ class Oracle:
                 if more:
                     self.clauses.add("boot-initialized")
                     self.accounting.expect(self.pieces, 0, [more])
+                if rules.boot_order(self.ref) and self.accounting.unsettle():
+                    self.clauses.add("boot-order")
+                    self.parted = True
             self.accounting.moved = op.name == "memory offline"
             diff = self._touched(op)
             if diff is None and full:
@@ -123,6 +126,7 @@ class Oracle:
         written = ref.memmap.touched + cand.memmap.touched
         if not (mapped or written or ref.pages.touched or cand.pages.touched or op.name in DAX):
             diff = self._sections() if ref.sections.touched or cand.sections.touched else None
+            diff = diff or self._pageblocks()
             return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
         diff = None
         if mapped:
@@ -132,6 +136,7 @@ class Oracle:
             spp = ref.arch.spp
             written += [(lo * spp, hi * spp) for lo, hi in mapped]
             diff = self._struct_pages(union(written))
+        diff = diff or self._pageblocks()
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
         deep = op.name in DAX and len(ref.tables.entries) + len(cand.tables.entries) <= MANY_RUNS
@@ -144,6 +149,7 @@ class Oracle:
         return (
             self._mapping([(0, end)])
             or self._struct_pages([(0, end * ref.arch.spp)])
+            or self._pageblocks()
             or self._sections()
             or self._accounting(everything=True)
             or self._frames(True)
@@ -234,8 +240,11 @@ class Oracle:
             if wanted != got:
                 detail = f"shared tail page of node {nid}, zone {zone}, order {order}: {wanted} expected, {got} found"
                 return Difference("structpages", "tail", "content", detail)
-        x, y = ref.pageblocks, cand.pageblocks
-        if x.starts != y.starts or x.ends != y.ends or x.vals != y.vals:
+        return None
+
+    def _pageblocks(self) -> Difference | None:
+        x, y = self.ref.pageblocks, self.cand.pageblocks
+        if x.vals != y.vals or x.starts != y.starts or x.ends != y.ends:
             return runs_difference("structpages", "pageblock", x.items(), y.items())
         return None
 
@@ -267,6 +276,11 @@ class Oracle:
         both = zip(op.args["at"], op.args["size"], strict=True)
         return [(at >> shift, (at + size) >> shift) for at, size in both if size]
 
+    def _order(self, op: OpLike) -> int:
+        """Order of the compound pages of a device."""
+        order: int = op.args["align"].bit_length() - 1 - self.ref.arch.page_shift
+        return order
+
     def _refused(self, op: OpLike) -> tuple[int, ...]:
         """What a creation may be refused with when it gets further: it meets memory that exists."""
         if op.name != "dax create":
@@ -277,7 +291,7 @@ class Oracle:
 
     def _created(self, k: Kernel, pieces: Pieces, op: OpLike) -> int:
         """Add what a `dax create` has added to `k`; the order of its compound pages, 0 if it optimizes none."""
-        order: int = op.args["align"].bit_length() - 1 - k.arch.page_shift
+        order = self._order(op)
         if op.args["altmap"] or order <= k.arch.spp.bit_length():
             return 0
         pieces.created(k, self._subsections, self._ranges(op), order, op.args["node"])
@@ -345,15 +359,20 @@ class Oracle:
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         dax = op.name == "dax create"
-        if ref.faults.armed and rules.fault_fork(op.name, (rc, rc2), ref, cand, self.merged, self._refused(op)):
-            return "fault-fork"
+        rcs, refused = (rc, rc2), self._refused(op)
+        if ref.faults.armed:
+            device = (self._ranges(op), 0 if op.args["altmap"] else self._order(op)) if dax else ([], 0)
+            if rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, device):
+                return "fault-fork"
         if not (self.parted or dax):
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
-        if rules.memory_fork(op.name, (rc, rc2), short, self.accounting.free_before()):
+        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(), refused):
             return "memory-fork"
-        if op.name == "memory offline" and rules.placement_fork(ref, cand, (rc, rc2)):
+        if op.name == "memory offline" and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
-        if op.name.startswith("hugetlb") and rc == rc2 and rules.folios_fork(ref, cand):
-            return "placement-fork"
+        if rc == rc2 and (op.name == "memory offline" or op.name.startswith("hugetlb")):
+            n = op.args["size"] >> ref.arch.page_shift if "size" in op.args else 1 << ref.arch.pmd_order
+            if rules.folios_fork(ref, cand, n):
+                return "placement-fork"
         return None

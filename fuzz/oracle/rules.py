@@ -7,14 +7,16 @@ ones it used.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, unlike
-from fuzz.oracle.pieces import Pieces
+from fuzz.oracle.pieces import REF_KEEP, Pieces
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Poison
-from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE
+from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED
 from mm.runs import RunMap, RunSet
 
 Clauses = set[str]
@@ -159,6 +161,14 @@ def boot_initialized(machine: Machine, ref: Kernel) -> int:
     return -less
 
 
+def boot_order(ref: Kernel) -> bool:
+    """Whether boot allocated in another order: with pre-HVO pages, theirs came before the memmap of other sections.
+
+    Then the memmap may lie in other zones; its frames are as many.
+    """
+    return any(word & SECTION_IS_VMEMMAP_PREINIT for word in ref.sections.flags.vals)
+
+
 def zone_spill(ref: Kernel, cand: Kernel) -> bool:
     """Whether frames can lie in other zones on one side: some allocation went on to the next zone of its list."""
     return bool(ref.pages.spilled or cand.pages.spilled)
@@ -191,35 +201,66 @@ HOOKS = frozenset({"PTEHOOK", "PMDHOOK"})
 Trace = list[tuple[str, int]]
 
 
-def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Trace, Trace]:
-    """The first `n` points of a trace, equal neighbours added up: of other kinds, and of the `moved` kinds."""
-    kept: Trace = []
-    out: Trace = []
+def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Counter[str], Counter[str]]:
+    """The first `n` points of a trace by kind: those of other kinds, and those of the `moved` kinds.
+
+    Sums, because a side that adds sections by the row reports the points of a row by kind.
+    """
+    kept: Counter[str] = Counter()
+    out: Counter[str] = Counter()
     for kind, count in trace:
         count = min(count, n)
         n -= count
-        points = out if kind in moved else kept
-        if points and points[-1][0] == kind:
-            points[-1] = kind, points[-1][1] + count
-        elif count:
-            points.append((kind, count))
+        if count:
+            (out if kind in moved else kept)[kind] += count
     return kept, out
 
 
+def pieces_done(ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: tuple[int, int]) -> tuple[int, int]:
+    """How many pieces of a device each side has a whole memmap for, when it has taken so many single frames for it."""
+    spp, per, size = ref.arch.spp, ref.arch.pages_per_section, 1 << order
+    left = list(frames)
+    done = [0, 0]
+    for start, end in ranges:
+        for section in range(start // per * per, end, per):
+            lo, hi = max(section, start), min(section + per, end)
+            heads = (hi - lo) >> order if size < per else int((lo - start) % size == 0)
+            if hi - lo < per and ref.sections.early(lo):
+                needs = 0, 0
+            elif order <= spp.bit_length():
+                needs = (0, 0) if hi - lo == per else ((hi - lo) // spp,) * 2
+            else:
+                needs = REF_KEEP * heads, heads if hi - lo == per else (hi - lo) // spp
+            for side in 0, 1:
+                left[side] -= needs[side]
+                done[side] += left[side] >= 0
+    return done[0], done[1]
+
+
 def fault_fork(
-    operation: str, rcs: tuple[int, int], ref: Kernel, cand: Kernel, merged: bool, refused: tuple[int, ...]
+    operation: str,
+    rcs: tuple[int, int],
+    ref: Kernel,
+    cand: Kernel,
+    merged: bool,
+    refused: tuple[int, ...],
+    device: tuple[list[tuple[int, int]], int],
 ) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
-    Up to the armed number both traces must be the same once the kinds that may differ are out, and those must differ.
-    Adding memory without a way round the failed allocation must have failed with -ENOMEM, and only then; a side that
-    got further may have met what refuses it with one of `refused`. It must also have got further on one side: a failure
-    in the same section is undone to the same state.
+    Up to the armed number both sides must have reached the same points once the kinds that may differ are out, as far
+    as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
+    failed allocation must have failed with -ENOMEM, and only then; a side that got further may have met what refuses it
+    with one of `refused`. And it must have got further on one side: a failure in the same piece of a `device` (ranges
+    and order of its compound pages) is undone to the same state.
     """
     adding = operation in ("dax create", "memory add")
     if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
-            if (rc == -ENOMEM) != (k.faults.fired not in (None, "VMB")) or rc not in (0, -ENOMEM, *refused):
+            if rc not in (0, -ENOMEM, *refused):
+                return False
+            # Without a block there are base pages, unless the block was to come from an altmap.
+            if k.faults.fired != "VMB" and (rc == -ENOMEM) != (k.faults.fired is not None):
                 return False
     nth = ref.faults.armed
     a, b = ref.faults.points, cand.faults.points
@@ -228,27 +269,31 @@ def fault_fork(
     moved = ROOTS | (DAX_POINTS if operation == "dax create" else frozenset()) | (HOOKS if merged else frozenset())
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
-    if out == out2 or (adding and mine == theirs and ref.faults.fired and cand.faults.fired):
+    if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
+        frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
+        done = pieces_done(ref, *device, frames)
+        return done[0] != done[1]
+    if out == out2:
         return False
-    short, long = sorted((mine, theirs), key=lambda points: sum(n for _, n in points))
-    for i, (kind, n) in enumerate(short):
-        last = i == len(short) - 1
-        if i >= len(long) or long[i][0] != kind or (long[i][1] < n if last else long[i][1] != n):
-            return False
-    return True
+    return mine <= theirs or theirs <= mine
 
 
 def memory_fork(
-    operation: str, rcs: tuple[int, int], short: tuple[int, int], free: tuple[list[int], list[int]]
+    operation: str,
+    rcs: tuple[int, int],
+    short: tuple[int, int],
+    free: tuple[list[int], list[int]],
+    refused: tuple[int, ...],
 ) -> bool:
-    """Whether a side ran out of memory that the other had.
+    """Whether a side ran out of memory that the other had, which may then have met what refuses it with one of
+    `refused`.
 
     `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages of each
     node before it. What may differ then is how far the operation got: it failed with -ENOMEM, a pool took what it
     could, or a memmap got base pages for want of a block. Where single frames are wanted and only one side ran short,
     it must have had less memory on some node, or else the operation is one that takes other amounts on the two sides.
     """
-    if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY) for rc in rcs):
+    if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY, *refused) for rc in rcs):
         return False
     if operation.startswith("hugetlb"):
         return True
@@ -270,7 +315,7 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     for block in blocks:
         stuck = [
             any(
-                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE)
+                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED)
                 for _, _, owner in k.pages.owners.runs(block * per, (block + 1) * per)
             )
             for k in (ref, cand)
@@ -280,13 +325,14 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     return False
 
 
-def folios_fork(ref: Kernel, cand: Kernel) -> bool:
-    """Whether an operation took different huge pages because the first choice was not free on the other side.
+def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
+    """Whether an operation took different huge pages, of `n` pages, because the first choice was not free on the other
+    side.
 
-    The first choice is the lowest address in the highest zone.
+    The first choice is the lowest address in the highest zone of the first node.
     """
     mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
-    first: list[tuple[int, int, Kernel]] = []
+    first: list[tuple[int, int, int, Kernel]] = []
     for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
         only = a.copy()
         for lo, hi in b.items():
@@ -295,11 +341,12 @@ def folios_fork(ref: Kernel, cand: Kernel) -> bool:
             pfn = block << k.arch.pmd_order
             zone = k.pages.zone_of.get(pfn)
             if zone is not None:
-                first.append((-zone.idx, pfn, other))
+                first.append((zone.nid, -zone.idx, pfn, other))
     if not first:
         return False
-    _, pfn, other = min(first, key=lambda choice: choice[:2])
-    return not other.pages.is_free(pfn, pfn + (1 << other.arch.pmd_order))
+    *_, pfn, other = min(first, key=lambda choice: choice[:3])
+    pfn &= -n
+    return not other.pages.is_free(pfn, pfn + n)
 
 
 def _blocks_touched(k: Kernel) -> RunSet:
