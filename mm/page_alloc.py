@@ -275,22 +275,13 @@ class PageAllocator:
 
     def alloc_kernel_block(self, nid: int, owner: str) -> int | None:
         """One PMD-sized block with kernel GFP and retry-mayfail, from the high end; None when there is none."""
-        for zone in self.zonelist(nid, KERNEL_ZONES, False):
-            if zone.blocks.starts:
-                top = zone.blocks.ends[-1]
-                zone.blocks.remove(top - 1, top)
-                pfn = (top - 1) << self.block_order
-                self.owners.set(pfn, pfn + (1 << self.block_order), owner)
-                self.touched.append((pfn, pfn + (1 << self.block_order)))
-                return pfn
-            self.spilled += zone.managed_pages > 0
-        self.short += 1
-        return None
+        got = self.alloc_kernel_blocks(1, nid, owner)
+        return got[0][0] if got else None
 
     def alloc_kernel_blocks(self, n: int, nid: int, owner: str) -> Extents:
-        """`alloc_kernel_block` `n` times in a row, the blocks of one extent ascending; fewer when memory runs out."""
-        out: Extents = []
+        """`alloc_kernel_block` `n` times in a row, as extents; fewer when there are none left."""
         order = self.block_order
+        out: Extents = []
         for zone in self.zonelist(nid, KERNEL_ZONES, False):
             blocks = zone.blocks
             while n and blocks.starts:
@@ -304,9 +295,8 @@ class PageAllocator:
                 n -= take
             if not n:
                 return out
-            if zone.managed_pages > 0:
-                self.spilled += n
-        self.short += n
+            self.spilled += zone.managed_pages > 0
+        self.short += 1
         return out
 
     # -- freeing ----------------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ ordinary path.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
 from mm.page import POISON
-from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, Extents
+from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, Extents, joined
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
 from mm.runs import RunSet
@@ -35,7 +37,7 @@ def sparse_add_sections(
     per = k.arch.pages_per_section
     end = pfn + nr
     while pfn < end:
-        want = 0 if pfn % per else (end - pfn) // per
+        want = 0 if pfn % per else _absent(k, pfn // per, end // per)
         while want > 1:
             done = _add_row(k, roots, nid, pfn, want, altmap, pgmap)
             if done:
@@ -48,6 +50,16 @@ def sparse_add_sections(
                 return rc
         pfn += done
     return 0
+
+
+def _absent(k: Kernel, first: int, last: int) -> int:
+    """How many of the sections [first, last), from the first on, do not exist yet."""
+    if first + 1 < last:
+        for runs in (k.sections.flags, k.sections.usage):
+            i = bisect_right(runs.ends, first)
+            if i < len(runs.starts) and runs.starts[i] < last:
+                last = runs.starts[i]
+    return last - first
 
 
 def _add_row(
@@ -64,8 +76,8 @@ def _add_row(
         if (pfn - pgmap.ranges[pgmap.nr_range][0]) % compound:
             return 0
         want -= want % (compound // per)
-    last, lo, hi = first + want, pfn // spp, (pfn // per + want) * per // spp
-    if want < 2 or sections.flags.runs(first, last) or sections.usage.runs(first, last):
+    last, lo, hi = first + want, pfn // spp, (first + want) * per // spp
+    if want < 2 or sections.flags.overlaps(first, last) or sections.usage.overlaps(first, last):
         return 0
     missing_roots = _gaps(roots, first // SECTIONS_PER_ROOT, -(-last // SECTIONS_PER_ROOT))
     missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
@@ -175,25 +187,21 @@ def _bulk(k: Kernel, n: int, nid: int, owner: str) -> Extents | None:
 def _blocks(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents | None:
     """`n` PMD-sized blocks by ascending address, neighbours joined; or None and nothing taken."""
     size = k.arch.ptrs_per_pte
-    frames: list[int] = []
-    before = (altmap.alloc, altmap.align) if altmap is not None else (0, 0)
+    if altmap is None:
+        got = k.pages.alloc_kernel_blocks(n, nid, OWNER_MEMMAP)
+        if sum([m for _, m in got]) == n * size:
+            return joined(got)
+        k.pages.free_extents(got)
+        return None
+    before = altmap.alloc, altmap.align
+    frames: Extents = []
     for _ in range(n):
-        frame = altmap.allocate(size) if altmap is not None else k.pages.alloc_kernel_block(nid, OWNER_MEMMAP)
+        frame = altmap.allocate(size)
         if frame is None:
-            if altmap is not None:
-                altmap.alloc, altmap.align = before
-            else:
-                k.pages.free_extents([(f, size) for f in frames])
+            altmap.alloc, altmap.align = before
             return None
-        frames.append(frame)
-    frames.sort()
-    out: Extents = []
-    for frame in frames:
-        if out and sum(out[-1]) == frame:
-            out[-1] = (out[-1][0], out[-1][1] + size)
-        else:
-            out.append((frame, size))
-    return out
+        frames.append((frame, size))
+    return joined(frames)
 
 
 def _install(k: Kernel, level: int, index: int, end: int, frames: Extents) -> Extents:
