@@ -10,6 +10,7 @@ import typer
 
 from live.conform import Tally, conform
 from live.diff import diff
+from live.files import run_files
 from live.install import LINE, Kit, Unavailable, cache_folder, make_kit, offered
 from live.packages import Apt, PackageError
 
@@ -72,6 +73,27 @@ def conform_command(
         for row in unexplained:
             typer.echo(f"\n{row['detail']}\n{row['triage']}\n{row['program']}")
     raise typer.Exit(1 if unexplained else 0)
+
+
+@app.command("run")
+def run_command(
+    files: Annotated[list[Path], typer.Argument(help="Programs; a folder stands for the programs in it.")],
+    kernel: Annotated[str, typer.Option(help=KERNEL)] = LINE,
+    modules: Annotated[Path | None, typer.Option(help="Module tree of a kernel given as an image.")] = None,
+) -> None:
+    """Programs from files on a running kernel, beside the reference model."""
+    kit = _kit(kernel, modules)
+    paths = [p for f in files for p in (sorted(f.glob("*.vmm")) if f.is_dir() else [f])]
+    total, skipped = run_files(kit, paths)
+    counts = f"{total.programs} programs, {total.operations} operations"
+    typer.echo(f"Linux {kit.version}: {counts}, {len(total.disagreements)} unexplained")
+    for name, why in skipped.items():
+        typer.echo(f"  not run: {name}: {why}")
+    _table(total)
+    for found in total.disagreements:
+        row = found.to_json()
+        typer.echo(f"\n{row['detail']}\n{row['triage']}\n{row['program']}")
+    raise typer.Exit(1 if total.disagreements else 0)
 
 
 @app.command("diff")
