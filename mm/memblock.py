@@ -44,7 +44,7 @@ class Memblock:
         out: Extents = []
         for node in [nid] + [i for i in range(len(self.free_by_node)) if i != nid]:
             free = self.free_by_node[node]
-            for lo, hi in list(zip(reversed(free.starts), reversed(free.ends), strict=True)):
+            for lo, hi in reversed(free.items()):
                 if not count:
                     return out
                 hi = hi // n * n

@@ -199,9 +199,17 @@ class RunSet:
 
     def runs(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The runs that meet [lo, hi), clipped, ascending."""
-        i = bisect_right(self.ends, lo)
-        j = bisect_left(self.starts, hi)
-        return [(max(s, lo), min(e, hi)) for s, e in zip(self.starts[i:j], self.ends[i:j], strict=True)]
+        starts, ends = self.starts, self.ends
+        i = bisect_right(ends, lo)
+        j = bisect_left(starts, hi, i)
+        if i == j or lo >= hi:
+            return []
+        out = list(zip(starts[i:j], ends[i:j], strict=True))
+        if out[0][0] < lo:
+            out[0] = lo, out[0][1]
+        if out[-1][1] > hi:
+            out[-1] = out[-1][0], hi
+        return out
 
     def items(self) -> list[tuple[int, int]]:
         """All runs, ascending."""
@@ -209,7 +217,7 @@ class RunSet:
 
     def count(self, lo: int, hi: int) -> int:
         """How many members lie in [lo, hi)."""
-        return sum(e - s for s, e in self.runs(lo, hi))
+        return sum([e - s for s, e in self.runs(lo, hi)])
 
     def add(self, lo: int, hi: int) -> tuple[int, int]:
         """Add [lo, hi); returns the maximal run that now holds it."""
