@@ -38,7 +38,7 @@ Args = dict[str, Any]
 MakePaths = Callable[[Kernel], VmemmapPaths]
 Profile = Literal["posted", "merged"]
 
-FULL_EVERY = 64
+FULL_EVERY = 128
 """Operations between two full comparisons."""
 
 

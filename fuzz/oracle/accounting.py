@@ -33,6 +33,7 @@ class Accounting:
         "_zones",
         "cand",
         "free",
+        "fresh",
         "initialized",
         "last",
         "moved",
@@ -54,6 +55,8 @@ class Accounting:
         """All offsets are 0."""
         self.saved = 0
         """Free pages that the candidate must have more."""
+        self.fresh = False
+        """The expectation is new: `offset` has not been found to add up to `saved` yet."""
         self.initialized: Sequence[int] = ()
         """Not empty: how many struct pages more the operation may have initialised on the candidate."""
         self.moved = False
@@ -80,6 +83,7 @@ class Accounting:
         self.saved = -pieces.skew.frames - device_tails
         self.initialized = initialized
         self.plain = False
+        self.fresh = True
 
     def unsettle(self) -> bool:
         """Boot may have taken its memmap from other zones: whether it did."""
@@ -111,12 +115,13 @@ class Accounting:
                 found = actual[INITIALIZED] - offset[INITIALIZED]
                 offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
                 self.initialized = ()
-        if actual != offset or sum([actual[i] for i in self.free]) != self.saved:
+        if actual != offset or (self.fresh and sum([actual[i] for i in self.free]) != self.saved):
             diff = self._explain(actual, a, used)
             if diff is not None:
                 return diff
         if not self.plain:
             self._count(used)
+        self.fresh = False
         self.last = a, b
         return None
 

@@ -18,8 +18,18 @@ from fuzz.oracle import rules
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
-from fuzz.oracle.invariants import check, references
-from fuzz.oracle.observe import Tails, expand, expand_pages, mapping, struct_pages, tails_by_frame, union, unlike
+from fuzz.oracle.invariants import check
+from fuzz.oracle.observe import (
+    Tails,
+    expand,
+    expand_pages,
+    mapping,
+    private_alike,
+    struct_pages,
+    tails_by_frame,
+    union,
+    unlike,
+)
 from fuzz.oracle.pieces import Pieces
 from mm.errno import EEXIST, EOPNOTSUPP
 from mm.kernel import Kernel
@@ -28,8 +38,6 @@ from mm.page import Tail
 from mm.runs import RunSet
 
 DAX = frozenset({"dax create", "dax destroy"})
-MANY_RUNS = 1000
-"""Mapping runs up to which references are counted after every operation on DAX; beyond, only with everything else."""
 
 
 class OpLike(Protocol):
@@ -62,7 +70,11 @@ class Oracle:
         """Names of the candidate's device tails; they are kept forever."""
         self._subsections = RunSet()
         self._short = 0, 0
-        self._tails: tuple[Tails, Tails] | None = None
+        self._tails: tuple[Tails, Tails] = {}, {}
+        """Names of the shared tail frames, by side."""
+        self._tails_of = -1, -1
+        """How many shared frames had contents when the names were looked up; a new tail frame is one more."""
+        self._new_tails = False
 
     # -- one operation ----------------------------------------------------------------------------------------------
 
@@ -82,9 +94,10 @@ class Oracle:
         if diff is None and isinstance(rc, str):
             self.dead = True
             return None
-        self._tails = None
+        if op.name in DAX:
+            self._tails_of = -1, -1
         if diff is None:
-            if op.name in DAX or self.pieces.runs.starts:
+            if op.name in DAX or (self.pieces.runs.starts and self.ref.sections.touched):
                 self._expect(op, rc)
             elif op.name == "boot":
                 more = rules.boot_initialized(self.ref.machine, self.ref)
@@ -113,7 +126,7 @@ class Oracle:
 
     def full(self, op: OpLike | None = None) -> Finding | None:
         """Compare everything; the finding's operation is the end of the program."""
-        self._tails = None
+        self._tails_of = -1, -1
         diff = self._everything()
         if diff is None:
             return None
@@ -139,8 +152,7 @@ class Oracle:
         diff = diff or self._pageblocks()
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
-        deep = op.name in DAX and len(ref.tables.entries) + len(cand.tables.entries) <= MANY_RUNS
-        return diff or self._accounting() or self._frames(deep)
+        return diff or self._accounting() or self._frames()
 
     def _everything(self) -> Difference | None:
         ref, cand = self.ref, self.cand
@@ -152,7 +164,7 @@ class Oracle:
             or self._pageblocks()
             or self._sections()
             or self._accounting(everything=True)
-            or self._frames(True)
+            or self._frames()
             or self._invariants()
         )
 
@@ -196,8 +208,11 @@ class Oracle:
     # -- mapping ----------------------------------------------------------------------------------------------------
 
     def _names(self) -> tuple[Tails, Tails]:
-        if self._tails is None:
+        have = len(self.ref.memmap.frames), len(self.cand.memmap.frames)
+        if have != self._tails_of:
+            self._tails_of = have
             self._tails = tails_by_frame(self.ref), tails_by_frame(self.cand)
+            self._new_tails = True
         return self._tails
 
     def _mapping(self, ranges: list[tuple[int, int]]) -> Difference | None:
@@ -223,6 +238,8 @@ class Oracle:
         dax = bool(self.pieces.runs.starts)
         for lo, hi in ranges:
             lo, hi = lo // spp * spp, -(-hi // spp) * spp
+            if private_alike(ref, cand, lo, hi):
+                continue
             a = struct_pages(ref, lo, hi)
             b = struct_pages(cand, lo, hi)
             if dax:
@@ -269,7 +286,10 @@ class Oracle:
     def _accounting(self, everything: bool = False, quiet: bool = False) -> Difference | None:
         """`quiet`: no frame and no memory block changed."""
         accounting = self.accounting
-        return accounting.counters(self.clauses, quiet) or accounting.pools(everything) or accounting.blocks(everything)
+        diff = accounting.counters(self.clauses, quiet) or accounting.pools(everything)
+        if diff is None and (not quiet or everything):
+            diff = accounting.blocks(everything)
+        return diff
 
     def _ranges(self, op: OpLike) -> list[tuple[int, int]]:
         shift = self.ref.arch.page_shift
@@ -321,22 +341,30 @@ class Oracle:
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
-    def _frames(self, deep: bool) -> Difference | None:
-        """Which shared tail frames there are; `deep`: their references too."""
-        if self._tails is None and not deep:
+    def _frames(self) -> Difference | None:
+        """Which shared tail frames there are, and that those of devices have a reference for each slot."""
+        if not self._new_tails:
             return None
-        mine, theirs = (set(tails.values()) for tails in self._names())
-        wanted = mine | self._device_tails
-        if theirs != wanted:
-            (nid, zone), order = min(theirs ^ wanted)
-            drift = "extra" if theirs - wanted else "missing"
+        self._new_tails = False
+        mine, theirs = self._names()
+        have, wanted = set(theirs.values()), set(mine.values()) | self._device_tails
+        if have != wanted:
+            (nid, zone), order = min(have ^ wanted)
+            drift = "extra" if have - wanted else "missing"
             detail = f"shared tail frame of node {nid}, zone {zone}, order {order} is {drift}"
             return Difference("frames", "shared tail", drift, detail)
-        if self._device_tails:
-            self.clauses.add("dax-shared-tail-frame")
-        if not deep:
+        if not self._device_tails:
             return None
-        return references(self.ref, "reference") or references(self.cand, "candidate")
+        self.clauses.add("dax-shared-tail-frame")
+        refs = self.cand.pages.refs
+        for frame, name in theirs.items():
+            if name in self._device_tails:
+                uses, found = 1 + self.pieces.slots.get(name, 0), refs.get(frame, 1)
+                if uses != found:
+                    drift = "+" if found > uses else "-"
+                    detail = f"candidate: shared tail frame {frame:#x} has {found} references, {uses} uses"
+                    return Difference("frames", "candidate: references", drift, detail)
+        return None
 
     def _parted(self, op: OpLike) -> Difference | None:
         """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""

@@ -227,6 +227,23 @@ def struct_pages(k: Kernel, lo: int, hi: int) -> list[PageSegment]:
     return out
 
 
+def private_alike(a: Kernel, b: Kernel, lo: int, hi: int) -> bool:
+    """Whether struct pages [lo, hi) are private and the same in both kernels, by the shortest way to know it."""
+    mine, theirs = a.memmap.own.runs(lo, hi), b.memmap.own.runs(lo, hi)
+    if mine != theirs:
+        return False
+    spp = a.arch.spp
+    for k in (a, b):
+        at = lo // spp
+        for s, e, m in k.tables.entries.runs(at, hi // spp):
+            if s != at or isinstance(m, Shared | Strided):
+                return False
+            at = e
+        if at * spp != hi:
+            return False
+    return True
+
+
 def expand_pages(segments: list[PageSegment]) -> list[PageSegment]:
     """The same segments with every row written out."""
     out: list[PageSegment] = []

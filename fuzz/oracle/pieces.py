@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
+from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages
 from mm.arch import Arch
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_IS_EARLY, ZONE_DEVICE
@@ -45,7 +45,7 @@ class Skew(NamedTuple):
 class Pieces:
     """The live pieces, by pfn."""
 
-    __slots__ = ("arch", "runs", "skew", "slack", "tail_rw")
+    __slots__ = ("arch", "runs", "skew", "slack", "slots", "tail_rw")
 
     def __init__(self, arch: Arch, tail_rw: bool) -> None:
         self.arch = arch
@@ -56,6 +56,9 @@ class Pieces:
         self.slack = 0, 0
         """Reference and candidate: what NR_MEMMAP counts for the pieces more than the private frames they have (Q14).
         """
+
+        self.slots: dict[TailName, int] = {}
+        """How many vmemmap pages of the candidate map each device's shared tail frame."""
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -117,25 +120,35 @@ class Pieces:
     def recount(self) -> None:
         """Compute `skew` and `slack` anew."""
         counted, frames = [0, 0], [0, 0]
+        slots: dict[TailName, int] = {}
         for lo, hi, p in self.runs.items():
+            kept = frames[1]
             if p.order < self.section_order:
                 n = (hi - lo) >> p.order
                 numbers = REF_KEEP * n, n if p.whole else (hi - lo) // self.arch.spp
                 for i in 0, 1:
                     counted[i] += numbers[i]
                     frames[i] += numbers[i]
-                continue
-            size = 1 << p.order
-            for s, e in self._sections(lo, hi):
-                # Accounting looks at absolute addresses, population at the start of the range (Q14).
-                absolute, relative = s % size == 0, (s - p.origin) % size == 0
-                counted[0] += REF_KEEP * absolute
-                frames[0] += REF_KEEP * relative
-                full = 0 if p.whole else (e - s) // self.arch.spp
-                counted[1] += full or absolute
-                frames[1] += full or relative
+            else:
+                self._count_sections(lo, hi, p, counted, frames)
+            if p.whole:
+                name = (p.nid, ZONE_DEVICE), p.order
+                slots[name] = slots.get(name, 0) + (hi - lo) // self.arch.spp - (frames[1] - kept)
         self.skew = Skew(counted[1] - counted[0], frames[1] - frames[0])
         self.slack = counted[0] - frames[0], counted[1] - frames[1]
+        self.slots = slots
+
+    def _count_sections(self, lo: int, hi: int, p: Piece, counted: list[int], frames: list[int]) -> None:
+        """Count pieces of compound pages that are larger than a section."""
+        size = 1 << p.order
+        for s, e in self._sections(lo, hi):
+            # Accounting looks at absolute addresses, population at the start of the range (Q14).
+            absolute, relative = s % size == 0, (s - p.origin) % size == 0
+            counted[0] += REF_KEEP * absolute
+            frames[0] += REF_KEEP * relative
+            full = 0 if p.whole else (e - s) // self.arch.spp
+            counted[1] += full or absolute
+            frames[1] += full or relative
 
     @property
     def section_order(self) -> int:
