@@ -41,7 +41,11 @@ def boot(k: Kernel) -> int:
 def free_area_init(k: Kernel) -> None:
     """memblock_add_node for all RAM, free_area_init: zone spans and present pages (mm/mm_init.c)."""
     shift = k.arch.page_shift
-    limits = ((ZONE_DMA, 0, DMA_END >> shift), (ZONE_DMA32, DMA_END >> shift, DMA32_END >> shift), (ZONE_NORMAL, DMA32_END >> shift, 1 << 52))
+    limits = (
+        (ZONE_DMA, 0, DMA_END >> shift),
+        (ZONE_DMA32, DMA_END >> shift, DMA32_END >> shift),
+        (ZONE_NORMAL, DMA32_END >> shift, 1 << 52),
+    )
     for nid, start, end in k.machine.ram_ranges():
         k.memblock.add(nid, start, end)
         k.iomem.set(start, end, "ram")

@@ -138,7 +138,9 @@ class MemMap:
     def _write_shared(self, m: Mapping, lo: int, hi: int, content: Content) -> None:
         if isinstance(m, Shared):
             if not m.rw:
-                raise KernelBug(f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page")
+                raise KernelBug(
+                    f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page"
+                )
             self.frames[m.frame] = content
             return
         if not isinstance(m, Strided):

@@ -166,7 +166,9 @@ class PageAllocator:
         got = self._zonelists.get((nid, indices, thisnode))
         if got is None:
             nodes = [nid] if thisnode else [nid, *(node.nid for node in self.nodes if node.nid != nid)]
-            got = self._zonelists[nid, indices, thisnode] = [self.nodes[node].zones[i] for node in nodes for i in indices]
+            got = self._zonelists[nid, indices, thisnode] = [
+                self.nodes[node].zones[i] for node in nodes for i in indices
+            ]
         return got
 
     # -- allocation -------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ class PgMap:
 
     __slots__ = ("altmap", "nid", "nr_range", "ranges", "type", "vmemmap_shift")
 
-    def __init__(self, ranges: list[tuple[int, int]], vmemmap_shift: int, altmap: Altmap | None, nid: int, type: str) -> None:
+    def __init__(
+        self, ranges: list[tuple[int, int]], vmemmap_shift: int, altmap: Altmap | None, nid: int, type: str
+    ) -> None:
         self.ranges = ranges
         self.nr_range = 0
         """Finished ranges; while adding, the index of the range in progress (mm/memremap.c:memremap_pages)."""
