@@ -1,9 +1,10 @@
 """Memmap storage that the added range brings along (include/linux/memremap.h struct vmem_altmap; mm/sparse-vmemmap.c).
 
-Who does what. A side that populates from an altmap calls `allocate(n)` and maps the frames it gets; one that frees such frames
-calls `release(n)`. It never touches `Kernel.pages` for them: they belong to no zone. Their owner in `Kernel.pages` is recorded in
-front of the seam, by `mm.memory_hotplug`: `arch_add_memory` claims what the add has taken out of the altmap (also when it failed
-and kept sections), `arch_remove_memory` gives up the whole window when everything was returned.
+Who does what. A side that populates from an altmap calls `allocate(n)` and maps the frames it gets; one that frees
+such frames calls `release(n)`. It never touches `Kernel.pages` for them: they belong to no zone. Their owner in
+`Kernel.pages` is recorded in front of the seam, by `mm.memory_hotplug`: `arch_add_memory` claims what the add has
+taken out of the altmap (also when it failed and kept sections), `arch_remove_memory` gives up the whole window when
+everything was returned.
 """
 
 from __future__ import annotations

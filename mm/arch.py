@@ -1,7 +1,7 @@
 """Geometry and abilities of each architecture (arch/*/include/asm/sparsemem.h, arch/*/Kconfig, Linux 7.3).
 
-All derived sizes are in base pages (`pfn` units) or, where the name says so, in vmemmap pages: one vmemmap page holds the
-struct pages of `spp` consecutive page frames.
+All derived sizes are in base pages (`pfn` units) or, where the name says so, in vmemmap pages: one vmemmap page holds
+the struct pages of `spp` consecutive page frames.
 """
 
 from __future__ import annotations

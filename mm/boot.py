@@ -1,8 +1,10 @@
-"""Boot, as far as both trees share it (mm/mm_init.c:mm_core_init_early, mm_core_init, page_alloc_init_late; mm/memblock.c, Linux 7.3).
+"""Boot, as far as both trees share it (mm/mm_init.c:mm_core_init_early, mm_core_init, page_alloc_init_late;
+mm/memblock.c, Linux 7.3).
 
-Order here: memblock learns the RAM, zones are sized, the side builds the boot memory map (`mm_core_init_early`), memblock gives its free
-memory to the buddy allocator, the side finishes struct pages and boot gigantic folios (`page_alloc_init_late`), ordinary boot huge
-pages are allocated. Left out: firmware tables, mirrored memory, movablecore, the direct map and its page tables.
+Order here: memblock learns the RAM, zones are sized, the side builds the boot memory map (`mm_core_init_early`),
+memblock gives its free memory to the buddy allocator, the side finishes struct pages and boot gigantic folios
+(`page_alloc_init_late`), ordinary boot huge pages are allocated. Left out: firmware tables, mirrored memory,
+movablecore, the direct map and its page tables.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def sparse_init_subsection_map(k: Kernel) -> None:
 
 
 def memblock_free_all(k: Kernel) -> None:
-    """memblock_free_all (mm/memblock.c): struct pages of reserved ranges that nobody initialised yet, then free memory to buddy.
+    """memblock_free_all (mm/memblock.c): struct pages of reserved ranges that nobody initialised yet, then free memory
+    to buddy.
 
     Struct pages of ranges marked noinit are left alone, as memmap_init_reserved_pages does.
     """
@@ -107,7 +110,8 @@ def _init_reserved(k: Kernel, lo: int, hi: int, content: Plain) -> None:
 
 
 def _init_raw(k: Kernel, lo: int, hi: int, content: Plain) -> None:
-    """__init_page_from_nid (mm/mm_init.c) for the raw struct pages of [lo, hi): a pageblock's first page makes it movable."""
+    """__init_page_from_nid (mm/mm_init.c) for the raw struct pages of [lo, hi): a pageblock's first page makes it
+    movable."""
     for s, e, _ in k.memmap.own.runs(lo, hi):
         if lo < s:
             k.memmap.init(lo, s - lo, content)

@@ -1,4 +1,5 @@
-"""The error numbers that mm returns, as negative integers are returned by the kernel (include/uapi/asm-generic/errno-base.h)."""
+"""The error numbers that mm returns, as negative integers are returned by the kernel
+(include/uapi/asm-generic/errno-base.h)."""
 
 from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOMEM, ENXIO, EOPNOTSUPP
 

@@ -1,8 +1,9 @@
-"""Allocation points and their failure by number (separate-paths.md 3.0; the kernel's counterpart is lib/fault-inject.c).
+"""Allocation points and their failure by number (separate-paths.md 3.0; the kernel's counterpart is
+lib/fault-inject.c).
 
-An operation owns the sequence of allocation points it reaches. `fail alloc nth=K` arms the injector for the next operation:
-the K-th point reached fails; every other point asks the allocator in earnest. Points that stand in a row and only differ by
-position are taken at once, so that a failure in the middle of a 1 TiB device costs no loop.
+An operation owns the sequence of allocation points it reaches. `fail alloc nth=K` arms the injector for the next
+operation: the K-th point reached fails; every other point asks the allocator in earnest. Points that stand in a row
+and only differ by position are taken at once, so that a failure in the middle of a 1 TiB device costs no loop.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ class FaultInjector:
         return False
 
     def room(self, n: int) -> int:
-        """How many of the next `n` points would succeed; passes none. For callers that learn only from the allocator how many
-        points they reach: they take at most that many, `grant` what they got, and pass one more point if they wanted more."""
+        """How many of the next `n` points would succeed; passes none. For callers that learn only from the allocator
+        how many points they reach: they take at most that many, `grant` what they got, and pass one more point if they
+        wanted more."""
         return min(n, self.armed - self.reached - 1) if self.armed > self.reached else n
 
     def grant(self, kind: str, n: int) -> int:

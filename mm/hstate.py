@@ -34,8 +34,8 @@ class HState:
         """nr_huge_pages_node."""
         self.surplus = [0] * nodes
         self.free: list[dict[int, Folio]] = [{} for _ in range(nodes)]
-        """hugepage_freelists, by head pfn in insertion order: the END is the list head. Enqueue inserts, dequeue takes the last,
-        and a folio in the middle leaves in constant time."""
+        """hugepage_freelists, by head pfn in insertion order: the END is the list head. Enqueue inserts, dequeue takes
+        the last, and a folio in the middle leaves in constant time."""
         self.resv = 0
         """resv_huge_pages."""
         self.nr_overcommit = 0

@@ -1,4 +1,5 @@
-"""The boot allocator (mm/memblock.c, Linux 7.3): memory by node, top-down, until it hands what is left to the buddy allocator.
+"""The boot allocator (mm/memblock.c, Linux 7.3): memory by node, top-down, until it hands what is left to the buddy
+allocator.
 
 Left out: mirrored memory, hotpluggable memory, regions that are not multiples of 2M.
 """
@@ -25,7 +26,8 @@ class Memblock:
         self.free_by_node[nid].add(lo, hi)
 
     def alloc(self, nid: int, n: int, align: int, exact: bool = False) -> int | None:
-        """`n` frames aligned to `align`, highest address first, of node `nid`, else (unless exact) of any node; None if none."""
+        """`n` frames aligned to `align`, highest address first, of node `nid`, else (unless exact) of any node; None
+        if none."""
         order = [nid] if exact else [nid] + [i for i in range(len(self.free_by_node)) if i != nid]
         for node in order:
             free = self.free_by_node[node]
@@ -37,7 +39,8 @@ class Memblock:
         return None
 
     def alloc_many(self, nid: int, count: int, n: int) -> Extents:
-        """`count` allocations of `n` frames each, aligned to n, as extents (first pfn, frames); fewer when memory runs out.
+        """`count` allocations of `n` frames each, aligned to n, as extents (first pfn, frames); fewer when memory runs
+        out.
 
         Neighbouring allocations are joined in one extent, so that the memmap of a 16T machine is one run.
         """

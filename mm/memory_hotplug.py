@@ -31,7 +31,8 @@ __all__ = [
 
 
 def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-    """__add_pages (mm/memory_hotplug.c, 7.3). The loop over the sections is behind the seam, which does many at once."""
+    """__add_pages (mm/memory_hotplug.c, 7.3). The loop over the sections is behind the seam, which does many at
+    once."""
     if altmap is not None:
         if altmap.base_pfn != pfn or altmap.offset() > nr_pages:
             k.warn_once("memory add fail, invalid altmap")

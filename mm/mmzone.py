@@ -21,9 +21,9 @@ SECTION_IS_VMEMMAP_PREINIT = 1 << 5
 class Zone:
     """struct zone: span, present and managed pages, and its free pages.
 
-    The buddy allocator merges eagerly, so "an aligned free block of order o exists" is the same as "all its pages are free".
-    Free pages are therefore kept as runs: `blocks` holds wholly free pageblocks (in units of pageblocks, for orders at and
-    above pageblock_order), `frags` the free pages of broken pageblocks (in pfns).
+    The buddy allocator merges eagerly, so "an aligned free block of order o exists" is the same as "all its pages are
+    free". Free pages are therefore kept as runs: `blocks` holds wholly free pageblocks (in units of pageblocks, for
+    orders at and above pageblock_order), `frags` the free pages of broken pageblocks (in pfns).
     """
 
     __slots__ = ("blocks", "end_pfn", "frags", "idx", "key", "managed_pages", "nid", "present_pages", "start_pfn")
@@ -115,7 +115,8 @@ class Sections:
         return bool((self.flags.get(pfn // self.arch.pages_per_section) or 0) & SECTION_IS_EARLY)
 
     def valid(self, pfn: int) -> bool:
-        """pfn_valid (include/linux/mmzone.h): the section has a memory map and is early or its subsection bit is set."""
+        """pfn_valid (include/linux/mmzone.h): the section has a memory map and is early or its subsection bit is
+        set."""
         word = self.flags.get(pfn // self.arch.pages_per_section) or 0
         if not word & SECTION_HAS_MEM_MAP:
             return False

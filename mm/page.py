@@ -1,8 +1,8 @@
 """struct page contents, read and written through the vmemmap mapping as the hardware does (include/linux/mm_types.h).
 
-Contents are classes, not words: enough to tell whether a struct page is initialised, for which zone, and as what. They are kept
-per struct page where the vmemmap page is private, and per frame where it is shared: a write through a writable alias changes every
-alias, a write through a read-only one is a fault, and so is one to an unmapped page.
+Contents are classes, not words: enough to tell whether a struct page is initialised, for which zone, and as what. They
+are kept per struct page where the vmemmap page is private, and per frame where it is shared: a write through a
+writable alias changes every alias, a write through a read-only one is a fault, and so is one to an unmapped page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Plain(NamedTuple):
 
 
 class Compound(NamedTuple):
-    """Pages of compound pages of `order`, whose heads lie at pfn % 2^order == phase: head and tails as prep_compound_page left them."""
+    """Pages of compound pages of `order`, whose heads lie at pfn % 2^order == phase: head and tails as
+    prep_compound_page left them."""
 
     order: int
     phase: int
@@ -73,7 +74,8 @@ POISON = Poison()
 
 
 class Row(NamedTuple):
-    """What is seen through a `Strided` mapping with a separate tail frame: kept pages show `kept`, the others `tail`."""
+    """What is seen through a `Strided` mapping with a separate tail frame: kept pages show `kept`, the others
+    `tail`."""
 
     period: int
     """In struct pages."""
@@ -87,7 +89,8 @@ class Row(NamedTuple):
 
 
 class MemMap:
-    """All struct pages. Ranges are pfns; `n` counts struct pages and must be whole vmemmap pages where the mapping is shared."""
+    """All struct pages. Ranges are pfns; `n` counts struct pages and must be whole vmemmap pages where the mapping is
+    shared."""
 
     __slots__ = ("frames", "own", "spp", "tables", "touched", "vmstat")
 
@@ -171,8 +174,8 @@ class MemMap:
     def init_heads(self, pfn: int, end: int, stride: int, n: int, content: Content) -> None:
         """Initialise the first `n` struct pages of each compound of `stride` pages in [pfn, end), all with `content`.
 
-        One call for a whole row, so that a 1 TiB device costs no loop over its compound pages. Raises KernelBug where a struct
-        page is not mapped or read-only.
+        One call for a whole row, so that a 1 TiB device costs no loop over its compound pages. Raises KernelBug where
+        a struct page is not mapped or read-only.
         """
         compounds = (end - pfn) // stride
         self.vmstat.struct_pages_initialized += n * compounds
@@ -243,6 +246,7 @@ class MemMap:
         return out
 
     def _row(self, m: Mapping, kept: Content) -> Row:
-        assert isinstance(m, Strided) and m.tail is not None
+        assert isinstance(m, Strided)
+        assert m.tail is not None
         spp = self.spp
         return Row(m.period * spp, m.keep * spp, m.phase * spp, kept, self.frames.get(m.tail, RAW))

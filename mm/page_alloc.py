@@ -1,9 +1,9 @@
 """The page allocator: who owns each page frame, and which frames are free (mm/page_alloc.c, Linux 7.3).
 
-Left out: watermarks, lowmem reserve, migratetype fallback, compaction and reclaim, per-cpu lists (counted as free). Placement is
-the model's own and deterministic: single frames come from broken pageblocks first, lowest address first, and a pageblock is
-broken at the high end of the zone; huge pages come from the low end. So a side that needs fewer memmap frames still puts its huge
-pages where the other side does, until memory runs short.
+Left out: watermarks, lowmem reserve, migratetype fallback, compaction and reclaim, per-cpu lists (counted as free).
+Placement is the model's own and deterministic: single frames come from broken pageblocks first, lowest address first,
+and a pageblock is broken at the high end of the zone; huge pages come from the low end. So a side that needs fewer
+memmap frames still puts its huge pages where the other side does, until memory runs short.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ class PageAllocator:
         return n
 
     def zonelist(self, nid: int, indices: tuple[int, ...], thisnode: bool) -> list[Zone]:
-        """Zones in the order an allocation on `nid` tries them: the node's own, then (unless thisnode) the other nodes'."""
+        """Zones in the order an allocation on `nid` tries them: the node's own, then (unless thisnode) the other
+        nodes'."""
         got = self._zonelists.get((nid, indices, thisnode))
         if got is None:
             nodes = [nid] if thisnode else [nid, *(node.nid for node in self.nodes if node.nid != nid)]

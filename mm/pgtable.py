@@ -1,16 +1,17 @@
 """The kernel page tables of the vmemmap (arch/x86/mm/init_64.c, mm/sparse-vmemmap.c, mm/hugetlb_vmemmap.c).
 
-The vmemmap is indexed by *vmemmap page number*, vpn = pfn // spp. Its mapping is a `RunMap` of four forms, each a function of the
-vpn, so that a run can be cut anywhere and equal neighbours merge:
+The vmemmap is indexed by *vmemmap page number*, vpn = pfn // spp. Its mapping is a `RunMap` of four forms, each a
+function of the vpn, so that a run can be cut anywhere and equal neighbours merge:
 
   Leaf(delta)             part of a PMD leaf, RW; vpn maps frame vpn + delta
   Pte(delta, rw)          base pages with consecutive frames; vpn maps frame vpn + delta
   Shared(frame, rw)       every vpn maps the one frame
-  Strided(...)            a row of compound pages: per `period` vpns the first `keep` map frames of their own (consecutive over
+  Strided(...)            a row of compound pages: per `period` vpns the first `keep` map frames of their own
+  (consecutive over
                           the whole row), the others map `tail`, or the period's last kept frame when `tail` is None
 
-Page-table pages themselves are frames too: PTE tables by PMD index (vpn // ptrs), PMD tables by PUD index, PUD tables by PGD index.
-Installing and freeing frames is the business of the callers; this module only knows the entries.
+Page-table pages themselves are frames too: PTE tables by PMD index (vpn // ptrs), PMD tables by PUD index, PUD tables
+by PGD index. Installing and freeing frames is the business of the callers; this module only knows the entries.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def writable(m: Mapping, vpn: int) -> bool:
 
 
 def private_frames(m: Mapping, lo: int, hi: int) -> Extents:
-    """Extents of the kept (not shared by `tail`) frames that [lo, hi) maps under `m`; Strided runs must be whole periods."""
+    """Extents of the kept (not shared by `tail`) frames that [lo, hi) maps under `m`; Strided runs must be whole
+    periods."""
     if isinstance(m, Leaf | Pte):
         return [(lo + m.delta, hi - lo)]
     if isinstance(m, Shared):

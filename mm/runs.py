@@ -1,8 +1,8 @@
 """Runs: maps and sets over integers whose cost follows the number of runs, not the number of integers.
 
-A 1G page has 4096 vmemmap pages and a 16T machine four billion page frames, but both are a handful of runs. `RunMap` keeps
-maximal runs of equal values; a value must therefore mean the same at every position of its run (store a difference to the
-position, not a position). `RunSet` is the same for membership.
+A 1G page has 4096 vmemmap pages and a 16T machine four billion page frames, but both are a handful of runs. `RunMap`
+keeps maximal runs of equal values; a value must therefore mean the same at every position of its run (store a
+difference to the position, not a position). `RunSet` is the same for membership.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The seam: kernel functions that differ between the separate paths and the unified framework, under the kernel's names.
+"""The seam: kernel functions that differ between the separate paths and the unified framework, under the kernel's
+names.
 
-`reference.paths.SeparatePaths` and `candidate.framework.UnifiedFramework` implement `VmemmapPaths`; everything else in `mm` calls
-through `Kernel.paths`. A side is constructed with the kernel it belongs to and keeps its private state (zone tail frames, section
-orders, boot records) in itself. Errors are negative errno values; a BUG or panic raises `mm.page_alloc.KernelBug`.
+`reference.paths.SeparatePaths` and `candidate.framework.UnifiedFramework` implement `VmemmapPaths`; everything else in
+`mm` calls through `Kernel.paths`. A side is constructed with the kernel it belongs to and keeps its private state
+(zone tail frames, section orders, boot records) in itself. Errors are negative errno values; a BUG or panic raises
+`mm.page_alloc.KernelBug`.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ class VmemmapPaths(Protocol):
     # boot ----------------------------------------------------------------------------------------------------------
 
     def mm_core_init_early(self) -> None:
-        """Reserve boot gigantic pages (`Kernel.hugetlb.boot_requests`), build the boot memory map, write the struct pages that
-        memmap_init writes. Zones are sized and memblock holds all RAM. After it every present section has a memmap."""
+        """Reserve boot gigantic pages (`Kernel.hugetlb.boot_requests`), build the boot memory map, write the struct
+        pages that memmap_init writes. Zones are sized and memblock holds all RAM. After it every present section has a
+        memmap."""
 
     def page_alloc_init_late(self) -> None:
-        """After memblock has given its free memory to the buddy allocator: deferred struct-page init, then the boot gigantic
-        folios are initialised, optimized or write-protected, and added to the pool (`Hugetlb.add_boot_folio`)."""
+        """After memblock has given its free memory to the buddy allocator: deferred struct-page init, then the boot
+        gigantic folios are initialised, optimized or write-protected, and added to the pool
+        (`Hugetlb.add_boot_folio`)."""
 
     # sections ------------------------------------------------------------------------------------------------------
 
@@ -47,8 +51,8 @@ class VmemmapPaths(Protocol):
         """Undo `sparse_add_section` for [pfn, pfn + nr), which may span several sections."""
 
     def memmap_init_range(self, zone: Zone, pfn: int, nr: int) -> None:
-        """Initialise the struct pages of hot-added RAM that goes online in `zone`, or of the altmap's frames in a device, and
-        make their pageblocks MOVABLE (mm/mm_init.c, MEMINIT_HOTPLUG)."""
+        """Initialise the struct pages of hot-added RAM that goes online in `zone`, or of the altmap's frames in a
+        device, and make their pageblocks MOVABLE (mm/mm_init.c, MEMINIT_HOTPLUG)."""
 
     def memmap_init_zone_device(self, zone: Zone, pfn: int, nr: int, pgmap: PgMap) -> None:
         """Initialise the struct pages of [pfn, pfn + nr) of a device range, and its pageblock types (mm/mm_init.c)."""
@@ -68,8 +72,8 @@ class VmemmapPaths(Protocol):
         """0 or -ENOMEM (in profile `merged` also -EAGAIN)."""
 
     def hugetlb_vmemmap_restore_folios(self, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> int:
-        """Restore in list order. Folios that are (now) not optimized move from `folios` to the end of `non_hvo`. Returns how
-        many were restored, or the first error (the failing folio and those behind it stay in `folios`)."""
+        """Restore in list order. Folios that are (now) not optimized move from `folios` to the end of `non_hvo`.
+        Returns how many were restored, or the first error (the failing folio and those behind it stay in `folios`)."""
 
     def hugetlb_optimize_vmemmap_sysctl(self, value: bool) -> int:
         """Write vm.hugetlb_optimize_vmemmap; 0, or -ENOENT where the sysctl does not exist."""

@@ -16,4 +16,5 @@ class Vmstat:
         self.nr_page_table_pages = 0
         """NR_PAGETABLE as far as the vmemmap moves it: PTE tables that HVO made by splitting a PMD leaf."""
         self.struct_pages_initialized = 0
-        """Struct pages written by initialisation code so far; not a kernel counter, but the boot time the series promises to save."""
+        """Struct pages written by initialisation code so far; not a kernel counter, but the boot time the series
+        promises to save."""
