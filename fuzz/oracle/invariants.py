@@ -8,7 +8,7 @@ are the private memmap frames (I3). The numbers I1.. are those of separate-paths
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from fuzz.oracle.finding import Difference, Layer
 from fuzz.oracle.observe import Tails, home, tails_by_frame
@@ -38,18 +38,21 @@ def _violated(layer: Layer, field: str, drift: str, detail: str, side: str) -> D
     return Difference(layer, f"{side}: {field}", drift, f"{side}: {detail}")
 
 
-def check(k: Kernel, side: str, slack: int = 0, partial: bool = False) -> Difference | None:
+def check(
+    k: Kernel, side: str, slack: int = 0, partial: bool = False, over_surplus: Container[int] = ()
+) -> Difference | None:
     """The first violated invariant.
 
     `slack` is what NR_MEMMAP counts more than there are frames, for a reason the ledger knows. `partial`: an optimized
     folio may map only some of its tail pages to the shared one (profile merged, unified-framework.md 3.9).
+    `over_surplus`: orders of pools that may have more surplus pages than pages, for a reason the ledger knows.
     """
     return (
         _partition(k, side)
         or _mapped(k, side, slack)
         or references(k, side)
         or _tables(k, side)
-        or _pools(k, side, partial)
+        or _pools(k, side, partial, over_surplus)
     )
 
 
@@ -239,7 +242,7 @@ def _tables(k: Kernel, side: str) -> Difference | None:
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
-def _pools(k: Kernel, side: str, partial: bool) -> Difference | None:
+def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int]) -> Difference | None:
     folios: Runs = []
     for h in k.hstates.values():
         name = f"hugetlb.{h.order}"
@@ -252,7 +255,8 @@ def _pools(k: Kernel, side: str, partial: bool) -> Difference | None:
             wrong = _folio(k, pfn, h.order, folio.vmemmap_optimized, partial)
             if wrong:
                 return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
-        if per_node != h.nr or any(not 0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True)):
+        fits = h.order in over_surplus or all(0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True))
+        if per_node != h.nr or not fits:
             text = f"nr {h.nr}, surplus {h.surplus}, folios {per_node} (I14)"
             return _violated("accounting", f"{name}.nr", "changed", text, side)
         listed = sum(len(f) for f in h.free)

@@ -24,6 +24,8 @@ class Clause:
     rule: str
     """Function that computes what is expected."""
     expires: str
+    finding: str = ""
+    """The page about the defect, if this is an open finding and not an intended difference."""
     terminal: bool = False
     """It explains why the two sides part for good; the program ends there."""
 

@@ -1,0 +1,40 @@
+"""Open findings: defects of the kernels that fuzzing has found and that docs/findings tells about.
+
+They stand in the ledger beside the intended differences, with the page that explains them, so that a run does not
+report them over and over. A rule here recognises one defect by its cause, not by its symptom alone.
+"""
+
+from __future__ import annotations
+
+from fuzz.oracle.finding import Difference, Outcome
+from mm.kernel import Kernel
+
+
+def dax_unaligned_start(
+    ref: Kernel, ranges: list[tuple[int, int]], order: int, outcomes: tuple[Outcome, Outcome], diff: Difference
+) -> bool:
+    """docs/findings/0001: compound pages larger than a section, in a range that begins inside of one.
+
+    The reference dies if that section has boot memmap; the candidate dies where tails are read-only, and overwrites the
+    shared tail page where they are not.
+    """
+    per = ref.arch.pages_per_section
+    inside = [start for start, _ in ranges if start % per]
+    if 1 << order <= per or not inside:
+        return False
+    mine, theirs = outcomes
+    if isinstance(mine, str):
+        return "compound_section_tail_page" in mine and any(ref.sections.early(start) for start in inside)
+    if isinstance(theirs, str):
+        return "read-only shared tail page" in theirs
+    return mine == theirs and diff.layer == "structpages"
+
+
+def demoted_surplus(ref: Kernel, cand: Kernel) -> set[int]:
+    """docs/findings/0002: orders of pools that demotion has left with more surplus pages than pages, on both sides."""
+    return {
+        order
+        for order, h in ref.hstates.items()
+        if any(s > n for s, n in zip(h.surplus, h.nr, strict=True))
+        and (h.surplus, h.nr) == (cand.hstates[order].surplus, cand.hstates[order].nr)
+    }
