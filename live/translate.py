@@ -247,7 +247,9 @@ def _map(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     slot = names.next_slot
     names.next_slot += 1
     rc = guest.agent.map(slot, args["size"].bit_length() - 1, args["count"], args["node"])
-    if rc == 0 and result:
+    if rc:
+        settle(guest)  # surplus pages that were made for it go back
+    elif result:
         names.maps[result] = slot
     return rc
 
