@@ -93,7 +93,7 @@ def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
     if faults.reached < faults.armed <= faults.reached + n:
         return None
     got = k.pages.alloc_bulk(n, 0, OWNER_PGTABLE)
-    if sum([m for _, m in got]) < n:
+    if not _complete(k, got, n):
         k.pages.free_extents(got)
         return None
     faults.grant("SPLIT", n)
@@ -109,6 +109,14 @@ def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
             tables.tables[PTE_TABLE].set(first, first + count, frame - first)
             first, frame, left = first + count, frame + count, left - count
     return old
+
+
+def _complete(k: Kernel, got: Extents, n: int) -> bool:
+    """Whether all `n` frames were had, from one zone. From several, it matters which folio gets which frame: their
+    order in the list decides, so they must be taken one by one."""
+    if len(got) == 1:
+        return got[0][1] == n
+    return sum([m for _, m in got]) == n and len({k.pages.zone_of.get(pfn) for pfn, _ in got}) == 1
 
 
 def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[Row]) -> bool:
@@ -137,7 +145,7 @@ def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[R
     if len(fresh) == len(missing):
         for nid, count in need.items():
             heads[nid] = got = pages.alloc_bulk(count, nid, OWNER_MEMMAP)
-            if (len(got) != 1 or got[0][1] != count) and sum([m for _, m in got]) < count:
+            if not _complete(k, got, count):
                 break
         else:
             _remap_rows(p, h, folios, rows, heads, dict(zip(missing, fresh, strict=True)))
@@ -224,7 +232,7 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     frames: dict[int, Extents] = {}
     for nid, count in need.items():
         frames[nid] = got = pages.alloc_bulk(count, nid, OWNER_MEMMAP)
-        if sum([m for _, m in got]) < count:
+        if not _complete(k, got, count):
             for got in frames.values():
                 pages.free_extents(got)
             return False
