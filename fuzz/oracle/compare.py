@@ -65,7 +65,7 @@ class Oracle:
         self.pieces = Pieces(ref.arch, tail_rw=self.merged)
         self.accounting = Accounting(ref, cand)
         self.over_surplus: set[int] = set()
-        """Orders of pools in which demotion of a surplus page has left more surplus pages than pages."""
+        """Orders of pools in which a surplus page was taken off without lowering surplus."""
         self.parted = False
         """DAX has been here: single frames may lie elsewhere on the two sides from now on."""
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
@@ -109,10 +109,10 @@ class Oracle:
                 if rules.boot_order(self.ref) and self.accounting.unsettle():
                     self.clauses.add("boot-order")
                     self.parted = True
-            elif op.name == "hugetlb demote":
-                over = known.demoted_surplus(self.ref, self.cand)
+            elif op.name == "hugetlb demote" or op.name == "hugetlb resize":
+                over = known.surplus_above_nr(self.ref, self.cand)
                 if over:
-                    self.clauses.add("demote-of-surplus")
+                    self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
             self.accounting.moved = op.name == "memory offline"
             diff = self._touched(op)

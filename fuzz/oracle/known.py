@@ -30,8 +30,9 @@ def dax_unaligned_start(
     return mine == theirs and diff.layer == "structpages"
 
 
-def demoted_surplus(ref: Kernel, cand: Kernel) -> set[int]:
-    """docs/findings/0002: orders of pools that demotion has left with more surplus pages than pages, on both sides."""
+def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
+    """docs/findings/0002: orders of pools that an operation which takes free pages off a pool without looking at
+    surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""
     return {
         order
         for order, h in ref.hstates.items()
