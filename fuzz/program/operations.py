@@ -138,7 +138,7 @@ _ENTRIES: Final = (
         "Reserve huge pages on the kernel command line.",
         "hugepagesz= hugepages=",
         (_size("size", *_PAGE_SIZES), _count("count", "huge pages"), _any_node("round robin")),
-        returns="count obtained",
+        returns="0 (what was obtained shows in the pool after boot)",
         when=BEFORE_BOOT,
     ),
     Operation(BOOT, "Boot the machine.", "", returns="0", when=BOOT),

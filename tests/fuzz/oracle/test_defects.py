@@ -48,6 +48,11 @@ PLACEMENT = (
 )
 BOOT_1G = "machine arch=x86_64 page=4K ram=4G nodes=1 deferred_init=off\nreserve size=1G count=1\nboot"
 BOOT_ORDER = "machine arch=x86_64 page=4K ram=3074M nodes=2\nreserve size=1G count=1\nboot"
+UNALIGNED_1G = "machine arch=x86_64 page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0x27000000 size=1G align=1G"
+SURPLUS = (
+    "machine arch=x86_64 page=4K ram=3G nodes=1\nboot\nhugetlb resize size=1G to=1\np0 = pages alloc count=503286\n"
+    "hugetlb resize size=1G to=0\npages free p0\nhugetlb demote size=1G count=1"
+)
 POOL = f"{DEFAULT}\nboot\nhugetlb resize size=2M to=4"
 
 Tamper = Callable[[UnifiedFramework, tuple[Any, ...], Any], Any]
@@ -119,6 +124,12 @@ def count_one_more(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
 
 def forget_to_uncount(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     f.k.vmstat.nr_memmap += args[1] >> 9
+
+
+def count_one_piece_more(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    """Only where 2M pages are optimized: in SURPLUS, by the demotion."""
+    if args[0].order == 9:
+        f.k.vmstat.nr_memmap += 1
 
 
 def leak(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
@@ -278,6 +289,8 @@ DEFECTS = (
     Defect("placement-fork", PLACEMENT, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
     Defect("boot-order", BOOT_ORDER, LATE, leak, "accounting", "free pages"),
     Defect("boot-order", BOOT_ORDER, LATE, manage_one_more, "accounting", "zone1.1.managed"),
+    Defect("dax-1g-unaligned-start", UNALIGNED_1G, ADD, say_invalid, "returns", "rc"),
+    Defect("surplus-above-nr", SURPLUS, OPTIMIZE, count_one_piece_more, "accounting", "nr_memmap"),
     Defect("", POOL, OPTIMIZE, ro_head, "mapping", "protection"),
     Defect("", POOL, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.9.vmemmap_optimized"),
     Defect("", POOL, OPTIMIZE, count_one_more, "accounting", "nr_memmap"),
