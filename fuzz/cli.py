@@ -424,6 +424,18 @@ def read(path: Path) -> Program:
     return parse_file(path)
 
 
+@app.command(
+    "live",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+def live_command(context: typer.Context) -> None:
+    """Run programs on a real Linux kernel under QEMU: conform, run, diff, kernels (docs/live.md)."""
+    from live.cli import app as live  # a quarter of a second that the other commands need not wait for
+
+    live(args=context.args, prog_name="vmemmap-fuzz live")
+
+
 def main() -> None:
     """Entry point."""
     app(prog_name="vmemmap-fuzz")

@@ -14,7 +14,14 @@ from live.files import run_files
 from live.install import LINE, Kit, Unavailable, cache_folder, make_kit, offered
 from live.packages import Apt, PackageError
 
-app = typer.Typer(help="Run programs on a real Linux kernel under QEMU.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run programs on a real Linux kernel under QEMU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 
 KERNEL = "A kernel image, or a version such as 7.3 or 6.12.113 to fetch from the Debian archive."
 
