@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fuzz.oracle
-from fuzz.execute import run_program
+from fuzz.execute import Profile, run_program
 from fuzz.oracle import compare
 from fuzz.oracle.ledger import clauses, ledger
 from fuzz.program import parse, parse_file
@@ -49,6 +49,14 @@ def test_seeds_show_no_unexplained_difference(seed: Path) -> None:
         out = run_program(parse_file(seed), profile=profile, full_every=1)
         assert out.finding is None
         assert out.clauses <= clauses(profile)
+
+
+@pytest.mark.parametrize("profile", ["posted", "merged"])
+def test_the_corpus_exercises_every_clause(profile: Profile) -> None:
+    used: set[str] = set()
+    for seed in SEEDS:
+        used |= run_program(parse_file(seed), profile=profile).clauses
+    assert used == clauses(profile)
 
 
 WORKED = """vmm 1
