@@ -18,7 +18,8 @@ from mm.errno import EAGAIN, ENOMEM, ENOTSUPP
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
-from mm.page_alloc import BOOT_OWNERS, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, Extents, KernelBug
+from mm.page import Content
+from mm.page_alloc import BOOT_OWNERS, KERNEL_ZONES, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_SELFHOSTED, Extents, KernelBug
 from mm.pgtable import Leaf, Mapping, Pte, Shared
 
 VMEMMAP_REMAP_INCOMPLETE = 1
@@ -178,8 +179,10 @@ def _map_restored(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
     """vmemmap_restore_pte (mm/hugetlb_vmemmap.c, -mm) for slots from `vpn` that all map T: private copies of it."""
     end = k.tables.map_extents(vpn, frames)
     if end > vpn:
-        spp = k.arch.spp
-        k.memmap.write(vpn * spp, (end - vpn) * spp, k.memmap.frames[tail])
+        memmap = k.memmap
+        lo, hi = vpn * memmap.spp, end * memmap.spp
+        memmap.own.set(lo, hi, memmap.frames[tail])  # MemMap.write, with nothing left to check
+        memmap.touched.append((lo, hi))
 
 
 def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int, hi: int, pages: Pages) -> int:
@@ -357,6 +360,10 @@ def hugetlb_vmemmap_restore_folio(f: Framework, h: HState, folio: Folio) -> int:
     for s, e, m in k.tables.entries.runs(lo, lo + want):
         if isinstance(m, Shared) and m.frame == tail:
             n = k.faults.grant("PTEHOOK", e - s) if f.merged else e - s
+            if n == want:  # the whole folio, as usual
+                _map_restored(k, s, frames[::-1], tail)
+                folio.vmemmap_optimized = False
+                return 0
             _map_restored(k, s, _pop(pages, n), tail)
             if n < e - s:
                 rc = -EAGAIN
@@ -371,7 +378,7 @@ def _alloc_vmemmap_page_list(k: Kernel, n: int, nid: int) -> Extents:
     """alloc_vmemmap_page_list (mm/hugetlb_vmemmap.c, -mm): all `n` frames or none."""
     faults = k.faults
     got = k.pages.alloc_bulk(faults.room(n), nid, OWNER_MEMMAP)
-    have = sum([m for _, m in got])
+    have = got[0][1] if len(got) == 1 else sum([m for _, m in got])
     faults.grant("RES", have)
     if have < n:
         faults.fails("RES")
@@ -382,6 +389,11 @@ def _alloc_vmemmap_page_list(k: Kernel, n: int, nid: int) -> Extents:
 
 def hugetlb_vmemmap_restore_folios(f: Framework, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> int:
     """hugetlb_vmemmap_restore_folios (mm/hugetlb_vmemmap.c, -mm): stops at the first error; what is done moves over."""
+    todo = [folio for folio in folios if folio.vmemmap_optimized]
+    if len(todo) > 1 and _restore_easily(f, h, todo):
+        non_hvo += folios
+        folios.clear()
+        return len(todo)
     restored = rc = done = 0
     for folio in folios:
         if folio.vmemmap_optimized:
@@ -393,3 +405,157 @@ def hugetlb_vmemmap_restore_folios(f: Framework, h: HState, folios: list[Folio],
     non_hvo += folios[:done]
     del folios[:done]
     return rc or restored
+
+
+def _restore_easily(f: Framework, h: HState, folios: list[Folio]) -> bool:
+    """All of `folios`, which are optimized, by rows of neighbours, with the same frames as one by one; or False with
+    nothing done, where one of them could fail or is private in part.
+    """
+    k = f.k
+    v = k.arch.vmemmap_pages(h.order)
+    want = v - 1
+    n = len(folios) * want
+    points = n * 2 if f.merged else n
+    if k.faults.points is not None or k.faults.room(points) < points or not _frames_suffice(k, folios, want):
+        return False
+    rows = _rows_to_restore(f, h, sorted(folios, key=_pfn), v)
+    if rows is None:
+        return False
+    frames = _alloc_by_folio(k, folios, want)
+    k.faults.grant("RES", n)
+    if f.merged:
+        k.faults.grant("PTEHOOK", n)
+    k.vmstat.nr_memmap += n
+    for folio in folios:
+        folio.vmemmap_optimized = False
+    spp = k.arch.spp
+    for tail, runs in rows:
+        at = runs[0][0]
+        bounds: list[int] = [at]
+        entries: list[Mapping] = []
+        for i in range(0, len(runs), 2):
+            if i:
+                at, head = runs[i][0], runs[i - 1][2]
+                # A head may happen to lie next to the frames of a folio: then they are one run.
+                if head == entries[-1]:
+                    bounds[-1] = at
+                else:
+                    bounds.append(at)
+                    entries.append(head)
+            for frame, m in reversed(frames[(at - 1) * spp]):
+                entry = Pte(frame - at, True)
+                at += m
+                if entries and entry == entries[-1]:
+                    bounds[-1] = at
+                else:
+                    bounds.append(at)
+                    entries.append(entry)
+        _map_row(k, bounds, entries)
+        _copy_tails(k, runs, k.memmap.frames[tail])
+    return True
+
+
+def _pfn(folio: Folio) -> int:
+    return folio.pfn
+
+
+def _frames_suffice(k: Kernel, folios: list[Folio], want: int) -> bool:
+    """Whether the first zone to be asked has `want` frames for each folio."""
+    need: dict[int, int] = {}
+    for folio in folios:
+        nid = folio.nid
+        need[nid] = need.get(nid, 0) + want
+    for nid, n in need.items():
+        for zone in k.pages.zonelist(nid, KERNEL_ZONES, False):
+            free = zone.free_pages(k.pages.block_order)
+            if free >= n:
+                break
+            if free or zone.managed_pages:
+                return False
+        else:
+            return False
+    # Nodes do not take each other's frames then.
+    return True
+
+
+def _rows_to_restore(
+    f: Framework, h: HState, folios: list[Folio], v: int
+) -> list[tuple[int, list[tuple[int, int, Mapping]]]] | None:
+    """The rows of neighbours in one zone among `folios`, which ascend: T, and the mapping from slot 1 of the first on,
+    where slots that map T and heads alternate. None where they do not.
+    """
+    entries = f.k.tables.entries
+    spp = f.k.arch.spp
+    rows = []
+    at = 0
+    while at < len(folios):
+        zone, first = folios[at].zone, folios[at].pfn
+        step = v * spp
+        stop = at + 1
+        while stop < len(folios) and folios[stop].pfn == first + (stop - at) * step and folios[stop].zone is zone:
+            stop += 1
+        array = f.tails.get(zone.key)
+        tail = array[h.order - f.min_order] if array else None
+        slot = first // spp + 1
+        runs = entries.runs(slot, slot - 1 + (stop - at) * v)
+        if tail is None or len(runs) != 2 * (stop - at) - 1:
+            return None
+        for s, e, m in runs[::2]:
+            if s != slot or e != s + v - 1 or not isinstance(m, Shared) or m.frame != tail:
+                return None
+            slot += v
+        rows.append((tail, runs))
+        at = stop
+    return rows
+
+
+def _alloc_by_folio(k: Kernel, folios: list[Folio], want: int) -> dict[int, Extents]:
+    """`want` frames for each folio, by its first pfn; there are enough.
+
+    Less than a pageblock at a time, or one folio: that takes frames in the order in which one by one would.
+    """
+    most = max(((1 << k.pages.block_order) - 1) // want, 1)
+    out: dict[int, Extents] = {}
+    at = 0
+    while at < len(folios):
+        nid = folios[at].nid
+        stop = at + 1
+        while stop < len(folios) and stop - at < most and folios[stop].nid == nid:
+            stop += 1
+        got = k.pages.alloc_bulk((stop - at) * want, nid, OWNER_MEMMAP)
+        got.reverse()
+        frame, left = got.pop()
+        for folio in folios[at:stop]:
+            mine: Extents = []
+            short = want
+            while short > left:
+                if left:
+                    mine.append((frame, left))
+                    short -= left
+                frame, left = got.pop()
+            mine.append((frame, short))
+            frame += short
+            left -= short
+            out[folio.pfn] = mine
+        at = stop
+    return out
+
+
+def _copy_tails(k: Kernel, runs: list[tuple[int, int, Mapping]], content: Content) -> None:
+    """Write `content`, what T holds, to every other run of vmemmap pages: the others are heads, which keep theirs."""
+    own = k.memmap.own
+    spp = k.arch.spp
+    bounds = [runs[0][0] * spp, runs[0][1] * spp]
+    contents = [content]
+    for s, e, _ in runs[2::2]:
+        head = bounds[-1]
+        run = own.run(head)
+        if run is None or run[1] < s * spp or run[2] == content:
+            break  # a head with several contents, or with none
+        bounds += s * spp, e * spp
+        contents += run[2], content
+    else:
+        own.replace(bounds, contents)
+        return
+    for s, e, _ in runs[::2]:
+        own.set(s * spp, e * spp, content)

@@ -51,12 +51,12 @@ class Bench:
         """Sum of the two memmap counters."""
         return self.k.vmstat.nr_memmap + self.k.vmstat.nr_memmap_boot
 
-    def folios(self, order: int, count: int) -> list[Folio]:
+    def folios(self, order: int, count: int, nid: int = 0) -> list[Folio]:
         """Fresh huge pages, as the pool makes them before it optimizes them."""
         k = self.k
         out = []
         for _ in range(count):
-            pfn = k.pages.alloc_block(order, 0, OWNER_HUGETLB, False)
+            pfn = k.pages.alloc_block(order, nid, OWNER_HUGETLB, False)
             assert pfn is not None
             zone = k.pages.zone_of.get(pfn)
             assert zone is not None
