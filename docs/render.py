@@ -1,4 +1,4 @@
-"""Writes docs/command-line.md from the program's own help. A test compares the two; run this after changing an option."""
+"""Writes docs/command-line.md from the program's own help; a test compares the two. Run it after changing an option."""
 
 from __future__ import annotations
 

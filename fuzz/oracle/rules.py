@@ -307,11 +307,18 @@ def memory_fork(
 
 
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
-    """Whether a block that was to go offline has frames that cannot move on one side only, which said -EBUSY."""
-    if sorted(rcs) != [-EBUSY, 0]:
-        return False
+    """Whether a block that was to go offline has frames that cannot move on one side only, which said -EBUSY.
+
+    The other side may have said so too, for want of room; then it has moved pages first, and the stuck one none.
+    """
     per = ref.memory_blocks.pages
-    blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
+    both = rcs == (-EBUSY, -EBUSY)
+    if sorted(rcs) == [-EBUSY, 0]:
+        blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
+    elif both and bool(ref.pages.touched) != bool(cand.pages.touched):
+        blocks = {lo // per for k in (ref, cand) for lo, _ in k.pages.touched}
+    else:
+        return False
     for block in blocks:
         stuck = [
             any(
@@ -320,7 +327,7 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
             )
             for k in (ref, cand)
         ]
-        if stuck[0] != stuck[1]:
+        if stuck[0] != stuck[1] and (not both or stuck[0] == (not ref.pages.touched)):
             return True
     return False
 
