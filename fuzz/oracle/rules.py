@@ -298,7 +298,7 @@ def memory_fork(
     if operation.startswith("hugetlb"):
         return True
     if operation in ("memory add", "dax create") and -ENOMEM not in rcs:
-        return short[0] != short[1]
+        return True  # one had a block where the other took base pages
     if not all(short) and operation != "dax create":
         poor = 0 if short[0] else 1
         if all(a >= b for a, b in zip(free[poor], free[1 - poor], strict=True)):
@@ -336,7 +336,8 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
     """Whether an operation took different huge pages, of `n` pages, because the first choice was not free on the other
     side.
 
-    The first choice is the lowest address in the highest zone of the first node.
+    The first choice is the lowest address in the highest zone of the first node. It may have become free since: the
+    operation itself frees what optimization saves.
     """
     mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
     first: list[tuple[int, int, int, Kernel]] = []
@@ -353,7 +354,7 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
         return False
     *_, pfn, other = min(first, key=lambda choice: choice[:3])
     pfn &= -n
-    return not other.pages.is_free(pfn, pfn + n)
+    return not other.pages.is_free(pfn, pfn + n) or any([lo < pfn + n and pfn < hi for lo, hi in other.pages.touched])
 
 
 def _blocks_touched(k: Kernel) -> RunSet:
