@@ -67,7 +67,8 @@ def conform_command(
             "kernel": kit.version,
             "programs": total.programs,
             "operations": total.operations,
-            "unexplained": unexplained,
+            "unexplained": len(unexplained),
+            "disagreements": unexplained,
             "explained": dict(total.explained),
             "refused": dict(total.refused),
             "seconds": {name: round(float(s), 1) for name, s in total.seconds.items()},
@@ -118,8 +119,14 @@ def diff_command(
     total = diff(*kits, programs, seed)
     unexplained = [found.to_json() for found in total.disagreements]
     if as_json:
-        counts = {"programs": total.programs, "operations": total.operations}
-        typer.echo(json.dumps({"kernels": [k.version for k in kits], **counts, "unexplained": unexplained}, indent=1))
+        out = {
+            "kernels": [k.version for k in kits],
+            "programs": total.programs,
+            "operations": total.operations,
+            "unexplained": len(unexplained),
+            "disagreements": unexplained,
+        }
+        typer.echo(json.dumps(out, indent=1))
     else:
         names = " against ".join(k.version for k in kits)
         typer.echo(f"{names}: {total.programs} programs, {total.operations} operations, {len(unexplained)} differences")
