@@ -92,8 +92,9 @@ def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
     faults = k.faults
     if faults.reached < faults.armed <= faults.reached + n:
         return None
+    spilled = k.pages.spilled
     got = k.pages.alloc_bulk(n, 0, OWNER_PGTABLE)
-    if not _complete(k, got, n):
+    if not _complete(k, got, n, spilled):
         k.pages.free_extents(got)
         return None
     faults.grant("SPLIT", n)
@@ -111,12 +112,12 @@ def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
     return old
 
 
-def _complete(k: Kernel, got: Extents, n: int) -> bool:
-    """Whether all `n` frames were had, from one zone. From several, it matters which folio gets which frame: their
-    order in the list decides, so they must be taken one by one."""
-    if len(got) == 1:
-        return got[0][1] == n
-    return sum([m for _, m in got]) == n and len({k.pages.zone_of.get(pfn) for pfn, _ in got}) == 1
+def _complete(k: Kernel, got: Extents, n: int, spilled: int) -> bool:
+    """Whether all `n` frames were had without an allocation that went on to another zone since the count `spilled`.
+
+    Once frames come from several zones it matters who takes which: the order of the list decides, frame by frame.
+    """
+    return k.pages.spilled == spilled and sum([m for _, m in got]) == n
 
 
 def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[Row]) -> bool:
@@ -138,6 +139,7 @@ def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[R
         need[zone.nid] = need.get(zone.nid, 0) + (hi - lo) // size
     fresh: Extents = []
     heads: dict[int, Extents] = {}
+    spilled = pages.spilled
     for zone in missing:
         tail = pages.alloc_page(zone.nid, OWNER_TAIL)
         if tail is not None:
@@ -145,7 +147,7 @@ def optimize_rows(p: SeparatePaths, h: HState, folios: list[Folio], rows: list[R
     if len(fresh) == len(missing):
         for nid, count in need.items():
             heads[nid] = got = pages.alloc_bulk(count, nid, OWNER_MEMMAP)
-            if not _complete(k, got, count):
+            if not _complete(k, got, count, spilled):
                 break
         else:
             _remap_rows(p, h, folios, rows, heads, dict(zip(missing, fresh, strict=True)))
@@ -230,9 +232,10 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     for lo, hi, zone in rows:
         need[zone.nid] = need.get(zone.nid, 0) + (hi - lo) // h.pages * n
     frames: dict[int, Extents] = {}
+    spilled = pages.spilled
     for nid, count in need.items():
         frames[nid] = got = pages.alloc_bulk(count, nid, OWNER_MEMMAP)
-        if not _complete(k, got, count):
+        if not _complete(k, got, count, spilled):
             for got in frames.values():
                 pages.free_extents(got)
             return False

@@ -318,7 +318,10 @@ def _restore(k: Kernel, folio: Folio, n: int, got: Extents) -> None:
     if not isinstance(m, Strided) or m.tail is None:
         raise AssertionError(f"vmemmap page {lo:#x} of an optimized folio is mapped by {m}")
     tables.set(lo, lo + 1, Pte(m.kept_frame(lo) - lo, True))
-    tables.map_extents(lo + 1, got)
+    # alloc_vmemmap_page_list puts each frame at the head of its list, restoring takes them from there. Within an
+    # extent they
+    # stay ascending, so that a row stays one run: private frames of one zone cannot be told apart.
+    tables.map_extents(lo + 1, got[::-1])
     content = k.memmap.frames[m.tail]
     k.memmap.own.set(folio.pfn + spp, folio.end_pfn, content)
     k.memmap.touched.append((folio.pfn, folio.end_pfn))

@@ -354,7 +354,7 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
         return False
     *_, pfn, other = min(first, key=lambda choice: choice[:3])
     pfn &= -n
-    return not other.pages.is_free(pfn, pfn + n) or any([lo < pfn + n and pfn < hi for lo, hi in other.pages.touched])
+    return not other.pages.is_free(pfn, pfn + n) or any(lo < pfn + n and pfn < hi for lo, hi in other.pages.touched)
 
 
 def _blocks_touched(k: Kernel) -> RunSet:
