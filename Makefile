@@ -47,8 +47,9 @@ bench: venv
 
 # Needs apt-get and a C compiler; fetches a kernel, and an emulator if there is none. More: make live LIVE="--programs 1000 --seed 7".
 LIVE ?= --programs 40
+LIVE_SEEDS ?= corpus/seeds
 live: venv
-	@$(BIN)/vmemmap-fuzz live run corpus/seeds
+	@$(BIN)/vmemmap-fuzz live run $(LIVE_SEEDS)
 	@$(BIN)/vmemmap-fuzz live conform $(LIVE)
 	@VMEMMAP_LIVE=1 $(BIN)/pytest -n 0 -q tests/live/test_guest.py
 
