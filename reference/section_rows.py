@@ -185,12 +185,12 @@ def _bulk(k: Kernel, n: int, nid: int, owner: str) -> Extents | None:
 
 
 def _blocks(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents | None:
-    """`n` PMD-sized blocks by ascending address, neighbours joined; or None and nothing taken."""
+    """`n` PMD-sized blocks in the order taken; or None and nothing taken."""
     size = k.arch.ptrs_per_pte
     if altmap is None:
         got = k.pages.alloc_kernel_blocks(n, nid, OWNER_MEMMAP)
         if sum([m for _, m in got]) == n * size:
-            return joined(got)
+            return got
         k.pages.free_extents(got)
         return None
     before = altmap.alloc, altmap.align

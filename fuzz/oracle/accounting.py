@@ -69,6 +69,13 @@ class Accounting:
     def _look(self) -> tuple[list[int], list[int]]:
         return counters(self.ref, self._zones[0]), counters(self.cand, self._zones[1])
 
+    def blocks_alike(self) -> bool:
+        """Whether the same pageblocks are free on both sides."""
+        return all(
+            z.blocks.starts == w.blocks.starts and z.blocks.ends == w.blocks.ends
+            for z, w in zip(*self._zones, strict=True)
+        )
+
     def free_before(self) -> tuple[list[int], list[int]]:
         """Free pages of each node before the operation, by side."""
         per = len(self._zones[0]) // len(self.ref.nodes)

@@ -67,7 +67,8 @@ class Oracle:
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
         self.parted = False
-        """DAX has been here: single frames may lie elsewhere on the two sides from now on."""
+        """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
+        fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
         """Names of the candidate's device tails; they are kept forever."""
         self._subsections = RunSet()
@@ -164,6 +165,8 @@ class Oracle:
         diff = diff or self._pageblocks()
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
+        if diff is None and not self.parted and not self.accounting.blocks_alike():
+            self.parted = True
         return diff or self._accounting() or self._frames()
 
     def _everything(self) -> Difference | None:
