@@ -26,7 +26,7 @@ from fuzz.engines.stateful import Stateful
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Lockstep, Side
 from fuzz.generate.afford import affordable
-from fuzz.generate.program import FULL_EVERY, run_generated
+from fuzz.generate.program import DEEP, FULL_EVERY, run_generated
 from fuzz.program.model import Program
 from mm.machine import Machine
 
@@ -95,14 +95,15 @@ def forget_touched(side: Side) -> None:
 
 def with_oracle(programs: list[Program]) -> None:
     """Both models and the comparison after each operation."""
-    for program in programs:
+    every = round(1 / DEEP)
+    for number, program in enumerate(programs):
         pair = Lockstep(program.machine, full_every=FULL_EVERY)
         for op in program.ops:
             pair.step(op)
             if pair.over:
                 break
         else:
-            pair.finish()
+            pair.finish(deep=number % every == 0)
 
 
 def same_answers(seed: int, count: int) -> list[Program]:

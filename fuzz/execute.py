@@ -317,12 +317,12 @@ class Lockstep:
             self.over = True
         return StepResult((rc, rc2), finding, oracle.terminal)
 
-    def finish(self) -> Finding | None:
-        """The full comparison at the end of a program."""
+    def finish(self, deep: bool = True) -> Finding | None:
+        """The full comparison at the end of a program; if not `deep`, without mapping and struct pages."""
         if self.over:
             return None
         self.over = True
-        return self.oracle.full()
+        return self.oracle.full(deep=deep)
 
 
 Observer = Callable[[Lockstep, Op, StepResult], None]

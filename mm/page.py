@@ -7,7 +7,7 @@ writable alias changes every alias, a write through a read-only one is a fault, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mm.page_alloc import KernelBug
 from mm.pgtable import Mapping, Shared, Strided, VmemmapTables
@@ -18,13 +18,13 @@ from mm.vmstat import Vmstat
 class Raw(NamedTuple):
     """Never written since the memory was allocated."""
 
-    kind: str = "raw"
+    kind: Literal["raw"] = "raw"
 
 
 class Poison(NamedTuple):
     """page_init_poison: hot-added and not yet initialised."""
 
-    kind: str = "poison"
+    kind: Literal["poison"] = "poison"
 
 
 class Plain(NamedTuple):
@@ -32,7 +32,7 @@ class Plain(NamedTuple):
 
     nid: int
     zone: int
-    kind: str = "plain"
+    kind: Literal["plain"] = "plain"
 
 
 class Compound(NamedTuple):
@@ -45,7 +45,7 @@ class Compound(NamedTuple):
     zone: int
     use: str
     """"hugetlb" or "devdax"."""
-    kind: str = "compound"
+    kind: Literal["compound"] = "compound"
 
 
 class Tail(NamedTuple):
@@ -56,7 +56,7 @@ class Tail(NamedTuple):
     zone: int
     reserved: bool = False
     """PG_reserved is set (candidate, ZONE_DEVICE)."""
-    kind: str = "tail"
+    kind: Literal["tail"] = "tail"
 
 
 class SelfHosted(NamedTuple):
@@ -64,7 +64,7 @@ class SelfHosted(NamedTuple):
 
     nid: int
     zone: int
-    kind: str = "selfhosted"
+    kind: Literal["selfhosted"] = "selfhosted"
 
 
 Content = Raw | Poison | Plain | Compound | Tail | SelfHosted
@@ -85,7 +85,7 @@ class Row(NamedTuple):
     """pfn of a period's start, modulo period."""
     kept: Content
     tail: Content
-    kind: str = "row"
+    kind: Literal["row"] = "row"
 
 
 class MemMap:
@@ -229,24 +229,33 @@ class MemMap:
         """What is seen at [lo, hi), as runs of pfns; unmapped parts are left out. lo and hi are multiples of spp."""
         spp = self.spp
         out: list[tuple[int, int, Content | Row]] = []
-        for vlo, vhi, m in self.tables.runs(lo // spp, -(-hi // spp)):
-            s, e = max(vlo * spp, lo), min(vhi * spp, hi)
-            if isinstance(m, Shared):
+        own = self.own.runs(lo, hi)
+        last = len(own)
+        i = 0
+        for vlo, vhi, m in self.tables.entries.runs(lo // spp, -(-hi // spp)):
+            s, e = vlo * spp, vhi * spp
+            if m.kind == "shared":
                 out.append((s, e, self.frames.get(m.frame, RAW)))
                 continue
-            row = isinstance(m, Strided) and m.tail is not None
+            row = m if m.kind == "strided" and m.tail is not None else None
             done = s
-            for rlo, rhi, c in self.own.runs(s, e):
-                if done < rlo:
-                    out.append((done, rlo, self._row(m, RAW) if row else RAW))
-                out.append((rlo, rhi, self._row(m, c) if row else c))
-                done = rhi
+            while i < last and own[i][0] < e:
+                rlo, rhi, c = own[i]
+                if rhi > done:
+                    if done < rlo:
+                        out.append((done, rlo, RAW if row is None else self._row(row, RAW)))
+                        done = rlo
+                    stop = rhi if rhi < e else e
+                    out.append((done, stop, c if row is None else self._row(row, c)))
+                    done = stop
+                if rhi > e:
+                    break  # the next mapping shows the rest of it
+                i += 1
             if done < e:
-                out.append((done, e, self._row(m, RAW) if row else RAW))
+                out.append((done, e, RAW if row is None else self._row(row, RAW)))
         return out
 
-    def _row(self, m: Mapping, kept: Content) -> Row:
-        assert isinstance(m, Strided)
+    def _row(self, m: Strided, kept: Content) -> Row:
         assert m.tail is not None
         spp = self.spp
         return Row(m.period * spp, m.keep * spp, m.phase * spp, kept, self.frames.get(m.tail, RAW))

@@ -16,7 +16,7 @@ by PGD index. Installing and freeing frames is the business of the callers; this
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mm.arch import Arch
 from mm.page_alloc import Extents, KernelBug
@@ -27,7 +27,7 @@ class Leaf(NamedTuple):
     """PMD leaf, RW, private frames: vpn maps frame vpn + delta."""
 
     delta: int
-    kind: str = "leaf"
+    kind: Literal["leaf"] = "leaf"
 
 
 class Pte(NamedTuple):
@@ -35,7 +35,7 @@ class Pte(NamedTuple):
 
     delta: int
     rw: bool
-    kind: str = "pte"
+    kind: Literal["pte"] = "pte"
 
 
 class Shared(NamedTuple):
@@ -43,7 +43,7 @@ class Shared(NamedTuple):
 
     frame: int
     rw: bool
-    kind: str = "shared"
+    kind: Literal["shared"] = "shared"
 
 
 class Strided(NamedTuple):
@@ -60,7 +60,7 @@ class Strided(NamedTuple):
     tail: int | None
     """Frame that the other pages map; None: the period's last kept frame."""
     tail_rw: bool
-    kind: str = "strided"
+    kind: Literal["strided"] = "strided"
 
     def kept_frame(self, vpn: int) -> int:
         """Frame of a kept page, or of the last kept page of vpn's period."""

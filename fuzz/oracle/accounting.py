@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fuzz.oracle import rules
 from fuzz.oracle.difference import runs_difference
 from fuzz.oracle.finding import Difference
-from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, counters
+from fuzz.oracle.observe import FREE, LAYOUT, VMSTAT, ZONE, counter_names, counters, layout
 from fuzz.oracle.pieces import Pieces
 from mm.altmap import Altmap
 from mm.hstate import HState
@@ -98,6 +98,15 @@ class Accounting:
         self.unsettled = any(a[i + MANAGED] != b[i + MANAGED] for i in self.free)
         return self.unsettled
 
+    def layout(self) -> Difference | None:
+        """Compare which zones have which memory."""
+        mine, theirs = self._zones
+        for zone, x, y in zip(mine, layout(mine), layout(theirs), strict=True):
+            for field, wanted, found in zip(LAYOUT, x, y, strict=True):
+                if wanted != found:
+                    return self._difference(f"zone{zone.nid}.{zone.idx}.{field}", wanted, found)
+        return None
+
     def counters(self, used: rules.Clauses, quiet: bool = False) -> Difference | None:
         """Compare all counters; if the operation was `quiet`, only those of vmstat unless they differ."""
         offset = self.offset
@@ -172,9 +181,10 @@ class Accounting:
 
     def pools(self, everything: bool = False) -> Difference | None:
         """Compare the pools that changed."""
-        for (order, x), y in zip(self.ref.hstates.items(), self.cand.hstates.values(), strict=True):
+        for x, y in zip(self.ref.hstates.values(), self.cand.hstates.values(), strict=True):
             if not (x.touched or y.touched or everything):
                 continue
+            order = x.order
             if _numbers(x) != _numbers(y):
                 return self._pool_numbers(x, y)
             for nid, (f, g) in enumerate(zip(x.free, y.free, strict=True)):

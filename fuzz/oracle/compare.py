@@ -20,9 +20,12 @@ from fuzz.oracle.difference import mapping_difference, pages_difference, runs_di
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.invariants import check
 from fuzz.oracle.observe import (
+    TailName,
     Tails,
+    content_in_row,
     expand,
     expand_pages,
+    in_row,
     mapping,
     private_alike,
     struct_pages,
@@ -75,6 +78,8 @@ class Oracle:
         self._short = 0, 0
         self._tails: tuple[Tails, Tails] = {}, {}
         """Names of the shared tail frames, by side."""
+        self._pairs: list[tuple[TailName, int, int]] = []
+        """The candidate's shared tail frames: name, the reference's frame of that name or -1, frame."""
         self._tails_of = -1, -1
         """How many shared frames had contents when the names were looked up; a new tail frame is one more."""
         self._new_tails = False
@@ -97,8 +102,6 @@ class Oracle:
         if diff is None and isinstance(rc, str):
             self.dead = True
             return None
-        if op.name in DAX:
-            self._tails_of = -1, -1
         if diff is None:
             if op.name in DAX or (self.pieces.runs.starts and self.ref.sections.touched):
                 self._expect(op, rc)
@@ -137,10 +140,11 @@ class Oracle:
         self._forget()
         return finding
 
-    def full(self, op: OpLike | None = None) -> Finding | None:
-        """Compare everything; the finding's operation is the end of the program."""
+    def full(self, op: OpLike | None = None, deep: bool = True) -> Finding | None:
+        """Compare everything, or if not `deep` everything but mapping and struct pages, which are compared as they are
+        touched; the finding's operation is the end of the program."""
         self._tails_of = -1, -1
-        diff = self._everything()
+        diff = self._everything(deep)
         if diff is None:
             return None
         name = "end" if op is None else op.name
@@ -169,13 +173,15 @@ class Oracle:
             self.parted = True
         return diff or self._accounting() or self._frames()
 
-    def _everything(self) -> Difference | None:
+    def _everything(self, deep: bool = True) -> Difference | None:
         ref, cand = self.ref, self.cand
-        entries = [k.tables.entries for k in (ref, cand)]
-        end = max([e.ends[-1] for e in entries if e.ends], default=0)
+        diff = None
+        if deep:
+            entries = [k.tables.entries for k in (ref, cand)]
+            end = max([e.ends[-1] for e in entries if e.ends], default=0)
+            diff = self._mapping([(0, end)]) or self._struct_pages([(0, end * ref.arch.spp)])
         return (
-            self._mapping([(0, end)])
-            or self._struct_pages([(0, end * ref.arch.spp)])
+            diff
             or self._pageblocks()
             or self._sections()
             or self._accounting(everything=True)
@@ -229,7 +235,9 @@ class Oracle:
         have = len(self.ref.memmap.frames), len(self.cand.memmap.frames)
         if have != self._tails_of:
             self._tails_of = have
-            self._tails = tails_by_frame(self.ref), tails_by_frame(self.cand)
+            mine, theirs = self._tails = tails_by_frame(self.ref), tails_by_frame(self.cand)
+            frames = {name: frame for frame, name in mine.items()}
+            self._pairs = [(name, frames.get(name, -1), frame) for frame, name in theirs.items()]
             self._new_tails = True
         return self._tails
 
@@ -243,7 +251,7 @@ class Oracle:
             if dax:
                 a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
             if a != b:
-                a, b = map(expand, unlike(a, b))
+                a, b = map(expand, unlike(a, b, in_row))
                 if a != b:
                     return mapping_difference(ref, self.pieces, a, b)
         return None
@@ -263,15 +271,13 @@ class Oracle:
             if dax:
                 a = rules.dax_pages(self.pieces, a, lo, hi, self.clauses)
             if a != b:
-                a, b = map(expand_pages, unlike(a, b))
+                a, b = map(expand_pages, unlike(a, b, content_in_row))
                 if a != b:
                     return pages_difference(ref, self.pieces, a, b)
-        mine, theirs = self._names()
-        contents = {name: ref.memmap.frames.get(frame) for frame, name in mine.items()}
-        for frame, name in theirs.items():
-            (nid, zone), order = name
-            wanted = contents.get(name) if zone != ZONE_DEVICE else Tail(order, nid, zone, True)
-            got = cand.memmap.frames.get(frame)
+        self._names()
+        for ((nid, zone), order), frame, its in self._pairs:
+            wanted = ref.memmap.frames.get(frame) if zone != ZONE_DEVICE else Tail(order, nid, zone, True)
+            got = cand.memmap.frames.get(its)
             if wanted != got:
                 detail = f"shared tail page of node {nid}, zone {zone}, order {order}: {wanted} expected, {got} found"
                 return Difference("structpages", "tail", "content", detail)
@@ -307,6 +313,8 @@ class Oracle:
         diff = accounting.counters(self.clauses, quiet) or accounting.pools(everything)
         if diff is None and (not quiet or everything):
             diff = accounting.blocks(everything)
+            if diff is None and (everything or self.ref.memory_blocks.touched or self.ref.sections.touched):
+                diff = accounting.layout()
         return diff
 
     def _ranges(self, op: OpLike) -> list[tuple[int, int]]:

@@ -8,10 +8,11 @@ are the private memmap frames (I3). The numbers I1.. are those of separate-paths
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from fuzz.oracle.finding import Difference, Layer
-from fuzz.oracle.observe import Tails, home, tails_by_frame
+from fuzz.oracle.observe import TailName, Tails, home, tails_by_frame
+from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page_alloc import (
@@ -25,13 +26,18 @@ from mm.page_alloc import (
     OWNER_TAIL,
     OWNER_TAIL_BOOT,
 )
-from mm.pgtable import Leaf, Pte, Shared, Strided
+from mm.pgtable import PTE_TABLE, Shared, Strided
 
 MEMMAP = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
+TAILS = frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})
+TABLES = frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})
 LENT = frozenset({OWNER_SELFHOSTED, OWNER_ALTMAP})
 """Memmap frames that lie in the memory they describe; some of a window may be unused."""
 
 Runs = list[tuple[int, int]]
+ZoneTails = Mapping[TailName, int]
+Owned = dict[str, Runs]
+"""The frames of each owner."""
 
 
 def _violated(layer: Layer, field: str, drift: str, detail: str, side: str) -> Difference:
@@ -47,12 +53,16 @@ def check(
     folio may map only some of its tail pages to the shared one (profile merged, unified-framework.md 3.9).
     `over_surplus`: orders of pools that may have more surplus pages than pages, for a reason the ledger knows.
     """
+    owned: Owned = {}
+    for lo, hi, owner in k.pages.owners.items():
+        owned.setdefault(owner, []).append((lo, hi))
+    tails = tails_by_frame(k)
     return (
         _partition(k, side)
-        or _mapped(k, side, slack)
-        or references(k, side)
-        or _tables(k, side)
-        or _pools(k, side, partial, over_surplus)
+        or _mapped(k, side, slack, owned, tails)
+        or _references(k, side, owned, tails)
+        or _tables(k, side, owned)
+        or _pools(k, side, partial, over_surplus, owned)
     )
 
 
@@ -61,10 +71,12 @@ def check(
 
 def _partition(k: Kernel, side: str) -> Difference | None:
     """Every online frame is free or owned."""
-    parts: list[tuple[int, int, str]] = list(k.pages.owners.items())
+    parts: list[tuple[int, int, str]] = k.pages.owners.items()
+    order = k.pages.block_order
     for node in k.nodes:
         for zone in node.zones:
-            parts += [(lo, hi, "free") for lo, hi in k.pages.free_set(zone).items()]
+            parts += [(lo, hi, "free") for lo, hi in zone.frags.items()]
+            parts += [(lo << order, hi << order, "free") for lo, hi in zone.blocks.items()]
     parts.sort()
     done, before = 0, ""
     online = k.pages.zone_of.items()
@@ -98,8 +110,12 @@ def _join(runs: Iterable[tuple[int, int]]) -> tuple[Runs, int | None]:
     return out, None
 
 
-def _owned(k: Kernel, owners: frozenset[str]) -> Runs:
-    return _join([(lo, hi) for lo, hi, owner in k.pages.owners.items() if owner in owners])[0]
+def _of(owned: Owned, owners: frozenset[str]) -> Runs:
+    """The frames of all `owners`, joined."""
+    lists = [owned[owner] for owner in owners if owner in owned]
+    if len(lists) == 1:
+        return lists[0]
+    return _join([run for runs in lists for run in runs])[0]
 
 
 def _unlike(mapped: Runs, owned: Runs) -> tuple[int, str] | None:
@@ -114,15 +130,14 @@ def _unlike(mapped: Runs, owned: Runs) -> tuple[int, str] | None:
     return (owned[len(mapped)][0], "missing") if len(owned) > len(mapped) else None
 
 
-def _mapped(k: Kernel, side: str, slack: int) -> Difference | None:
+def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Difference | None:
     """The memmap frames are those that the vmemmap maps privately, each once; so many are counted."""
     frames: Runs = []
     aliases: set[int] = set()
-    tails = tails_by_frame(k)
     for lo, hi, m in k.tables.entries.items():
-        if isinstance(m, Leaf | Pte):
+        if m.kind == "leaf" or m.kind == "pte":
             frames.append((lo + m.delta, hi + m.delta))
-        elif isinstance(m, Shared):
+        elif m.kind == "shared":
             if m.frame not in tails:
                 aliases.add(m.frame)
         elif isinstance(m, Strided):
@@ -138,9 +153,9 @@ def _mapped(k: Kernel, side: str, slack: int) -> Difference | None:
         if not any(lo <= frame < hi for lo, hi in frames):
             frames.append((frame, frame + 1))
     frames, _ = _join(frames)
-    lent = [(lo, hi) for lo, hi, owner in k.pages.owners.items() if owner in LENT]
-    own = _without(frames, lent)
-    unlike = _unlike(own, _owned(k, MEMMAP))
+    lent = _of(owned, LENT)
+    own = _without(frames, lent) if lent else frames
+    unlike = _unlike(own, _of(owned, MEMMAP))
     if unlike is not None:
         frame, drift = unlike
         owner = k.pages.owners.get(frame) or "nobody"
@@ -171,13 +186,12 @@ def _without(runs: Runs, holes: Runs) -> Runs:
     return out
 
 
-def references(k: Kernel, side: str) -> Difference | None:
+def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference | None:
     """The reference count of every frame shared by PTEs; and which tail frames there are.
 
     Shared tail frames have a reference of their own and one for each slot of a device; slots of HugeTLB take none. The
     frame that a compound page of the separate paths shares has one for each PTE.
     """
-    tails = tails_by_frame(k)
     uses: dict[int, int] = dict.fromkeys(tails, 1)
     for lo, hi, m in k.tables.entries.items():
         if isinstance(m, Shared):
@@ -193,7 +207,7 @@ def references(k: Kernel, side: str) -> Difference | None:
         wanted, found = counts.get(frame, 1), k.pages.refs.get(frame, 1)
         text = f"frame {frame:#x} has {found} references, {wanted} uses"
         return _violated("frames", "references", "+" if found > wanted else "-", text, side)
-    unlike = _unlike(_join((f, f + 1) for f in tails)[0], _owned(k, frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})))
+    unlike = _unlike(_join((f, f + 1) for f in tails)[0], _of(owned, TAILS))
     if unlike is not None:
         return _violated("frames", "tail", unlike[1], f"tail frame {unlike[0]:#x}: owned and known do not agree", side)
     return None
@@ -216,56 +230,76 @@ def _tail_slots(m: Strided, lo: int, hi: int) -> int:
     return before(hi) - before(lo)
 
 
-def _tables(k: Kernel, side: str) -> Difference | None:
+def _tables(k: Kernel, side: str, owned: Owned) -> Difference | None:
     """Page-table frames are those of the tables; PTEs lie under a PTE table and leaves under none."""
     frames, twice = _join((lo + delta, hi + delta) for level in k.tables.tables for lo, hi, delta in level.items())
-    unlike = (
-        (twice, "twice")
-        if twice is not None
-        else _unlike(frames, _owned(k, frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})))
-    )
+    unlike = (twice, "twice") if twice is not None else _unlike(frames, _of(owned, TABLES))
     if unlike is not None:
         return _violated(
             "frames", "page table", unlike[1], f"page-table frame {unlike[0]:#x}: owned and used do not agree", side
         )
     ptrs = k.arch.ptrs_per_pte
-    pte = k.tables.tables[0]
-    for lo, hi, m in k.tables.entries.items():
-        have = sum(e - s for s, e, _ in pte.runs(lo // ptrs, -(-hi // ptrs)))
-        if have != (0 if isinstance(m, Leaf) else -(-hi // ptrs) - lo // ptrs):
+    pte = k.tables.tables[PTE_TABLE]
+    for lo, hi, leaf in _levels(k):
+        have = sum([e - s for s, e, _ in pte.runs(lo // ptrs, -(-hi // ptrs))])
+        if have != (0 if leaf else -(-hi // ptrs) - lo // ptrs):
+            what = "PMD leaves" if leaf else "PTEs"
             return _violated(
-                "mapping", "page table", "level", f"vmemmap page {lo:#x}: {m.kind} and {have} PTE tables", side
+                "mapping", "page table", "level", f"vmemmap pages {lo:#x}..{hi:#x}: {what} and {have} PTE tables", side
             )
     return None
+
+
+def _levels(k: Kernel) -> list[tuple[int, int, bool]]:
+    """The mapped vmemmap pages in rows of one level: first, end, whether PMD leaves map them."""
+    out: list[tuple[int, int, bool]] = []
+    first = end = -1
+    was = False
+    entries = k.tables.entries
+    for lo, hi, m in zip(entries.starts, entries.ends, entries.vals, strict=True):
+        leaf = m.kind == "leaf"
+        if lo != end or leaf != was:
+            if end >= 0:
+                out.append((first, end, was))
+            first, was = lo, leaf
+        end = hi
+    if end >= 0:
+        out.append((first, end, was))
+    return out
 
 
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
-def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int]) -> Difference | None:
+def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int], owned: Owned) -> Difference | None:
     folios: Runs = []
+    zone_tails = k.paths.zone_tails()
     for h in k.hstates.values():
         name = f"hugetlb.{h.order}"
         per_node = [0] * len(h.nr)
         free = 0
+        pages = h.pages
         for pfn, folio in h.folios.items():
             per_node[folio.nid] += 1
             free += folio.refcount == 0
-            folios.append((pfn, pfn + h.pages))
-            wrong = _folio(k, pfn, h.order, folio.vmemmap_optimized, partial)
-            if wrong:
-                return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
+            folios.append((pfn, pfn + pages))
+        for lo, hi, optimized in _rows(h):
+            if _row_alike(k, lo, hi, h.order, optimized, zone_tails):
+                continue
+            for pfn in range(lo, hi, pages):
+                wrong = _folio(k, pfn, h.order, optimized, partial, zone_tails)
+                if wrong:
+                    return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
         fits = h.order in over_surplus or all(0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True))
         if per_node != h.nr or not fits:
             text = f"nr {h.nr}, surplus {h.surplus}, folios {per_node} (I14)"
             return _violated("accounting", f"{name}.nr", "changed", text, side)
-        listed = sum(len(f) for f in h.free)
+        listed = sum([len(f) for f in h.free])
         if listed != free:
             return _violated(
                 "accounting", f"{name}.free", "changed", f"{listed} on free lists, {free} free (I14)", side
             )
-    owned = _owned(k, frozenset({OWNER_HUGETLB}))
-    unlike = _unlike(_join(folios)[0], owned)
+    unlike = _unlike(_join(folios)[0], owned.get(OWNER_HUGETLB, []))
     if unlike is not None:
         return _violated(
             "frames", "hugetlb", unlike[1], f"frame {unlike[0]:#x}: owned by hugetlb and pools do not agree", side
@@ -273,11 +307,59 @@ def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int]) ->
     return None
 
 
-def _folio(k: Kernel, pfn: int, order: int, optimized: bool, partial: bool) -> str:
+def _rows(h: HState) -> list[tuple[int, int, bool]]:
+    """The folios of a pool in rows of neighbours with the same mark: first pfn, end, marked optimized."""
+    out: list[tuple[int, int, bool]] = []
+    pages, folios = h.pages, h.folios
+    first = end = -1
+    was = False
+    for pfn in sorted(folios):
+        optimized = folios[pfn].vmemmap_optimized
+        if pfn != end or optimized != was:
+            if end >= 0:
+                out.append((first, end, was))
+            first, was = pfn, optimized
+        end = pfn + pages
+    if end >= 0:
+        out.append((first, end, was))
+    return out
+
+
+def _row_alike(k: Kernel, lo: int, hi: int, order: int, optimized: bool, zone_tails: ZoneTails) -> bool:
+    """Whether a row of folios is as its mark says (I1), by a quick look; if not, each folio must be looked at."""
+    spp, n = k.arch.spp, k.arch.vmemmap_pages(order)
+    at, end = lo // spp, hi // spp
+    runs = k.tables.entries.runs(at, end)
+    if not optimized:
+        for s, e, m in runs:
+            if s != at or (m.kind != "pte" and m.kind != "leaf"):
+                return False
+            at = e
+        return at == end
+    zone = k.pages.zone_of.run(lo)
+    if zone is None or zone[1] < hi:
+        return False
+    tail = zone_tails.get((zone[2].key, order))
+    for s, e, m in runs:
+        if s != at:
+            return False
+        at = e
+        if m.kind == "pte":
+            if s % n or e - s != 1:
+                return False
+        elif m.kind == "shared":
+            if m.frame != tail or m.rw or s % n != 1 or e - s != n - 1:
+                return False
+        elif m.kind == "leaf" or m.tail != tail or m.tail_rw or m.period != n or m.keep != 1 or m.phase or (s | e) % n:
+            return False
+    return at == end
+
+
+def _folio(k: Kernel, pfn: int, order: int, optimized: bool, partial: bool, zone_tails: ZoneTails) -> str:
     """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1)."""
     lo, n = pfn // k.arch.spp, k.arch.vmemmap_pages(order)
     zone = k.pages.zone_of.get(pfn)
-    tail = None if zone is None else k.paths.zone_tails().get((zone.key, order))
+    tail = None if zone is None else zone_tails.get((zone.key, order))
     shared = private = 0
     for s, e, m in k.tables.entries.runs(lo, lo + n):
         if isinstance(m, Shared):

@@ -18,13 +18,13 @@ Struct pages are segments (first pfn, end pfn, content) of what is seen through 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from mm.kernel import Kernel
 from mm.mmzone import Zone
 from mm.page import Content, Row
-from mm.pgtable import Leaf, Pte, Shared, Strided, frame_at
+from mm.pgtable import Strided, frame_at
 
 V = TypeVar("V")
 Part = tuple[int, int, V]
@@ -44,7 +44,9 @@ def tails_by_frame(k: Kernel) -> Tails:
 # -- accounting -----------------------------------------------------------------------------------------------------
 
 VMSTAT = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
-ZONE = ("free", "managed", "present", "start", "end")
+ZONE = ("free", "managed")
+LAYOUT = ("present", "start", "end")
+"""What only changes with the memory there is."""
 FREE = len(VMSTAT)
 """Index of the first zone's free pages in `counters`; zones follow each other every len(ZONE) numbers."""
 
@@ -55,14 +57,13 @@ def counters(k: Kernel, zones: list[Zone]) -> list[int]:
     order = k.arch.pmd_order
     out = [v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, v.struct_pages_initialized]
     for z in zones:
-        out += (
-            (z.blocks.total << order) + z.frags.total,
-            z.managed_pages,
-            z.present_pages,
-            z.start_pfn,
-            z.end_pfn,
-        )
+        out += (z.blocks.total << order) + z.frags.total, z.managed_pages
     return out
+
+
+def layout(zones: list[Zone]) -> list[tuple[int, int, int]]:
+    """The numbers of LAYOUT for each zone."""
+    return [(z.present_pages, z.start_pfn, z.end_pfn) for z in zones]
 
 
 def counter_names(zones: list[Zone]) -> list[str]:
@@ -90,24 +91,38 @@ def mapping(k: Kernel, tails: Tails, lo: int, hi: int) -> list[Segment]:
     """The segments of vmemmap pages [lo, hi)."""
     out: list[Segment] = []
     owners = k.pages.owners
+    form: Form
+    last: Form = ()
+    first, end = lo, -1
     for s, e, m in k.tables.entries.runs(lo, hi):
-        if isinstance(m, Leaf | Pte):
+        if m.kind == "pte" or m.kind == "leaf":
             frame = s + m.delta
             run = owners.run(frame)
-            if run is not None and run[1] >= frame + e - s:
-                append(out, s, e, ("leaf", run[2]) if isinstance(m, Leaf) else ("pte", m.rw, run[2]))
+            if run is None or run[1] < frame + e - s:
+                if last:
+                    append(out, first, end, last)
+                    last = ()
+                for a, b, owner in _owned(k, frame, frame + e - s):
+                    form = ("leaf", owner) if m.kind == "leaf" else ("pte", m.rw, owner)
+                    append(out, a - m.delta, b - m.delta, form)
                 continue
-            for a, b, owner in _owned(k, frame, frame + e - s):
-                form = ("leaf", owner) if isinstance(m, Leaf) else ("pte", m.rw, owner)
-                append(out, a - m.delta, b - m.delta, form)
-        elif isinstance(m, Shared):
+            form = ("pte", m.rw, run[2]) if m.kind == "pte" else ("leaf", run[2])
+        elif m.kind == "shared":
             name = tails.get(m.frame)
             if name is not None:
-                append(out, s, e, ("tail", m.rw, *name))
+                form = ("tail", m.rw, *name)
             else:
-                append(out, s, e, ("alias", m.rw, owners.get(m.frame), home(k, s, m.frame)))
+                form = ("alias", m.rw, owners.get(m.frame), home(k, s, m.frame))
         else:
-            append(out, s, e, _row(k, tails, s, e, m))
+            form = _row(k, tails, s, e, m)
+        if s == end and form == last:
+            end = e
+            continue
+        if last:
+            append(out, first, end, last)
+        first, end, last = s, e, form
+    if last:
+        append(out, first, end, last)
     return out
 
 
@@ -171,8 +186,34 @@ def expand(segments: list[Segment]) -> list[Segment]:
     return out
 
 
-def unlike(a: Sequence[tuple[int, int, V]], b: Sequence[tuple[int, int, V]]) -> tuple[list[Part[V]], list[Part[V]]]:
-    """The parts of two lists of segments where they are not the same, so that only those need to be written out."""
+def in_row(lo: int, hi: int, row: Form, form: Form) -> bool:
+    """Whether [lo, hi) of a row is one of its kept parts, or one of the others, and `form` says just that."""
+    if row[0] != "row":
+        return form[0] == "row" and in_row(lo, hi, form, row)
+    _, period, keep, phase, rw, owner, tail_rw, name = row
+    at = (lo - phase) % period
+    if form[0] == "pte":
+        return at + hi - lo <= keep and bool(form[1] == rw and form[2] == owner and name is not None)
+    return at >= keep and at + hi - lo <= period and name is not None and form == ("tail", tail_rw, *name)
+
+
+def content_in_row(lo: int, hi: int, row: Content | Row, content: Content | Row) -> bool:
+    """The same for struct pages."""
+    if row.kind != "row":
+        return content.kind == "row" and content_in_row(lo, hi, content, row)
+    at = (lo - row.phase) % row.period
+    if at >= row.keep:
+        return content == row.tail and at + hi - lo <= row.period
+    return content == row.kept and at + hi - lo <= row.keep
+
+
+def unlike(
+    a: Sequence[tuple[int, int, V]], b: Sequence[tuple[int, int, V]], same: Callable[[int, int, V, V], bool]
+) -> tuple[list[Part[V]], list[Part[V]]]:
+    """The parts of two lists of segments where they are not the same, so that only those need to be written out.
+
+    `same` says of two values that differ whether they mean the same at the range [lo, hi) that it is asked for.
+    """
     x: list[Part[V]] = []
     y: list[Part[V]] = []
     i = j = 0
@@ -192,7 +233,7 @@ def unlike(a: Sequence[tuple[int, int, V]], b: Sequence[tuple[int, int, V]]) -> 
             y.append((lb, at, vb))
         else:
             at = ha if ha < hb else hb
-            if va != vb:
+            if va != vb and not same(la, at, va, vb):
                 x.append((la, at, va))
                 y.append((la, at, vb))
         i += ha <= at
@@ -236,7 +277,7 @@ def private_alike(a: Kernel, b: Kernel, lo: int, hi: int) -> bool:
     for k in (a, b):
         at = lo // spp
         for s, e, m in k.tables.entries.runs(at, hi // spp):
-            if s != at or isinstance(m, Shared | Strided):
+            if s != at or m.kind == "shared" or m.kind == "strided":
                 return False
             at = e
         if at * spp != hi:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, unlike
+from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, in_row, unlike
 from fuzz.oracle.pieces import REF_KEEP, Pieces
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
@@ -58,7 +58,7 @@ def dax_mapping(pieces: Pieces, segments: list[Segment], lo: int, hi: int, used:
 
 
 def _same(a: list[Segment], b: list[Segment]) -> bool:
-    x, y = unlike(a, b)
+    x, y = unlike(a, b, in_row)
     return expand(x) == expand(y)
 
 

@@ -6,7 +6,7 @@ import random
 from itertools import pairwise
 
 from fuzz.oracle.difference import first_apart
-from fuzz.oracle.observe import Segment, append, expand, expand_pages, union, unlike
+from fuzz.oracle.observe import Segment, append, content_in_row, expand, expand_pages, in_row, union, unlike
 from mm.page import Compound, Row, Tail
 
 ROW = ("row", 8, 1, 0, True, "memmap", False, ((0, 2), 9))
@@ -44,6 +44,33 @@ def test_struct_pages_of_a_row() -> None:
     assert expand_pages([(0, 1024, Row(512, 64, 0, tail, tail))]) == [(0, 1024, tail)]
 
 
+def test_a_part_of_a_row_is_what_writing_it_out_says() -> None:
+    shared_last = ("row", 8, 2, 0, True, "memmap", True, None)
+    others = [KEPT, TAIL, ("pte", False, "memmap"), ("tail", True, (0, 2), 9), ("alias", True, "memmap", 9), ROW]
+    said = set()
+    for row in (ROW, shared_last):
+        for lo in range(16, 32):
+            for hi in range(lo + 1, 33):
+                for form in others:
+                    same = in_row(lo, hi, row, form)
+                    if same:
+                        assert expand([(lo, hi, row)]) == [(lo, hi, form)]
+                    assert same == in_row(lo, hi, form, row) or form[0] == "row"
+                    said.add((same, row[0] == "row" and row[-1] is None, form[0]))
+    assert {(True, False, "pte"), (True, False, "tail"), (False, True, "alias")} <= said
+
+
+def test_a_part_of_a_row_of_struct_pages_is_what_writing_it_out_says() -> None:
+    head, tail = Compound(9, 0, 0, 4, "devdax"), Tail(9, 0, 4, True)
+    row = Row(512, 64, 0, head, tail)
+    for lo in range(512, 1536, 64):
+        for hi in range(lo + 64, 1537, 64):
+            for content in (head, tail, Tail(9, 0, 4)):
+                same = content_in_row(lo, hi, row, content)
+                assert same == content_in_row(lo, hi, content, row)
+                assert same == (expand_pages([(lo, hi, row)]) == [(lo, hi, content)])
+
+
 def points(segments: list[tuple[int, int, str]]) -> dict[int, str]:
     return {x: value for lo, hi, value in segments for x in range(lo, hi)}
 
@@ -63,7 +90,7 @@ def test_unlike_is_where_two_lists_differ() -> None:
     rng = random.Random(1)
     for _ in range(2000):
         a, b = random_runs(rng), random_runs(rng)
-        x, y = unlike(a, b)
+        x, y = unlike(a, b, lambda *_: False)
         p, q = points(a), points(b)
         assert points(x) == {at: v for at, v in p.items() if q.get(at) != v}
         assert points(y) == {at: v for at, v in q.items() if p.get(at) != v}
