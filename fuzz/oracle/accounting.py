@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fuzz.oracle import rules
 from fuzz.oracle.difference import runs_difference
 from fuzz.oracle.finding import Difference
-from fuzz.oracle.observe import FREE, LAYOUT, VMSTAT, ZONE, counter_names, counters, layout
+from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, counters
 from fuzz.oracle.pieces import Pieces
 from mm.altmap import Altmap
 from mm.hstate import HState
@@ -22,6 +22,8 @@ from mm.kernel import Kernel
 MEMMAP = VMSTAT.index("nr_memmap")
 MANAGED = ZONE.index("managed") - ZONE.index("free")
 """From a zone's free pages to its managed pages."""
+LAYOUT = ("present_pages", "start_pfn", "end_pfn")
+"""What changes in a zone only with the memory there is."""
 INITIALIZED = VMSTAT.index("struct_pages_initialized")
 
 
@@ -30,6 +32,7 @@ class Accounting:
 
     __slots__ = (
         "_names",
+        "_pairs",
         "_zones",
         "cand",
         "free",
@@ -47,6 +50,7 @@ class Accounting:
     def __init__(self, ref: Kernel, cand: Kernel) -> None:
         self.ref, self.cand = ref, cand
         self._zones = [[z for node in k.nodes for z in node.zones] for k in (ref, cand)]
+        self._pairs = list(zip(*self._zones, strict=True))
         self._names = counter_names(self._zones[0])
         self.free = range(FREE, len(self._names), len(ZONE))
         """Indices of free pages in `offset`."""
@@ -71,10 +75,7 @@ class Accounting:
 
     def blocks_alike(self) -> bool:
         """Whether the same pageblocks are free on both sides."""
-        return all(
-            z.blocks.starts == w.blocks.starts and z.blocks.ends == w.blocks.ends
-            for z, w in zip(*self._zones, strict=True)
-        )
+        return all(z.blocks.starts == w.blocks.starts and z.blocks.ends == w.blocks.ends for z, w in self._pairs)
 
     def free_before(self) -> tuple[list[int], list[int]]:
         """Free pages of each node before the operation, by side."""
@@ -100,11 +101,12 @@ class Accounting:
 
     def layout(self) -> Difference | None:
         """Compare which zones have which memory."""
-        mine, theirs = self._zones
-        for zone, x, y in zip(mine, layout(mine), layout(theirs), strict=True):
-            for field, wanted, found in zip(LAYOUT, x, y, strict=True):
-                if wanted != found:
-                    return self._difference(f"zone{zone.nid}.{zone.idx}.{field}", wanted, found)
+        for z, w in self._pairs:
+            if z.present_pages != w.present_pages or z.start_pfn != w.start_pfn or z.end_pfn != w.end_pfn:
+                for field in LAYOUT:
+                    wanted, found = getattr(z, field), getattr(w, field)
+                    if wanted != found:
+                        return self._difference(f"zone{z.nid}.{z.idx}.{field}", wanted, found)
         return None
 
     def counters(self, used: rules.Clauses, quiet: bool = False) -> Difference | None:

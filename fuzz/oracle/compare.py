@@ -74,6 +74,10 @@ class Oracle:
         fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
         """Names of the candidate's device tails; they are kept forever."""
+        self._lists = [
+            owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
+        ]
+        """What each operation touches; emptied after it."""
         self._subsections = RunSet()
         self._short = 0, 0
         self._tails: tuple[Tails, Tails] = {}, {}
@@ -197,12 +201,10 @@ class Oracle:
         )
 
     def _forget(self) -> None:
+        for touched in self._lists:
+            if touched:
+                touched.clear()
         for k in (self.ref, self.cand):
-            k.tables.touched.clear()
-            k.memmap.touched.clear()
-            k.pages.touched.clear()
-            k.sections.touched.clear()
-            k.memory_blocks.touched.clear()
             for h in k.hstates.values():
                 h.touched = False
 

@@ -45,8 +45,6 @@ def tails_by_frame(k: Kernel) -> Tails:
 
 VMSTAT = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
 ZONE = ("free", "managed")
-LAYOUT = ("present", "start", "end")
-"""What only changes with the memory there is."""
 FREE = len(VMSTAT)
 """Index of the first zone's free pages in `counters`; zones follow each other every len(ZONE) numbers."""
 
@@ -59,11 +57,6 @@ def counters(k: Kernel, zones: list[Zone]) -> list[int]:
     for z in zones:
         out += (z.blocks.total << order) + z.frags.total, z.managed_pages
     return out
-
-
-def layout(zones: list[Zone]) -> list[tuple[int, int, int]]:
-    """The numbers of LAYOUT for each zone."""
-    return [(z.present_pages, z.start_pfn, z.end_pfn) for z in zones]
 
 
 def counter_names(zones: list[Zone]) -> list[str]:
