@@ -34,7 +34,7 @@ def hugetlb_bootmem_alloc(f: Framework) -> None:
     """hugetlb_bootmem_alloc, hugetlb_hstate_alloc_pages (mm/hugetlb.c, -mm), gigantic orders. Left out: hugetlb_cma."""
     k = f.k
     for h in k.hstates.values():
-        if h.order <= k.arch.pmd_order:
+        if not h.gigantic:
             continue
         for request in k.boot_requests:
             if request.order == h.order:

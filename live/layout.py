@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzz.program.model import Op, Program
-from mm.machine import HIGH_RAM_START, LOW_RAM, LOW_RAM_LIMIT, Machine
+from mm.arch import X86_64
+from mm.machine import Machine
+
+LOW_RAM_LIMIT, LOW_RAM, HIGH_RAM_START = X86_64.ram[1:]
 
 M = 1 << 20
 SECTION = 128 * M

@@ -7,12 +7,28 @@ the struct pages of `spp` consecutive page frames.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mm.mmzone import ZONE_DMA, ZONE_DMA32
 
 STRUCT_PAGE = 64
 """sizeof(struct page) in bytes, in every modelled configuration (include/linux/mm_types.h)."""
 
 SUBSECTION_SHIFT = 21
 """Subsections are 2 MiB on every architecture (include/linux/mmzone.h)."""
+
+
+M, G = 1 << 20, 1 << 30
+
+
+class RamLayout(NamedTuple):
+    """Where boot RAM lies in QEMU's default machine, in bytes: less than `whole` lies at `start`; of more, `low` bytes
+    lie at `start` and the rest from `rest` up."""
+
+    start: int
+    whole: int
+    low: int = 0
+    rest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +40,34 @@ class Arch:
     section_shift: int
     pmd_shift: int
     pud_shift: int
+    pgd_shift: int
+    """Range of one PUD table; equal to `pud_shift` where the PUD is folded."""
     max_folio_order: int
-    """MAX_FOLIO_ORDER (include/linux/mmzone.h)."""
+    """MAX_FOLIO_ORDER (include/linux/mmzone.h): log2(16G) - PAGE_SHIFT."""
+    max_page_order: int
+    """MAX_PAGE_ORDER (ARCH_FORCE_MAX_ORDER): huge pages above it are gigantic."""
     hugetlb_shifts: tuple[int, ...]
     """Huge page sizes, largest first."""
-    hvo: bool
+    memory_block_shift: int
+    """memory_block_size_bytes."""
+    physmem_bits: int
+    """MAX_PHYSMEM_BITS; nothing lies above."""
+    zones: tuple[tuple[int, int], ...]
+    """(zone, end in bytes) of the zones below ZONE_NORMAL, ascending (arch_zone_limits_init)."""
+    ram: RamLayout
+    image: tuple[tuple[int, int], ...]
+    """Bytes, counted from the start of RAM, that belong to firmware and the kernel image for good (a choice of the
+    model)."""
+    hvo: bool = False
     """HUGETLB_PAGE_OPTIMIZE_VMEMMAP can be built."""
-    dax_dedup: bool
-    """ARCH_WANT_OPTIMIZE_DAX_VMEMMAP."""
-    prehvo: bool
+    dax_dedup: bool = False
+    """ARCH_WANT_OPTIMIZE_DAX_VMEMMAP, and at run time powerpc's radix_enabled()."""
+    prehvo: bool = False
     """ARCH_WANT_HUGETLB_VMEMMAP_PREINIT (separate paths only)."""
+    pud_thp: bool = False
+    """HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD: device DAX can be aligned to the PUD size."""
+    memmap_on_memory: bool = False
+    """ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
 
     page: int = field(init=False)
     spp: int = field(init=False)
@@ -41,7 +75,7 @@ class Arch:
     pages_per_section: int = field(init=False)
     pages_per_subsection: int = field(init=False)
     vmemmap_per_section: int = field(init=False)
-    """Vmemmap pages that describe one section."""
+    """Vmemmap pages that describe one section: 1 where several sections share one (powerpc with 64K pages)."""
     ptrs_per_pte: int = field(init=False)
     """Entries of a PTE table; a PMD leaf of the vmemmap maps that many vmemmap pages."""
     pmd_order: int = field(init=False)
@@ -62,18 +96,179 @@ class Arch:
         return (STRUCT_PAGE << order) >> self.page_shift
 
 
+_LOW_IMAGE = ((0, 32 * M),)
+
 X86_64 = Arch(
     name="x86_64",
     page_shift=12,
     section_shift=27,
     pmd_shift=21,
     pud_shift=30,
+    pgd_shift=39,
     max_folio_order=22,
+    max_page_order=10,
     hugetlb_shifts=(30, 21),
+    memory_block_shift=27,
+    physmem_bits=46,
+    zones=((ZONE_DMA, 16 * M), (ZONE_DMA32, 4 * G)),
+    ram=RamLayout(0, 2816 * M, 2 * G, 4 * G),
+    image=((0, 2 * M), (16 * M, 48 * M)),
     hvo=True,
     dax_dedup=True,
     prehvo=True,
+    pud_thp=True,
+    memmap_on_memory=True,
+)
+"""Four-level page tables; memory blocks as on machines below 64G of RAM."""
+
+RISCV64 = Arch(
+    name="riscv64",
+    page_shift=12,
+    section_shift=27,
+    pmd_shift=21,
+    pud_shift=30,
+    pgd_shift=39,
+    max_folio_order=22,
+    max_page_order=10,
+    hugetlb_shifts=(30, 21),
+    memory_block_shift=27,
+    physmem_bits=56,
+    zones=((ZONE_DMA32, 4 * G),),
+    ram=RamLayout(2 * G, 1 << 63),
+    image=_LOW_IMAGE,
+    hvo=True,
+    dax_dedup=True,
+    pud_thp=True,
+    memmap_on_memory=True,
+)
+"""Sv48, a CPU without Svnapot; QEMU's `virt`."""
+
+
+def _loongarch64(page_shift: int, max_page_order: int) -> Arch:
+    """Three levels of tables with 16K and 64K pages, four with 4K; huge pages of the PMD size only, none gigantic."""
+    bits = page_shift - 3
+    pmd_shift = page_shift + bits
+    return Arch(
+        name="loongarch64",
+        page_shift=page_shift,
+        section_shift=29,
+        pmd_shift=pmd_shift,
+        pud_shift=pmd_shift + bits,
+        pgd_shift=pmd_shift + bits * (2 if page_shift == 12 else 1),
+        max_folio_order=34 - page_shift,
+        max_page_order=max_page_order,
+        hugetlb_shifts=(pmd_shift,),
+        memory_block_shift=29,
+        physmem_bits=48,
+        zones=((ZONE_DMA32, 4 * G),),
+        ram=RamLayout(0, 256 * M, 256 * M, 2 * G),
+        image=_LOW_IMAGE,
+        hvo=True,
+    )
+
+
+def _ppc64_radix(page_shift: int) -> Arch:
+    """POWER9 and later with the radix MMU; memory blocks of 256M, as a logical partition has them."""
+    return Arch(
+        name="ppc64_radix",
+        page_shift=page_shift,
+        section_shift=24,
+        pmd_shift=21,
+        pud_shift=30,
+        pgd_shift=39,
+        max_folio_order=34 - page_shift,
+        max_page_order=12 if page_shift == 12 else 8,
+        hugetlb_shifts=(30, 21),
+        memory_block_shift=28,
+        physmem_bits=46 if page_shift == 12 else 51,
+        zones=(),
+        ram=RamLayout(0, 1 << 63),
+        image=_LOW_IMAGE,
+        dax_dedup=True,
+        pud_thp=True,
+        memmap_on_memory=True,
+    )
+
+
+PPC64_HASH = Arch(
+    name="ppc64_hash",
+    page_shift=16,
+    section_shift=24,
+    pmd_shift=24,
+    pud_shift=34,
+    pgd_shift=43,
+    max_folio_order=18,
+    max_page_order=8,
+    hugetlb_shifts=(24,),
+    memory_block_shift=28,
+    physmem_bits=51,
+    zones=(),
+    ram=RamLayout(0, 1 << 63),
+    image=_LOW_IMAGE,
+)
+"""The hash MMU with 64K pages: the vmemmap is bolted in blocks of 16M, the size of `pmd_shift` here, without page
+tables. Left out: 16G pages, which firmware hands out."""
+
+
+def _arm64(page_shift: int) -> Arch:
+    """48 bits of virtual addresses (64K: 52); neither optimization may be built in 7.3. QEMU's `virt`.
+
+    Left out: huge pages of the contiguous sizes.
+    """
+    bits = page_shift - 3
+    pmd_shift = page_shift + bits
+    return Arch(
+        name="arm64",
+        page_shift=page_shift,
+        section_shift=29 if page_shift == 16 else 27,
+        pmd_shift=pmd_shift,
+        pud_shift=pmd_shift + bits,
+        pgd_shift=pmd_shift + bits * (1 if page_shift == 16 else 2),
+        max_folio_order=34 - page_shift,
+        max_page_order={12: 10, 14: 11, 16: 13}[page_shift],
+        hugetlb_shifts=(30, 21) if page_shift == 12 else (pmd_shift,),
+        memory_block_shift=29 if page_shift == 16 else 27,
+        physmem_bits=52 if page_shift == 16 else 48,
+        zones=((ZONE_DMA, 4 * G),),
+        ram=RamLayout(1 * G, 1 << 63),
+        image=_LOW_IMAGE,
+        memmap_on_memory=True,
+    )
+
+
+S390X = Arch(
+    name="s390x",
+    page_shift=12,
+    section_shift=27,
+    pmd_shift=20,
+    pud_shift=31,
+    pgd_shift=42,
+    max_folio_order=22,
+    max_page_order=10,
+    hugetlb_shifts=(31, 20),
+    memory_block_shift=27,
+    physmem_bits=46,
+    zones=((ZONE_DMA, 2 * G),),
+    ram=RamLayout(0, 1 << 63),
+    image=_LOW_IMAGE,
+    memmap_on_memory=True,
+)
+"""Segments of 1M and regions of 2G; two page tables share one page on real machines, one each here."""
+
+_ALL = (
+    X86_64,
+    RISCV64,
+    _loongarch64(12, 10),
+    _loongarch64(14, 11),
+    _loongarch64(16, 13),
+    _ppc64_radix(12),
+    _ppc64_radix(16),
+    PPC64_HASH,
+    _arm64(12),
+    _arm64(14),
+    _arm64(16),
+    S390X,
 )
 
-ARCHES: dict[tuple[str, int], Arch] = {("x86_64", 4096): X86_64}
+ARCHES: dict[tuple[str, int], Arch] = {(arch.name, arch.page): arch for arch in _ALL}
 """Known architectures by name and base page size in bytes."""

@@ -13,19 +13,12 @@ from mm.arch import SUBSECTION_SHIFT
 from mm.hugetlb import hugetlb_init
 from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import (
-    DMA32_END,
-    DMA_END,
     SECTION_IS_ONLINE,
     SECTION_MARKED_PRESENT,
-    ZONE_DMA,
-    ZONE_DMA32,
     ZONE_NORMAL,
 )
 from mm.page import Plain
 from mm.page_alloc import OWNER_RESERVED
-
-KERNEL_IMAGE = ((0, 2 << 20), (16 << 20, 48 << 20))
-"""Physical bytes that belong to firmware and the kernel image for good."""
 
 
 def boot(k: Kernel) -> int:
@@ -43,11 +36,11 @@ def boot(k: Kernel) -> int:
 def free_area_init(k: Kernel) -> None:
     """memblock_add_node for all RAM, free_area_init: zone spans and present pages (mm/mm_init.c)."""
     shift = k.arch.page_shift
-    limits = (
-        (ZONE_DMA, 0, DMA_END >> shift),
-        (ZONE_DMA32, DMA_END >> shift, DMA32_END >> shift),
-        (ZONE_NORMAL, DMA32_END >> shift, 1 << 52),
-    )
+    limits = []
+    low = 0
+    for idx, end in (*k.arch.zones, (ZONE_NORMAL, 1 << 63)):
+        limits.append((idx, low, end >> shift))
+        low = end >> shift
     for nid, start, end in k.machine.ram_ranges():
         k.memblock.add(nid, start, end)
         k.iomem.set(start, end, "ram")
@@ -58,8 +51,9 @@ def free_area_init(k: Kernel) -> None:
                 zone.grow_span(lo, hi)
                 zone.present_pages += hi - lo
                 k.pages.online(zone, lo, hi, free=False)
-    for first, last in KERNEL_IMAGE:
-        lo, hi = first >> shift, last >> shift
+    base = k.machine.ram_ranges()[0][1]
+    for first, last in k.arch.image:
+        lo, hi = base + (first >> shift), base + (last >> shift)
         k.memblock.free_by_node[0].remove(lo, hi)
         k.pages.claim(lo, hi, OWNER_RESERVED)
 

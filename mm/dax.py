@@ -24,8 +24,9 @@ Range = tuple[int, int]
 
 
 def dax_align_valid(k: Kernel, align: int) -> bool:
-    """dax_align_valid (drivers/dax/dax-private.h): P9; every modelled architecture has huge pages at both levels."""
-    return align in (k.arch.page, 1 << k.arch.pmd_shift, 1 << k.arch.pud_shift)
+    """dax_align_valid (drivers/dax/dax-private.h): P9."""
+    arch = k.arch
+    return align in (arch.page, 1 << arch.pmd_shift) or (arch.pud_thp and align == 1 << arch.pud_shift)
 
 
 def memremap_compat_align(k: Kernel) -> int:

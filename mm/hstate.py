@@ -12,6 +12,7 @@ class HState:
         "demote_order",
         "folios",
         "free",
+        "gigantic",
         "max_huge_pages",
         "next_nid_to_alloc",
         "next_nid_to_free",
@@ -24,8 +25,10 @@ class HState:
         "touched",
     )
 
-    def __init__(self, order: int, demote_order: int, nodes: int) -> None:
+    def __init__(self, order: int, demote_order: int, nodes: int, gigantic: bool) -> None:
         self.order = order
+        self.gigantic = gigantic
+        """Above MAX_PAGE_ORDER: too large for the buddy allocator."""
         self.pages = 1 << order
         """Base pages of one huge page."""
         self.demote_order = demote_order

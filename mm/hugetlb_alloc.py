@@ -13,9 +13,6 @@ from mm.kernel import Kernel
 from mm.page import Compound
 from mm.page_alloc import KERNEL_ZONES, MOVABLE_ZONES, OWNER_HUGETLB, Extents, KernelBug
 
-MAX_PAGE_ORDER = 10
-"""Largest block of the buddy allocator (include/linux/mmzone.h); a larger hstate is gigantic."""
-
 
 @cache
 def hugetlb_compound(order: int, nid: int, zone: int) -> Compound:
@@ -25,7 +22,7 @@ def hugetlb_compound(order: int, nid: int, zone: int) -> Compound:
 
 def hstate_is_gigantic(h: HState) -> bool:
     """hstate_is_gigantic (include/linux/hugetlb.h): too large for the buddy allocator (alloc_contig_pages)."""
-    return h.order > MAX_PAGE_ORDER
+    return h.gigantic
 
 
 def htlb_zones(h: HState) -> tuple[int, ...]:
@@ -33,7 +30,7 @@ def htlb_zones(h: HState) -> tuple[int, ...]:
 
     Left out: the sysctl vm.movable_gigantic_pages.
     """
-    return KERNEL_ZONES if h.order > MAX_PAGE_ORDER else MOVABLE_ZONES
+    return KERNEL_ZONES if h.gigantic else MOVABLE_ZONES
 
 
 def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:

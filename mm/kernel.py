@@ -61,7 +61,7 @@ class Kernel:
         for shift in arch.hugetlb_shifts:
             order = shift - arch.page_shift
             smaller = [s - arch.page_shift for s in arch.hugetlb_shifts if s < shift]
-            self.hstates[order] = HState(order, max(smaller, default=0), machine.nodes)
+            self.hstates[order] = HState(order, max(smaller, default=0), machine.nodes, order > arch.max_page_order)
         self.boot_requests: list[BootRequest] = []
         """Huge pages asked for on the command line, in order."""
         self.slab_available = False

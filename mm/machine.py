@@ -7,9 +7,6 @@ from functools import cache
 
 from mm.arch import ARCHES, Arch
 
-LOW_RAM_LIMIT = 2816 << 20
-LOW_RAM = 2 << 30
-HIGH_RAM_START = 4 << 30
 GRANULE = 2 << 20
 
 
@@ -32,18 +29,19 @@ class Machine:
     def ram_ranges(self) -> tuple[tuple[int, int, int], ...]:
         """Boot RAM as (nid, start_pfn, end_pfn), in address order; these are the handles ram0, ram1, ...
 
-        Laid out as QEMU's q35 does: below 2816M all RAM lies at 0, else 2G lie at 0 and the rest from 4G up. Nodes take
-        equal shares, rounded down to 2M, in address order; the last node takes the rest.
+        Laid out as QEMU's default machine does (`Arch.ram`). Nodes take equal shares, rounded down to 2M, in address
+        order; the last node takes the rest.
         """
-        return _ram_ranges(self.ram, self.nodes, self.page)
+        return _ram_ranges(self.ram, self.nodes, self.geometry())
 
 
 @cache
-def _ram_ranges(ram: int, nodes: int, page: int) -> tuple[tuple[int, int, int], ...]:
-    if ram < LOW_RAM_LIMIT:
-        spans = [(0, ram)]
+def _ram_ranges(ram: int, nodes: int, arch: Arch) -> tuple[tuple[int, int, int], ...]:
+    page, layout = arch.page, arch.ram
+    if ram < layout.whole:
+        spans = [(layout.start, layout.start + ram)]
     else:
-        spans = [(0, LOW_RAM), (HIGH_RAM_START, HIGH_RAM_START + ram - LOW_RAM)]
+        spans = [(layout.start, layout.start + layout.low), (layout.rest, layout.rest + ram - layout.low)]
     share = ram // nodes // GRANULE * GRANULE
     out: list[tuple[int, int, int]] = []
     nid, left = 0, share if nodes > 1 else ram

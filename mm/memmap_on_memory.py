@@ -20,8 +20,8 @@ def memory_block_memmap_on_memory_pages(k: Kernel) -> int:
 
 
 def mhp_supports_memmap_on_memory(k: Kernel) -> bool:
-    """mhp_supports_memmap_on_memory, with the default of arch_supports_memmap_on_memory (P7 of separate-paths.md)."""
-    if k.machine.memmap_on_memory == "off":
+    """mhp_supports_memmap_on_memory, arch_supports_memmap_on_memory (P7 of separate-paths.md)."""
+    if k.machine.memmap_on_memory == "off" or not k.arch.memmap_on_memory:
         return False
     vmemmap_size = k.memory_blocks.pages * STRUCT_PAGE
     memmap_pages = memory_block_memmap_on_memory_pages(k)
@@ -29,7 +29,8 @@ def mhp_supports_memmap_on_memory(k: Kernel) -> bool:
         vmemmap_size % k.arch.page == 0
         and memmap_pages % (1 << k.arch.pmd_order) == 0
         and memmap_pages != k.memory_blocks.pages
-        and vmemmap_size % (1 << k.arch.pmd_shift) == 0
+        # powerpc with 64K pages (arch/powerpc/include/asm/pgtable.h) leaves this to its fallback to base pages.
+        and (vmemmap_size % (1 << k.arch.pmd_shift) == 0 or (k.arch.name, k.arch.page_shift) == ("ppc64_radix", 16))
     )
 
 

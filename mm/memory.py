@@ -12,14 +12,14 @@ from mm.runs import RunMap
 
 
 class MemoryBlocks:
-    """All memory block devices by block number; one block is one section on x86-64 machines below 64G of RAM."""
+    """All memory block devices by block number; a block is one section or, on powerpc, a row of them."""
 
     __slots__ = ("altmaps", "nid", "pages", "touched", "zone")
 
     OFFLINE = (-1, -1)
 
     def __init__(self, arch: Arch) -> None:
-        self.pages = arch.pages_per_section
+        self.pages = 1 << (arch.memory_block_shift - arch.page_shift)
         """Base pages of one block."""
         self.zone: RunMap[tuple[int, int]] = RunMap()
         """Block -> key of the zone it is online in, or OFFLINE; a gap is no block device."""

@@ -16,7 +16,7 @@ from mm.memmap_on_memory import altmap_free, mhp_altmap, mhp_supports_memmap_on_
 from mm.memory import MemoryBlocks
 from mm.memory_online import memory_block_offline, memory_block_online
 from mm.pgmap import PgMap
-from mm.resource import PHYSMEM_BITS, release_region, request_region
+from mm.resource import release_region, request_region
 
 __all__ = [
     "add_memory",
@@ -89,7 +89,7 @@ def add_memory(k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: b
 
     `memmap_on_memory` is the request flag MHP_MEMMAP_ON_MEMORY.
     """
-    if nr <= 0 or start_pfn + nr > 1 << (PHYSMEM_BITS - k.arch.page_shift):
+    if nr <= 0 or start_pfn + nr > 1 << (k.arch.physmem_bits - k.arch.page_shift):
         return -E2BIG
     if not request_region(k, start_pfn, start_pfn + nr, "hotplug"):
         return -EEXIST

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from mm.arch import Arch
+from typing import TYPE_CHECKING
+
 from mm.runs import RunMap, RunSet
+
+if TYPE_CHECKING:
+    from mm.arch import Arch
 
 ZONE_DMA, ZONE_DMA32, ZONE_NORMAL, ZONE_MOVABLE, ZONE_DEVICE = range(5)
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable", "Device")
-DMA_END = 16 << 20
-DMA32_END = 4 << 30
 
 SECTION_MARKED_PRESENT = 1 << 0
 SECTION_HAS_MEM_MAP = 1 << 1

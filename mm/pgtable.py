@@ -131,8 +131,9 @@ class VmemmapTables:
         self.arch = arch
         self.entries: RunMap[Mapping] = RunMap()
         ptrs = arch.ptrs_per_pte
-        self.spans = (ptrs, ptrs * ptrs, ptrs * ptrs * ptrs)
-        """Vmemmap pages covered by one PTE, PMD and PUD table."""
+        self.spans = (ptrs, 1 << (arch.pud_shift - arch.page_shift), 1 << (arch.pgd_shift - arch.page_shift))
+        """Vmemmap pages covered by one PTE, PMD and PUD table. Where the PUD is folded the last two are equal, and no
+        PUD table exists."""
         self.tables: tuple[RunMap[int], RunMap[int], RunMap[int]] = (RunMap(), RunMap(), RunMap())
         """Per level: table index (vpn // span) -> frame - index."""
         self.touched: list[tuple[int, int]] = []
@@ -225,7 +226,7 @@ class VmemmapTables:
         span = self.spans[level]
         if level == PTE_TABLE:
             return self.entries.overlaps(index * span, (index + 1) * span)
-        ptrs = self.arch.ptrs_per_pte
+        ptrs = span // self.spans[level - 1]
         if self.tables[level - 1].overlaps(index * ptrs, (index + 1) * ptrs):
             return True
         return level == PMD_TABLE and self.entries.overlaps(index * span, (index + 1) * span)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from mm.kernel import Kernel
 
-PHYSMEM_BITS = 46
-"""MAX_PHYSMEM_BITS with four-level page tables (arch/x86/include/asm/sparsemem.h); nothing lies above."""
-
 
 def request_region(k: Kernel, start_pfn: int, end_pfn: int, kind: str) -> bool:
     """__request_region (kernel/resource.c): reserve [start_pfn, end_pfn); False when it is busy or beyond the end.
 
     Left out: nesting, names, and resources that are not busy.
     """
-    if k.iomem.runs(start_pfn, end_pfn) or end_pfn > 1 << (PHYSMEM_BITS - k.arch.page_shift):
+    if k.iomem.runs(start_pfn, end_pfn) or end_pfn > 1 << (k.arch.physmem_bits - k.arch.page_shift):
         return False
     k.iomem.set(start_pfn, end_pfn, kind)
     return True

@@ -24,9 +24,6 @@ from reference.sparse_vmemmap import SECTIONS_PER_ROOT
 if TYPE_CHECKING:
     from reference.paths import SeparatePaths
 
-MAX_PAGE_ORDER = 10
-"""Folios above it are gigantic: at boot they come from memblock (include/linux/mmzone.h)."""
-
 
 class HugeBootmemPage:
     """struct huge_bootmem_page: the record in the first bytes of a gigantic page reserved at boot."""
@@ -50,7 +47,7 @@ def hugetlb_bootmem_alloc(p: SeparatePaths) -> None:
     k = p.k
     for h in k.hstates.values():
         h.next_nid_to_alloc = 0
-        if h.order > MAX_PAGE_ORDER:
+        if h.gigantic:
             for request in k.boot_requests:
                 if request.order == h.order:
                     h.max_huge_pages += hugetlb_hstate_alloc_pages(p, h, request.count, request.nid)
