@@ -13,7 +13,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from candidate.framework import UnifiedFramework
 from fuzz.oracle.compare import Oracle
@@ -40,6 +40,20 @@ Profile = Literal["posted", "merged"]
 
 FULL_EVERY = 128
 """Operations between two full comparisons."""
+
+
+class Recorder(Protocol):
+    """Is told what is about to be run."""
+
+    def begin(self, machine: Machine) -> None:
+        """A program, on this machine."""
+
+    def step(self, op: Op) -> None:
+        """Its next operation."""
+
+
+TRAIL: Recorder | None = None
+"""Set by `fuzz.trail` in a process whose death must not hide what it was doing."""
 
 
 class MemoryRange(NamedTuple):
@@ -303,9 +317,13 @@ class Lockstep:
         """Operations between two full comparisons, 0 for none but the last."""
         self.steps = 0
         self.over = False
+        if TRAIL is not None:
+            TRAIL.begin(machine)
 
     def step(self, op: Op) -> StepResult:
         """Run one operation on both sides and compare."""
+        if TRAIL is not None:
+            TRAIL.step(op)
         oracle = self.oracle
         oracle.before(op)
         rc = self.reference.run(op)

@@ -2,6 +2,7 @@
 
 - `stats.json`: `Statistics`, about twice a second.
 - `finding-N.json`: a discovery.
+- `coverage-N.json`: what `Coverage.drain` gave.
 - `stop`: made by the parent, to ask for an end.
 """
 

@@ -60,6 +60,7 @@ class LibFuzzer:
         self.folder: Path | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.seen = 0
+        self.drained = 0
         self.limit: int | None = None
 
     @property
@@ -123,7 +124,13 @@ class LibFuzzer:
         assert self.folder is not None
         stats = self.folder / STATS
         if stats.exists():
+            coverage = self.statistics.coverage
             self.statistics = Statistics.from_json(json.loads(stats.read_text()))
+            self.statistics.coverage = coverage
+        while (path := self.folder / f"coverage-{self.drained}.json").exists():
+            self.statistics.coverage.take(json.loads(path.read_text()))
+            path.unlink()
+            self.drained += 1
         found = []
         while (path := self.folder / f"finding-{self.seen}.json").exists():
             found.append(discovery_from_json(json.loads(path.read_text())))

@@ -24,9 +24,11 @@ from fuzz.engines.protocol import Discovery, Statistics
 from fuzz.execute import Lockstep, Profile, RunOutcome
 from fuzz.generate.afford import affordable
 from fuzz.generate.program import FULL_EVERY
+from fuzz.lifeline import die_with_parent
 from fuzz.program.codec import WIDTH, decode, encode
 from fuzz.program.model import Op, Program
 from fuzz.program.mutate import crossover, mutate
+from fuzz.trail import open_inherited
 
 MOST_OPS: Final = 80
 TICK: Final = 0.4
@@ -45,6 +47,7 @@ class Target:
         self.profile = profile
         self.left = programs or -1
         self.statistics = Statistics()
+        self.drained = 0
         self.handed: dict[str, int] = {}
         self.number = 0
         self.parent = os.getppid()
@@ -55,13 +58,9 @@ class Target:
         """One input of libFuzzer."""
         program, outcome = self.run(decode(data))
         statistics = self.statistics
-        statistics.count([op.name for op in program.ops], outcome.rcs)
-        statistics.clauses |= outcome.clauses
+        statistics.record(program, outcome)
         if outcome.finding is not None:
-            statistics.findings += 1
             self.hand_over(Discovery(program, outcome.finding, "libfuzzer"))
-        elif outcome.verdict == "explained":
-            statistics.explained += 1
         self.left -= 1
         now = monotonic()
         if now >= self.next_tick or not self.left:
@@ -102,6 +101,8 @@ class Target:
         """Write the numbers; end if asked to, if enough is done, or if the parent is gone."""
         self.statistics.seconds = now - self.begin
         put(self.folder / STATS, self.statistics.to_json())
+        put(self.folder / f"coverage-{self.drained}.json", self.statistics.coverage.drain())
+        self.drained += 1
         if not self.left or (self.folder / STOP).exists() or os.getppid() != self.parent:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -124,6 +125,8 @@ def combiner(data1: bytes, data2: bytes, max_size: int, seed: int) -> bytes:
 def main() -> None:
     """Fuzz until `Target.tick` ends the process."""
     folder, profile, seed, programs = sys.argv[1:]
+    die_with_parent(os.getppid())
+    open_inherited()
     target = Target(Path(folder), "merged" if profile == "merged" else "posted", int(programs))
     # libFuzzer starts itself anew for some of its flags, through a shell, by what argv[0] says.
     argv = [f"{sys.executable} -P -m fuzz.engines.libfuzzer_child"]

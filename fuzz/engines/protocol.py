@@ -20,6 +20,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fuzz.coverage import Coverage
+from fuzz.execute import RunOutcome
 from fuzz.oracle.finding import Finding, outcome_class
 from fuzz.program.model import Program
 
@@ -53,6 +55,9 @@ class Statistics:
     """(operation, class of the reference's outcome) -> how often."""
     clauses: set[str] = field(default_factory=set)
     """Ledger clauses that explained a difference."""
+    coverage: Coverage = field(default_factory=Coverage, compare=False, repr=False)
+    """What the programs showed. Whoever drives the engine drains it, and so gets the programs worth keeping; it has no
+    part in `add` and JSON."""
 
     @property
     def kinds(self) -> int:
@@ -66,6 +71,16 @@ class Statistics:
         outcomes = self.outcomes
         for name, (rc, _) in zip(names, rcs, strict=False):
             outcomes[name, "ok" if rc.__class__ is int and rc >= 0 else outcome_class(rc)] += 1
+
+    def record(self, program: Program, outcome: RunOutcome) -> None:
+        """Count one program that was run."""
+        self.count([op.name for op in program.ops], outcome.rcs)
+        self.clauses |= outcome.clauses
+        self.coverage.observe(program, outcome)
+        if outcome.finding is not None:
+            self.findings += 1
+        elif outcome.verdict == "explained":
+            self.explained += 1
 
     def add(self, other: Statistics) -> None:
         """Add another engine's numbers."""

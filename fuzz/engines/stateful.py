@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from fuzz.engines.protocol import Discovery, Statistics
-from fuzz.execute import Lockstep, Profile, StepResult
+from fuzz.execute import Lockstep, Profile, RunOutcome, StepResult
 from fuzz.generate.live import Live
 from fuzz.generate.operations import MAKERS, reserve
 from fuzz.generate.program import FULL_EVERY
@@ -115,9 +115,9 @@ class Stateful:
             def teardown(self) -> None:
                 super().teardown()
                 if self.pair is not None:
-                    statistics = engine.statistics
-                    statistics.count([op.name for op in self.ops], self.rcs)
-                    statistics.clauses |= self.pair.oracle.clauses
+                    program = Program(self.pair.reference.kernel.machine, tuple(self.ops))
+                    out = RunOutcome("ok", None, len(self.rcs), self.pair.oracle.clauses, self.rcs)
+                    engine.statistics.record(program, out)
 
         Machine.profile = profile
         self.machine: Any = Machine

@@ -58,13 +58,9 @@ class Uniform:
             program, outcome = self.run(self.number)
             self.number += self.stride
             left -= 1
-            statistics.count([op.name for op in program.ops], outcome.rcs)
-            statistics.clauses |= outcome.clauses
+            statistics.record(program, outcome)
             if outcome.finding is not None:
-                statistics.findings += 1
                 found.append(Discovery(program, outcome.finding, self.name))
-            elif outcome.verdict == "explained":
-                statistics.explained += 1
             now = perf_counter()
         statistics.seconds += now - begin
         return found

@@ -1,0 +1,169 @@
+"""What programs have shown so far, and the chance that the next one shows something new.
+
+A program shows *features*: each operation with its outcome, by architecture; each pair of operations that followed one
+another, with their outcomes; each ledger clause that explained a difference. They are coarse on purpose: a feature is
+something a reader can name, and a corpus that keeps a program for each of them stays small.
+
+A feature is counted as seen in one program or in several, no further. That is what the estimate needs: the chance that
+the next program shows a feature that none has shown is about the share of programs that hold a feature seen in no other
+program (Good and Turing; with many features a program, the leave-one-out form of their estimate: take one program away,
+and ask whether it would be news). It holds for programs drawn independently, as `uniform` draws them; an engine with
+feedback chases rare features, and for such an engine it is a rough guide only.
+
+Counts of several processes are folded by `merge`, from what `drain` gives, in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fuzz.execute import RunOutcome
+from fuzz.oracle.finding import Outcome, outcome_class
+from fuzz.program.model import Program
+from fuzz.program.text import format as format_program
+from fuzz.program.text import parse
+
+OFTEN: Final = ""
+"""Owner of a feature that several programs show."""
+
+
+def features(program: Program, outcome: RunOutcome) -> set[str]:
+    """What one run of a program showed."""
+    found = {f"clause {clause}" for clause in outcome.clauses}
+    before = f"{program.machine.arch}:"
+    machine = before
+    for op, (rc, rc2) in zip(program.ops, outcome.rcs, strict=False):
+        key = op.name, _class(rc), _class(rc2)
+        now = _names.get(key)
+        if now is None:
+            now = _names[key] = key[0] + " " + (key[1] if key[1] == key[2] else f"{key[1]}/{key[2]}")
+        found.add(_pair(machine, now))
+        if before is not machine:
+            found.add(_pair(before, now))
+        before = now
+    return found
+
+
+_names: dict[tuple[str, str, str], str] = {}
+_pairs: dict[tuple[str, str], str] = {}
+"""Texts made before: formatting them anew each time would cost a tenth of a campaign."""
+
+
+def _class(rc: Outcome) -> str:
+    return "ok" if rc.__class__ is int and rc >= 0 else outcome_class(rc)
+
+
+def _pair(before: str, now: str) -> str:
+    text = _pairs.get((before, now))
+    if text is None:
+        text = _pairs[before, now] = f"{before} {now}" if before.endswith(":") else f"{before} > {now}"
+    return text
+
+
+@dataclass(slots=True)
+class Fresh:
+    """A program that showed something new, and all that it showed."""
+
+    program: Program
+    features: set[str]
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Features seen, and by how many programs."""
+
+    programs: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
+    """Feature -> the only program that showed it, or OFTEN."""
+    _changed: set[str] = field(default_factory=set)
+    _fresh: list[Fresh] = field(default_factory=list)
+    _drained: int = 0
+
+    def observe(self, program: Program, outcome: RunOutcome) -> bool:
+        """Count one run; whether it showed something new."""
+        self.programs += 1
+        owners = self.owners
+        found = features(program, outcome)
+        new = False
+        for feature in found:
+            owner = owners.get(feature)
+            if owner is None:
+                owners[feature] = str(self.programs)
+                self._changed.add(feature)
+                new = True
+            elif owner:
+                owners[feature] = OFTEN
+                self._changed.add(feature)
+        if new:
+            self._fresh.append(Fresh(program, found))
+        return new
+
+    def drain(self) -> dict[str, Any]:
+        """What was observed since the last call, as plain JSON values."""
+        data = {
+            "programs": self.programs - self._drained,
+            "owners": {feature: self.owners[feature] for feature in sorted(self._changed)},
+            "fresh": [
+                {"program": format_program(fresh.program.bare()), "features": sorted(fresh.features)}
+                for fresh in self._fresh
+            ],
+        }
+        self._drained = self.programs
+        self._changed.clear()
+        self._fresh.clear()
+        return data
+
+    def merge(self, data: dict[str, Any], source: str) -> list[dict[str, Any]]:
+        """Count what another process drained; of its fresh programs, those that are fresh here too.
+
+        `source` names the process: its programs are others than those of any other source.
+        """
+        self.programs += data["programs"]
+        owners = self.owners
+        new = {feature for feature in data["owners"] if feature not in owners}
+        for feature, owner in data["owners"].items():
+            if owner == OFTEN:
+                owners[feature] = OFTEN
+            elif feature in new:
+                owners[feature] = f"{source}/{owner}"
+            else:
+                owners[feature] = OFTEN
+        kept = []
+        for fresh in data["fresh"]:
+            if not new.isdisjoint(fresh["features"]):
+                kept.append(fresh)
+                new.difference_update(fresh["features"])
+        return kept
+
+    def take(self, data: dict[str, Any]) -> None:
+        """Observe what another process drained, to be drained here; for an engine that works elsewhere."""
+        base = self.programs
+        for feature, owner in data["owners"].items():
+            known = self.owners.get(feature)
+            self.owners[feature] = f"{base}+{owner}" if owner and known is None else OFTEN
+            self._changed.add(feature)
+        self.programs += data["programs"]
+        self._fresh += [Fresh(parse(fresh["program"]), set(fresh["features"])) for fresh in data["fresh"]]
+
+    @property
+    def singletons(self) -> int:
+        """Features that only one program has shown."""
+        return sum(owner != OFTEN for owner in self.owners.values())
+
+    @property
+    def chance(self) -> float:
+        """Estimate of the chance that the next program shows something new: 1 while nothing is known."""
+        if not self.programs:
+            return 1.0
+        alone = {owner for owner in self.owners.values() if owner != OFTEN}
+        return min(1.0, len(alone) / self.programs)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as plain JSON values."""
+        return {"programs": self.programs, "owners": self.owners}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Coverage:
+        """The inverse of `to_json`; nothing is left to drain."""
+        return cls(int(data["programs"]), dict(data["owners"]), _drained=int(data["programs"]))
