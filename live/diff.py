@@ -34,7 +34,7 @@ class Life:
 
     def __init__(self, profile: Profile, template: Template) -> None:
         self.guest: Guest = template.start()
-        self.names = Names(profile.machine, template.layout.region)
+        self.names = Names(profile.machine, template.layout.region, template.namespaces)
         self.first = self.seen = template.first
 
     def step(self, op: Op) -> int | str:

@@ -13,6 +13,7 @@ from fuzz.program.model import Op, make_op
 from live.layout import SECTION
 from live.observe import Snapshot
 from live.translate import Names
+from mm.dax import LEAST_NAMESPACE
 from mm.machine import Machine
 
 M: Final = 1 << 20
@@ -201,6 +202,9 @@ def _remove(d: Draw, names: Names, seen: Snapshot) -> Op:
 
 def _create(d: Draw, names: Names, seen: Snapshot) -> Op:
     r = d.random
+    idle = [n for n in names.namespaces if not any(v.overlaps(*n) for v in names.devices.values())]
+    if idle and r.random() < 0.4:
+        return _claim(d, *r.choice(idle))
     align = r.choice((4096, 2 * M, 2 * M, G, G))
     ranges: list[tuple[int, int]] = []
     for _ in range(r.choice((1, 1, 1, 2, 3))):
@@ -213,6 +217,14 @@ def _create(d: Draw, names: Names, seen: Snapshot) -> Op:
         return _destroy(d, names, seen)
     at_list, sizes = zip(*ranges, strict=True)
     return make_op("dax create", d.handle("d"), at=at_list, size=sizes, align=align, node=d.machine.nodes - 1)
+
+
+def _claim(d: Draw, at: int, size: int) -> Op:
+    r = d.random
+    align = r.choice((4096, 2 * M, 2 * M, G) if size > G else (4096, 2 * M, 2 * M, 2 * M, G))
+    altmap = r.random() < 0.7 or size < max(2 * align, LEAST_NAMESPACE)
+    args = {"at": (at,), "size": (size,), "align": align, "altmap": altmap, "node": d.machine.nodes - 1}
+    return make_op("dax create", d.handle("d"), **args)
 
 
 def _destroy(d: Draw, names: Names, seen: Snapshot) -> Op:

@@ -16,6 +16,8 @@ from live.qemu import Hardware, Qemu, Saved
 
 DEVICES = "/sys/bus/dax/devices"
 DRIVERS = "/sys/bus/dax/drivers"
+NVDIMM = "/sys/bus/nd/devices"
+NVDIMM_DRIVERS = "/sys/bus/nd/drivers"
 SLOTS = 12
 """Devices of a region."""
 
@@ -27,12 +29,23 @@ class SetupError(Exception):
 class Guest:
     """One life of a machine, from just after its preparation on."""
 
-    def __init__(self, qemu: Qemu, nodes: int, devices: list[str], blocks: dict[int, str] | None) -> None:
+    def __init__(
+        self,
+        qemu: Qemu,
+        nodes: int,
+        devices: list[str],
+        blocks: dict[int, str] | None,
+        namespaces: dict[tuple[int, int], str] | None = None,
+    ) -> None:
         self.qemu = qemu
         self.agent = Agent(qemu.agent)
         self.observer = Observer(self.agent, GuestMemory(qemu.words), qemu.cr3, nodes)
         self.idle = list(devices)
         """Devices without ranges."""
+        self.namespaces = namespaces or {}
+        """(address, size) -> number of the nvdimm region that is this one namespace."""
+        self.made = 0
+        """Devices made of namespaces so far."""
         self.blocks = blocks
 
     def look(self, fresh_blocks: bool = False) -> Snapshot:
@@ -53,6 +66,7 @@ class Template:
         self.hardware = hardware
         self.layout = layout
         self.devices: list[str] = []
+        self.namespaces: dict[tuple[int, int], str] = {}
         qemu = Qemu.boot(hardware)
         try:
             agent = Agent(qemu.agent)
@@ -72,17 +86,19 @@ class Template:
     def start(self) -> Guest:
         """A new life."""
         qemu = Qemu.resume(self.hardware, self.saved)
-        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks)
+        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks, self.namespaces)
 
     def close(self) -> None:
         """Forget the saved state."""
         self.saved.close()
 
     def _prepare(self, agent: Agent) -> None:
-        modules = {re.sub(r"^\d+-|\.ko$", "", name): f"/mod/{name}" for name in agent.names("/mod")}
-        for name in ("device_dax", "dax_hmem", "hwpoison_inject"):
-            if name in modules and (rc := agent.insert_module(modules[name])):
+        modules = {re.sub(r"^\d+-|\.ko$", "", name): f"/mod/{name}" for name in sorted(agent.names("/mod"))}
+        early = [name for name in modules if name != "kmem"]
+        for name in early:
+            if rc := agent.insert_module(modules[name]):
                 raise SetupError(f"module {name} does not load: error {-rc}")
+        self._find_namespaces(agent)
         regions = agent.names(DEVICES)
         if regions:
             self.devices = self._devices(agent, regions[0])
@@ -90,6 +106,13 @@ class Template:
         if "kmem" in modules and (rc := agent.insert_module(modules["kmem"])):
             raise SetupError(f"module kmem does not load: error {-rc}")
         agent.write("/proc/sys/vm/stat_refresh", "1")
+
+    def _find_namespaces(self, agent: Agent) -> None:
+        numbers = [name.removeprefix("region") for name in agent.names(NVDIMM) if re.fullmatch(r"region\d+", name)]
+        for number in numbers:
+            at, size = agent.read(f"{NVDIMM}/namespace{number}.0/{name}" for name in ("resource", "size"))
+            if isinstance(at, bytes) and isinstance(size, bytes):
+                self.namespaces[int(at, 0), int(size, 0)] = number
 
     def _devices(self, agent: Agent, first: str) -> list[str]:
         region = f"{DEVICES}/{first}/../dax_region"

@@ -18,8 +18,9 @@ from pathlib import Path
 
 AGENT = Path(__file__).with_name("agent.c")
 
-MODULES = ("device_dax", "kmem", "dax_hmem", "hwpoison_inject")
-"""What the agent loads at boot, as far as the kernel has it."""
+MODULES = ("device_dax", "dax_pmem", "nd_e820", "dax_hmem", "hwpoison_inject", "kmem")
+"""What the agent loads at boot, in this order, as far as the kernel has it. Not nd_pmem, which would take the
+namespaces for block devices; kmem last, since it takes the devices that a soft-reserved region begins with."""
 
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 

@@ -2,8 +2,9 @@
 
 The model's RAM is the guest's RAM, at the same addresses. Behind it lies the *region*: more RAM, which the kernel
 command line turns into soft-reserved memory, so that the dax_hmem driver offers it for devices and for hot-plugging at
-addresses of one's choice. On a machine with RAM below 4G only, firmware keeps its tables at the end of RAM; the last
-128M are therefore hidden from the kernel.
+addresses of one's choice. Behind the region lie a few *namespaces*: RAM that the command line declares persistent
+(`memmap=SIZE!START`), for devices that keep their memory map in themselves (altmap=on). On a machine with RAM below 4G
+only, firmware keeps its tables at the end of RAM; the last 128M are therefore hidden from the kernel.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ M = 1 << 20
 SECTION = 128 * M
 TAIL = SECTION
 RAM_ALIGNMENT = 64 * M
+GIGANTIC = 1 << 30
 REGION = 3 << 30
 """Bytes of the region, where nothing limits it."""
+NAMESPACES_LOW = (194 * M, 190 * M)
+"""Sizes of the namespaces of a machine whose RAM ends below 4G; the two share a section."""
+NAMESPACES_HIGH = (3 << 30, 194 * M, 62 * M, 130 * M, 14 * M)
+"""The same of a larger machine. The first one begins at a multiple of 1G, so that devices with 1G pages fit."""
+LEAST_REGION = 1 << 30
+"""A low machine has namespaces if they leave this much to the region."""
 MOST = 24 << 30
 """The largest machine that is emulated."""
 
@@ -35,6 +43,8 @@ class Layout:
     region: tuple[int, int]
     """Address and size."""
     append: str
+    namespaces: tuple[tuple[int, int], ...] = ()
+    """Address and size of each."""
 
 
 def unsupported(machine: Machine) -> str | None:
@@ -74,17 +84,26 @@ def layout(machine: Machine, reserves: tuple[Op, ...] = ()) -> Layout:
         size = _region_below(start)
         total = start + size + TAIL
         append.append(f"memmap={TAIL // M}M${hex(start + size)}")
+        sizes = NAMESPACES_LOW if size - sum(NAMESPACES_LOW) >= LEAST_REGION else ()
+        size -= sum(sizes)
+        namespaces = _in_a_row(start + size, sizes)
     else:
         end = HIGH_RAM_START + machine.ram - LOW_RAM
         start, size = region_start(end), REGION
-        total = machine.ram + start - end + size
+        namespaces = _in_a_row(-(-(start + size) // GIGANTIC) * GIGANTIC, NAMESPACES_HIGH)
+        total = machine.ram + sum(namespaces[-1]) - end
     if start > end:
         append.append(f"memmap={(start - end) // M}M${hex(end)}")
     append.append(f"memmap={hex(size)}%{hex(start)}-1+0xefffffff")
+    append += [f"memmap={hex(length)}!{hex(at)}" for at, length in namespaces]
     append += reserved(reserves)
     share = machine.ram // machine.nodes // (2 * M) * (2 * M)
     nodes = (share,) * (machine.nodes - 1)
-    return Layout((*nodes, total - sum(nodes)), (start, size), " ".join(append))
+    return Layout((*nodes, total - sum(nodes)), (start, size), " ".join(append), namespaces)
+
+
+def _in_a_row(at: int, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((at + sum(sizes[:i]), size) for i, size in enumerate(sizes))
 
 
 def boot_ops(program: Program) -> tuple[Op, ...]:

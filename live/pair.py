@@ -41,7 +41,7 @@ class Pair:
     def __init__(self, machine: Machine, reserves: tuple[Op, ...], template: Template) -> None:
         self.template = template
         self.model = Side(machine, told(SeparatePaths))
-        self.names = Names(machine, template.layout.region)
+        self.names = Names(machine, template.layout.region, template.namespaces)
         for op in reserves:
             self.model.run(op)
         tell(self.model.kernel, Snapshot(), template.first)

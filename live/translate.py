@@ -8,13 +8,15 @@ number of bytes written).
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fuzz.program.model import Op
-from live.guest import DEVICES, DRIVERS, Guest
+from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
 from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
 from live.pagetable import SECTION_PFNS
+from mm.dax import LEAST_NAMESPACE
 from mm.machine import Machine
 
 PAGE: Final = 4096
@@ -40,6 +42,8 @@ class Range:
 
     device: str
     ranges: tuple[tuple[int, int], ...]
+    nvdimm: str = ""
+    """The nvdimm device that claims the namespace, for a device made of one."""
 
     def overlaps(self, at: int, size: int) -> bool:
         """Whether any of it lies in [at, at + size)."""
@@ -52,6 +56,8 @@ class Names:
 
     machine: Machine
     region: tuple[int, int]
+    namespaces: Collection[tuple[int, int]] = ()
+    """Address and size of the namespaces of persistent memory."""
     memory: dict[str, Range] = field(default_factory=dict)
     devices: dict[str, Range] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
@@ -190,8 +196,10 @@ def _check_remove(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str
 
 def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     ranges = list(zip(args["at"], args["size"], strict=True))
+    if len(ranges) == 1 and ranges[0] in names.namespaces:
+        return _check_namespace(args, names)
     if args["altmap"]:
-        return "a map in the device needs a pmem namespace made by ndctl"
+        return "a map in the device needs one of the machine's namespaces, as a whole"
     granule = max(args["align"], 2 * M)
     if any(size % granule or not size for _, size in ranges):
         return "the dax bus refuses such sizes before there is a device"
@@ -203,6 +211,18 @@ def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | 
         if any(at < a + n and a < at + size for a, n in ranges[:i]):
             return "the dax region does not give the same address twice"
     return _in_region(names, ranges, args["node"])
+
+
+def _check_namespace(args: Args, names: Names) -> str | None:
+    at, size = args["at"][0], args["size"][0]
+    if args["node"] != names.machine.nodes - 1:
+        return f"the namespaces belong to node {names.machine.nodes - 1}"
+    if any(r.overlaps(at, size) for r in names.devices.values()):
+        return "a namespace is one device at a time"
+    granule = max(args["align"], 2 * M)
+    if not args["altmap"] and (size % granule or size < max(2 * granule, LEAST_NAMESPACE)):
+        return "a namespace with its map in RAM is cut to whole pages and loses one to its info block"
+    return None
 
 
 _CHECKS: Final = {
@@ -359,6 +379,8 @@ def _remove(args: Args, result: str | None, guest: Guest, names: Names) -> int:
 
 def _create(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     ranges = tuple(zip(args["at"], args["size"], strict=True))
+    if ranges[0] in guest.namespaces:
+        return _claim(args, result, guest, names)
     rc, name = _bind(guest, "device_dax", args["align"], ranges, [])
     if rc >= 0 and result:
         names.devices[result] = Range(name, ranges)
@@ -369,8 +391,45 @@ def _destroy(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     device = names.devices.pop(args["d"], None)
     if device is None:
         return -errno.ENODEV
-    _release(guest, "device_dax", device.device)
+    if device.nvdimm:
+        _disclaim(guest, device.nvdimm)
+    else:
+        _release(guest, "device_dax", device.device)
     return 0
+
+
+def _claim(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    """What `ndctl create-namespace -m devdax` does: claim a namespace, write its info block, make a device of it."""
+    ranges = ((args["at"][0], args["size"][0]),)
+    number = guest.namespaces[ranges[0]]
+    (seed,) = guest.agent.read((f"{NVDIMM}/region{number}/dax_seed",))
+    assert isinstance(seed, bytes)
+    nvdimm = seed.decode().strip()
+    # An info block of another identity is not looked at: a new one is written.
+    guest.made += 1
+    uuid = f"00000000-0000-4000-8000-{guest.made:012x}"
+    rows = (("uuid", uuid), ("mode", "pmem" if args["altmap"] else "ram"), ("align", str(args["align"])))
+    steps = [(f"{NVDIMM}/{nvdimm}/{name}", value) for name, value in rows]
+    rcs = guest.agent.steps([*steps, (f"{NVDIMM}/{nvdimm}/namespace", f"namespace{number}.0")])
+    if rcs[-1] < 0:
+        return rcs[-1]
+    rc = guest.agent.write(f"{NVDIMM_DRIVERS}/dax_pmem/bind", nvdimm)
+    device = f"dax{number}.0"
+    if rc >= 0 and device not in guest.agent.names(f"{DRIVERS}/device_dax"):
+        # Its driver was tried and failed, which the writer of the first file does not hear of; this one does.
+        rc = guest.agent.write(f"{DRIVERS}/device_dax/bind", device)
+    if rc < 0:
+        _disclaim(guest, nvdimm)
+    elif result:
+        names.devices[result] = Range(device, ranges, nvdimm)
+    return rc
+
+
+def _disclaim(guest: Guest, nvdimm: str) -> None:
+    guest.agent.write(f"{NVDIMM_DRIVERS}/dax_pmem/unbind", nvdimm)
+    rc = guest.agent.write(f"{NVDIMM}/{nvdimm}/namespace", "\n")
+    if rc < 0:
+        raise UnexpectedRefusal(f"{nvdimm} does not let its namespace go: error {-rc}")
 
 
 _ACTIONS: Final = {

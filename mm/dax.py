@@ -20,6 +20,9 @@ from mm.resource import release_region, request_region
 INFO_BLOCK = 8 << 10
 """Bytes at the start of a namespace for its info block (SZ_8K, drivers/nvdimm/pfn_devs.c)."""
 
+LEAST_NAMESPACE = 16 << 20
+"""Bytes (SZ_16M)."""
+
 Range = tuple[int, int]
 
 
@@ -38,16 +41,22 @@ def nd_pfn_init(k: Kernel, start: int, end: int, align: int) -> int | tuple[Rang
     """nd_pfn_init, __nvdimm_setup_pfn (drivers/nvdimm/pfn_devs.c) in PFN_MODE_PMEM: range and altmap of a namespace.
 
     Data starts at a multiple of the alignment (at least a subsection) after info block and memory map, and ends at
-    one; what is left over at the end is not used. `align` is in pages. Checked against measured offsets, not against
-    the pinned source.
+    one; what is left over at the end is not used. `align` is in pages. A namespace must have 16M before anything may
+    claim it (nd_namespace_store, drivers/nvdimm/claim.c).
     """
     compat = memremap_compat_align(k)
+    if end - start < LEAST_NAMESPACE // k.arch.page:
+        return -ENXIO
     if start % compat:
         return -EINVAL
     align = max(align, compat)
     reserve = -(-INFO_BLOCK // k.arch.page)
     memmap = -(-(end - start - reserve) * STRUCT_PAGE // k.arch.page)
     data = -(-(start + reserve + memmap) // align) * align
+    if end // align * align < start:
+        # end_trunc is larger than the size, and the test for an empty device compares with their unsigned difference.
+        # It passes; then __dax_pmem_probe cannot reserve a metadata area that reaches beyond the namespace.
+        return -EBUSY
     end = end // align * align
     if data >= end:
         return -ENXIO
@@ -66,8 +75,8 @@ def dev_dax_probe(k: Kernel, ranges: list[Range], align: int, altmap: bool, nid:
         return -EINVAL
     align //= k.arch.page
     granule = max(align, memremap_compat_align(k))
-    if any((end - start) % granule for start, end in ranges):
-        return -EINVAL  # dev_dax_validate_align
+    if not altmap and any((end - start) % granule for start, end in ranges):
+        return -EINVAL  # dev_dax_validate_align; the data of a namespace has been cut to whole pages
     storage = None
     if altmap:
         if len(ranges) > 1:

@@ -12,17 +12,27 @@ M, G = 1 << 20, 1 << 30
 def test_low_machine() -> None:
     plan = layout(Machine(ram=G))
     # 2816M, less 2M so that RAM stays in one piece, less the hidden tail, in whole sections
-    size = (2816 - 2 - 128 - 1024) // 128 * 128 * M
+    whole = (2816 - 2 - 128 - 1024) // 128 * 128 * M
+    size = whole - 194 * M - 190 * M
     assert plan.region == (G, size)
-    assert sum(plan.nodes) == G + size + 128 * M < 2816 * M
-    assert f"memmap=128M${hex(G + size)}" in plan.append
+    assert sum(plan.nodes) == G + whole + 128 * M < 2816 * M
+    assert f"memmap=128M${hex(G + whole)}" in plan.append
     assert f"memmap={hex(size)}%{hex(G)}-1+0xefffffff" in plan.append
+    assert plan.namespaces == ((G + size, 194 * M), (G + size + 194 * M, 190 * M))
+    assert f"memmap={hex(190 * M)}!{hex(G + size + 194 * M)}" in plan.append
+
+
+def test_no_namespaces_at_the_expense_of_the_region() -> None:
+    plan = layout(Machine(ram=2 * G))
+    assert plan.namespaces == ()
+    assert "!" not in plan.append
 
 
 def test_high_machine() -> None:
     plan = layout(Machine(ram=4 * G, nodes=2))
     assert plan.region == (6 * G, 3 * G)
-    assert plan.nodes == (2 * G, 5 * G)
+    assert plan.namespaces[0] == (9 * G, 3 * G)
+    assert sum(plan.namespaces[-1]) == 2 * G + sum(plan.nodes)  # RAM ends with the last one, 2G of addresses are a hole
     assert "$" not in plan.append
 
 

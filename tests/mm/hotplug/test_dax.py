@@ -137,7 +137,7 @@ def test_first_range_fails(make):
         (3072, G1, 1024, 3072),  # live-linux.md: 1G for align 1G
         (1024, M2, 18, 1024),
         (128, M2, 4, 128),
-        (4, M2, 2, 4),
+        (16, M2, 2, 16),
     ],
 )
 def test_layout_of_a_static_device(make, state, size, align, data, end):
@@ -162,6 +162,23 @@ def test_layout_of_a_static_device(make, state, size, align, data, end):
     assert altmap.alloc == 0
     assert state(k) == before
     assert k.log == []
+
+
+@pytest.mark.parametrize(
+    ("at", "size", "align", "rc"),
+    [
+        (0x318200000, 14, M2, -ENXIO),
+        (0x300000000, 194, G1, -ENXIO),
+        (0x30C200000, 62, G1, -EBUSY),
+        (0x310000000, 130, G1, -EBUSY),
+    ],
+)
+def test_namespaces_that_are_too_small(make, state, at, size, align, rc):
+    """Seen on Linux 7.3.4 with namespaces at these addresses."""
+    k = make(ram=4 << 30)
+    before = state(k)
+    assert dev_dax_probe(k, [(at >> 12, (at >> 12) + size * PER_M)], align, True, 0) == rc
+    assert state(k) == before
 
 
 def test_static_device_ends_at_a_multiple_of_its_alignment(make):
