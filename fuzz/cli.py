@@ -60,6 +60,7 @@ class EngineName(enum.StrEnum):
 
     uniform = "uniform"
     swarm = "swarm"
+    guided = "guided"
     libfuzzer = "libfuzzer"
     stateful = "stateful"
 
@@ -159,7 +160,8 @@ def run(
         EngineName,
         typer.Option(
             help="uniform: random programs drawn against the live state. swarm: the same, with a random subset of the "
-            "operations in each. libfuzzer: follows branch coverage. stateful: Hypothesis, slow."
+            "operations in each. guided: continues and mutates what did something new. libfuzzer: follows branch "
+            "coverage. stateful: Hypothesis, slow."
         ),
     ] = EngineName.uniform,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that long (60 if nothing is said).")] = None,

@@ -1,7 +1,8 @@
 """Engines: sources of programs behind one protocol, `fuzz.engines.protocol`.
 
-`uniform` draws programs against the live state of the reference and is the default; `libfuzzer` follows branch
-coverage, in a process of its own; `stateful` is Hypothesis' view of the same pair.
+`uniform` draws programs against the live state of the reference and is the default; `guided` is a novelty search on
+top of the same generator; `libfuzzer` follows branch coverage, in a process of its own; `stateful` is Hypothesis' view
+of the same pair.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from fuzz.engines.protocol import Engine
     from fuzz.execute import Profile
 
-NAMES: Final = ("uniform", "swarm", "libfuzzer", "stateful")
+NAMES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
 """What `make` knows: `swarm` is `uniform` with a random subset of the operations in each program."""
 
 
@@ -22,6 +23,10 @@ def make(name: str, seed: int, profile: Profile) -> Engine:
         from fuzz.engines.libfuzzer import LibFuzzer
 
         return LibFuzzer(seed, profile)
+    if name == "guided":
+        from fuzz.engines.guided import Guided
+
+        return Guided(seed, profile)
     if name == "stateful":
         from fuzz.engines.stateful import Stateful
 

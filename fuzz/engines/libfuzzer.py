@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
@@ -27,6 +28,7 @@ from fuzz.engines.protocol import Discovery, EngineError, Statistics
 from fuzz.execute import Profile
 from fuzz.generate.program import run_generated
 from fuzz.program.codec import encode
+from fuzz.program.model import Program
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 GRACE: Final = 10.0
@@ -61,7 +63,7 @@ class LibFuzzer:
         self.child: subprocess.Popen[bytes] | None = None
         self.seen = 0
         self.drained = 0
-        self.limit: int | None = None
+        self.fed = 0
 
     @property
     def running(self) -> bool:
@@ -87,6 +89,16 @@ class LibFuzzer:
         for i in range(SEEDS):
             program, _ = run_generated(random.random, self.profile)
             (corpus / f"generated{i}").write_bytes(encode(program))
+
+    def feed(self, programs: Iterable[Program]) -> None:
+        """Put programs into the corpus; libFuzzer looks there for new files about once a second."""
+        assert self.folder is not None
+        for program in programs:
+            # By rename, from outside: libFuzzer must not read half a file.
+            part = self.folder / "feeding"
+            part.write_bytes(encode(program))
+            part.replace(self.folder / "corpus" / f"fed{self.fed}")
+            self.fed += 1
 
     def _launch(self, programs: int | None) -> None:
         assert self.folder is not None

@@ -1,8 +1,8 @@
 """The process that libFuzzer runs in: `python -P -m fuzz.engines.libfuzzer_child FOLDER PROFILE SEED PROGRAMS`.
 
-Only the models are instrumented: coverage of the oracle or of Python's library would lead the search astray. The
-process ends itself with `os._exit` from inside the target, because libFuzzer gives control back to nobody; before that,
-everything is on disk.
+Only the models are instrumented: coverage of the oracle or of Python's library would lead the search astray. Beside
+their branches libFuzzer is shown what the pair did (`fuzz.engines.novelty`), as counters. The process ends itself with
+`os._exit` from inside the target, because libFuzzer gives control back to nobody; before that, everything is on disk.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import atheris
 with atheris.instrument_imports(include=["mm", "reference", "candidate"]):
     import fuzz.execute  # noqa: F401
 
+from fuzz.engines.counters import StateCounters
 from fuzz.engines.handover import STATS, STOP, discovery_to_json, put
+from fuzz.engines.novelty import Watch
 from fuzz.engines.protocol import Discovery, Statistics
-from fuzz.execute import Lockstep, Profile, RunOutcome
-from fuzz.generate.afford import affordable
-from fuzz.generate.program import FULL_EVERY
+from fuzz.execute import Profile
+from fuzz.generate.program import run_affordable
 from fuzz.lifeline import die_with_parent
 from fuzz.program.codec import WIDTH, decode, encode
-from fuzz.program.model import Op, Program
 from fuzz.program.mutate import crossover, mutate
 from fuzz.trail import open_inherited
 
@@ -48,6 +48,7 @@ class Target:
         self.left = programs or -1
         self.statistics = Statistics()
         self.drained = 0
+        self.counters = StateCounters()
         self.handed: dict[str, int] = {}
         self.number = 0
         self.parent = os.getppid()
@@ -56,9 +57,10 @@ class Target:
 
     def __call__(self, data: bytes) -> None:
         """One input of libFuzzer."""
-        program, outcome = self.run(decode(data))
-        statistics = self.statistics
-        statistics.record(program, outcome)
+        watch = Watch()
+        program, outcome = run_affordable(decode(data), self.profile, observer=watch)
+        self.counters(watch.features)
+        self.statistics.record(program, outcome)
         if outcome.finding is not None:
             self.hand_over(Discovery(program, outcome.finding, "libfuzzer"))
         self.left -= 1
@@ -66,27 +68,6 @@ class Target:
         if now >= self.next_tick or not self.left:
             self.next_tick = now + TICK
             self.tick(now)
-
-    def run(self, program: Program) -> tuple[Program, RunOutcome]:
-        """Run a program with its numbers cut to what is affordable; the program as it was run."""
-        pair = Lockstep(program.machine, self.profile, full_every=FULL_EVERY)
-        kernel = pair.reference.kernel
-        out = RunOutcome("ok", None, 0)
-        ops: list[Op] = []
-        for op in program.ops:
-            op = affordable(op, kernel)
-            ops.append(op)
-            result = pair.step(op)
-            out.rcs.append(result.rcs)
-            if pair.over:
-                out.finding = result.finding
-                if result.finding is None and result.terminal is not None:
-                    out.verdict = "explained"
-                break
-        else:
-            out.finding = pair.finish()
-        out.clauses = pair.oracle.clauses
-        return Program(program.machine, tuple(ops)), out
 
     def hand_over(self, discovery: Discovery) -> None:
         """Write a discovery, unless its like has been written already."""

@@ -12,11 +12,16 @@ An engine is driven in slices, so that one loop can run several, draw a live lin
 Duties: `advance` works for about the given seconds, runs at most the given number of programs, and returns each new
 difference once; feedback (what to try next) is the engine's own matter; `statistics` is current after every `advance`.
 `stop` leaves no process behind and may be called twice.
+
+Engines share a corpus through `feed`, which offers programs that were worth keeping to whoever drives the engine. An
+engine without feedback lets them go. The oracle and the minimizer are shared by construction: an engine runs programs
+with `fuzz.execute`, and hands differences over as it met them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -143,5 +148,29 @@ class Engine(Protocol):
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
         """Work for about `seconds`, on at most `programs` programs; what was found."""
 
+    def feed(self, programs: Iterable[Program]) -> None:
+        """Take programs of the shared corpus into account."""
+
     def stop(self) -> list[Discovery]:
         """End what `start` began; what was found since the last `advance`."""
+
+
+class Memoryless:
+    """The part of the protocol that is the same for engines in this process which learn nothing from what they ran."""
+
+    background = False
+
+    @property
+    def running(self) -> bool:
+        """It never runs out."""
+        return True
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def feed(self, programs: Iterable[Program]) -> None:
+        """Nothing to learn."""
+
+    def stop(self) -> list[Discovery]:
+        """Nothing to end."""
+        return []

@@ -15,7 +15,7 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Lockstep, Profile, RunOutcome, StepResult
 from fuzz.generate.live import Live
 from fuzz.generate.operations import MAKERS, reserve
@@ -92,11 +92,10 @@ class PairMachine(RuleBasedStateMachine):
         assert finding is None, f"{finding.signature}: {finding.detail}"
 
 
-class Stateful:
+class Stateful(Memoryless):
     """The state machine as an engine: examples without shrinking, so that a finding goes to our own minimizer."""
 
     name = "stateful"
-    background = False
 
     def __init__(self, seed: int, profile: Profile = "posted") -> None:
         self.statistics = Statistics()
@@ -121,18 +120,6 @@ class Stateful:
 
         Machine.profile = profile
         self.machine: Any = Machine
-
-    @property
-    def running(self) -> bool:
-        """It never runs out."""
-        return True
-
-    def start(self) -> None:
-        """Nothing to prepare."""
-
-    def stop(self) -> list[Discovery]:
-        """Nothing to end."""
-        return []
 
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
         """Run about as many examples as fit; Hypothesis cannot be stopped by a clock."""

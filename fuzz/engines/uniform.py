@@ -9,18 +9,17 @@ from __future__ import annotations
 from random import Random
 from time import perf_counter
 
-from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import run_generated
 from fuzz.program.model import Program
 
 
-class Uniform:
+class Uniform(Memoryless):
     """Programs 0, 1, 2, ... of a seed, or every `stride`-th of them."""
 
     name = "uniform"
-    background = False
 
     def __init__(
         self, seed: int, profile: Profile = "posted", *, swarm: bool = False, first: int = 0, stride: int = 1
@@ -34,18 +33,6 @@ class Uniform:
         """Of the next program."""
         self.stride = stride
         self._random = Random()
-
-    @property
-    def running(self) -> bool:
-        """It never runs out."""
-        return True
-
-    def start(self) -> None:
-        """Nothing to prepare."""
-
-    def stop(self) -> list[Discovery]:
-        """Nothing to end."""
-        return []
 
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
         """Run programs until the time or their number is used up; at least one."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from fuzz.execute import Lockstep, Profile, RunOutcome
+from fuzz.execute import Lockstep, Observer, Profile, RunOutcome, StepResult
+from fuzz.generate.afford import affordable
 from fuzz.generate.live import Live
 from fuzz.generate.operations import ALL, Table, generate_op, reserve
 from fuzz.generate.weights import Draw, choose_length, choose_machine, choose_reserves
@@ -23,11 +25,19 @@ touched, so this can only find what a model changes without saying so; invariant
 
 
 def run_generated(
-    draw: Draw, profile: Profile, table: Table = ALL, machine: Machine | None = None, above: int = 0
+    draw: Draw,
+    profile: Profile,
+    table: Table = ALL,
+    machine: Machine | None = None,
+    above: int = 0,
+    *,
+    prefix: Sequence[Op] = (),
+    observer: Observer | None = None,
 ) -> tuple[Program, RunOutcome]:
     """Generate and run one program; it ends early where the two sides part.
 
-    The machine is drawn if none is given. New ranges of memory and devices go above `above`.
+    The machine is drawn if none is given. New ranges of memory and devices go above `above`. A `prefix` is run first:
+    the beginning of a program of that machine, the boot included, with canonical handle names.
     """
     if machine is None:
         machine = choose_machine(draw)
@@ -36,13 +46,19 @@ def run_generated(
     out = RunOutcome("ok", None, 0)
     rcs = out.rcs
     step, advance = pair.step, live.advance
-    ops: list[Op] = [reserve(draw, live) for _ in range(choose_reserves(draw))]
-    ops.append(BOOT)
+    ops: list[Op] = list(prefix)
+    if not prefix:
+        ops += [reserve(draw, live) for _ in range(choose_reserves(draw))]
+        ops.append(BOOT)
     for op in ops:
         result = step(op)
         rcs.append(result.rcs)
+        if observer is not None:
+            observer(pair, op, result)
         if pair.over:
             break
+        if prefix:
+            advance(op, result.rcs[0])  # type: ignore[arg-type]  # as below
     else:
         for _ in range(choose_length(draw)):
             op = generate_op(draw, live, table)
@@ -50,17 +66,46 @@ def run_generated(
             result = step(op)
             rc = result.rcs[0]
             rcs.append(result.rcs)
+            if observer is not None:
+                observer(pair, op, result)
             if pair.over:
                 break
             advance(op, rc)  # type: ignore[arg-type]  # a text is the death of both sides, and then the pair is over
+    return _ended(pair, ops[: len(rcs)], result, out, deep=draw() < DEEP)
+
+
+def run_affordable(
+    program: Program, profile: Profile, *, deep: bool = True, observer: Observer | None = None
+) -> tuple[Program, RunOutcome]:
+    """Run a program that nobody generated, with its numbers cut to what is affordable; the program as it was run."""
+    pair = Lockstep(program.machine, profile, full_every=FULL_EVERY)
+    kernel = pair.reference.kernel
+    out = RunOutcome("ok", None, 0)
+    ops: list[Op] = []
+    for op in program.ops:
+        op = affordable(op, kernel)
+        ops.append(op)
+        result = pair.step(op)
+        out.rcs.append(result.rcs)
+        if observer is not None:
+            observer(pair, op, result)
+        if pair.over:
+            break
+    return _ended(pair, ops, result, out, deep)
+
+
+def _ended(
+    pair: Lockstep, ops: Iterable[Op], last: StepResult, out: RunOutcome, deep: bool
+) -> tuple[Program, RunOutcome]:
+    """The end of a program: the final comparison, if the sides have not parted before."""
     if pair.over:
-        out.finding = result.finding
-        if result.finding is None and result.terminal is not None:
+        out.finding = last.finding
+        if last.finding is None and last.terminal is not None:
             out.verdict = "explained"
     else:
-        out.finding = pair.finish(deep=draw() < DEEP)
+        out.finding = pair.finish(deep=deep)
     if out.finding is not None:
         out.verdict = "finding"
-    out.ops_executed = len(rcs)
+    out.ops_executed = len(out.rcs)
     out.clauses = pair.oracle.clauses
-    return Program(machine, tuple(ops[: len(rcs)])), out
+    return Program(pair.reference.kernel.machine, tuple(ops)), out

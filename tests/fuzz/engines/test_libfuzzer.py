@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import pytest
 from fuzz.engines import libfuzzer
 from fuzz.engines.libfuzzer import SEEDS, LibFuzzer, unavailable
 from fuzz.engines.protocol import EngineError
+from fuzz.program.text import parse
+
+DEPTH = 6
+"""Of the hidden chain in fuzz.engines.counters."""
 
 needs_atheris = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
 
@@ -36,6 +42,40 @@ def test_a_campaign_hands_over_its_numbers() -> None:
         assert engine.statistics.programs == SEEDS + 40
         assert engine.statistics.operations > SEEDS
         assert engine.statistics.outcomes["boot", "ok"] > 0
+    finally:
+        engine.stop()
+
+
+@needs_atheris
+@pytest.mark.parametrize(("mode", "reached"), [("on", range(DEPTH, DEPTH + 1)), ("off", range(DEPTH - 1))])
+def test_state_feedback_reaches_libfuzzer(mode: str, reached: range, tmp_path: Path) -> None:
+    """Private names of atheris that may become stubs: with feedback a hidden chain is climbed, without it is not."""
+    command = [sys.executable, "-P", "-m", "fuzz.engines.counters", str(tmp_path / "depth"), mode]
+    environment = {**os.environ, "PYTHONPATH": str(libfuzzer.ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=True)
+    assert int((tmp_path / "depth").read_text()) in reached
+
+
+SURPLUS = (
+    "vmm 1\nmachine arch=x86_64 page=4K ram=3G nodes=1\nboot\nhugetlb resize size=1G to=1\n"
+    "p0 = pages alloc count=503286\nhugetlb resize size=1G to=0\npages free p0\nhugetlb demote size=1G count=1\n"
+)
+"""Uses the ledger's clause surplus-above-nr, which takes exactly these numbers in this order."""
+
+
+@needs_atheris
+def test_what_it_is_fed_while_it_runs_is_run() -> None:
+    engine = LibFuzzer(4)
+    engine.start()
+    try:
+        end = time.monotonic() + 60
+        while engine.statistics.programs < SEEDS and time.monotonic() < end:
+            engine.advance(0.2)
+        assert "surplus-above-nr" not in engine.statistics.clauses
+        engine.feed([parse(SURPLUS)])
+        while "surplus-above-nr" not in engine.statistics.clauses and time.monotonic() < end:
+            engine.advance(0.2)
+        assert "surplus-above-nr" in engine.statistics.clauses
     finally:
         engine.stop()
 

@@ -1,0 +1,146 @@
+"""Novelty search in pure Python: keep the programs that did something new, begin again where something rare happened.
+
+Some of the programs are drawn as `uniform` draws them; fresh starts win on shallow bugs, and they keep the corpus
+honest. The others start from the corpus:
+
+- an entry is picked as the rarest of a few at random: the one whose rarest feature has been seen the fewest times, in
+  all programs so far. That is where the energy goes, and it moves on by itself as a behaviour becomes common;
+- mostly the entry is cut behind the operation that showed the rare feature and continued with fresh operations drawn
+  against that very state; else it is mutated, or crossed with another.
+
+A program enters the corpus, cut behind the last new thing, when it shows a feature that nobody has seen. The corpus is
+capped; what goes is the entry whose behaviour is the most common by now.
+
+No clock and no hash order decides anything, so a seed and a number of programs give the same run every time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from time import perf_counter
+from typing import Final
+
+from fuzz.engines.novelty import Feature, Watch
+from fuzz.engines.protocol import Discovery, Memoryless, Statistics
+from fuzz.execute import Profile, RunOutcome
+from fuzz.generate.operations import ALL, swarm
+from fuzz.generate.program import DEEP, run_affordable, run_generated
+from fuzz.program.model import Program
+from fuzz.program.mutate import crossover, mutate
+
+FRESH: Final = 0.4
+"""Share of programs that start from nothing; half of these have a random subset of the operations."""
+CONTINUED: Final = 0.8
+"""Share of the others that continue a beginning; the rest are mutants."""
+CROSSED: Final = 0.15
+"""Share of the mutants that are made of two entries."""
+RAREST_OF: Final = 8
+"""Entries among which the rarest is picked."""
+CAP: Final = 2000
+"""Entries of the corpus."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A program of the corpus and what was new in it: feature -> operation that showed it first."""
+
+    program: Program
+    features: dict[Feature, int]
+
+
+class Guided(Memoryless):
+    """The search; `corpus` and `counts` are all that it remembers."""
+
+    name = "guided"
+
+    def __init__(self, seed: int, profile: Profile = "posted", *, cap: int = CAP) -> None:
+        self.statistics = Statistics()
+        self.profile = profile
+        self.cap = cap
+        self.corpus: list[Entry] = []
+        self.counts: Counter[Feature] = Counter()
+        """How many programs have shown each feature."""
+        self._random = Random(seed)
+        self._fed: list[Program] = []
+
+    def feed(self, programs: Iterable[Program]) -> None:
+        """Run these before anything else; they are kept if they show something new."""
+        self._fed += programs
+
+    def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
+        """Run programs until the time or their number is used up; at least one."""
+        found: list[Discovery] = []
+        statistics = self.statistics
+        begin = now = perf_counter()
+        end = begin + seconds
+        left = -1 if programs is None else programs
+        while left and (now < end or now == begin):
+            program, outcome = self.run()
+            left -= 1
+            statistics.record(program, outcome)
+            if outcome.finding is not None:
+                found.append(Discovery(program, outcome.finding, self.name))
+            now = perf_counter()
+        statistics.seconds += now - begin
+        return found
+
+    def run(self) -> tuple[Program, RunOutcome]:
+        """Choose a program, run it, learn from it."""
+        watch = Watch()
+        program, outcome = self._choose(watch)
+        self._learn(program, watch.features)
+        return program, outcome
+
+    def _choose(self, watch: Watch) -> tuple[Program, RunOutcome]:
+        rng, profile = self._random, self.profile
+        draw = rng.random
+        if self._fed:
+            return run_affordable(self._fed.pop(0).bare(), profile, observer=watch)
+        if not self.corpus or draw() < FRESH:
+            table = swarm(draw) if draw() < 0.5 else ALL
+            return run_generated(draw, profile, table, observer=watch)
+        entry = self._pick()
+        program = entry.program
+        if draw() < CONTINUED:
+            table = swarm(draw) if draw() < 0.25 else ALL
+            prefix = program.ops[: self._turn(entry) + 1]
+            return run_generated(draw, profile, table, program.machine, prefix=prefix, observer=watch)
+        mutant = crossover(program, self._pick().program, rng) if draw() < CROSSED else mutate(program, rng)
+        return run_affordable(mutant, profile, deep=draw() < DEEP, observer=watch)
+
+    def _rarity(self, entry: Entry) -> int:
+        counts = self.counts
+        return min([counts[feature] for feature in entry.features])
+
+    def _pick(self) -> Entry:
+        """The rarest of some entries."""
+        corpus, draw = self.corpus, self._random.random
+        return min((corpus[int(draw() * len(corpus))] for _ in range(RAREST_OF)), key=self._rarity)
+
+    def _turn(self, entry: Entry) -> int:
+        """Number of the operation to continue behind: the one with the rarest feature, never before the boot."""
+        counts = self.counts
+        at = min(entry.features.items(), key=lambda item: counts[item[0]])[1]
+        boot = next(i for i, op in enumerate(entry.program.ops) if op.name == "boot")
+        return max(at, boot)
+
+    def _learn(self, program: Program, features: dict[Feature, int]) -> None:
+        """Count what was seen, and keep the program if it was the first to show something."""
+        counts = self.counts
+        new = {feature: at for feature, at in features.items() if feature not in counts}
+        counts.update(features.keys())
+        if not new:
+            return
+        boot = next((i for i, op in enumerate(program.ops) if op.name == "boot"), len(program.ops))
+        last = max(new.values())
+        if last < boot or boot == len(program.ops) - 1 < last:
+            return  # it died in its boot: there is nothing to continue
+        kept = Program(program.machine, program.ops[: last + 1])
+        self.corpus.append(Entry(kept, new))
+        if len(self.corpus) > self.cap:
+            corpus = self.corpus
+            common = max(range(len(corpus)), key=lambda i: self._rarity(corpus[i]))
+            del corpus[common]
