@@ -64,7 +64,7 @@ class MemoryRange(NamedTuple):
 
     def block(self, arch: Arch, index: int) -> int:
         """Number of the index-th memory block that the range touches, -1 if it has no such block."""
-        per = arch.pages_per_section
+        per = 1 << (arch.memory_block_shift - arch.page_shift)
         first, last = self.start_pfn // per, -(-(self.start_pfn + self.nr) // per)
         return first + index if index < last - first else -1
 

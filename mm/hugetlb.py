@@ -298,9 +298,9 @@ def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list
     or -ENOMEM (also where the kernel would let the mapping be and send SIGBUS: free pages were counted that are
     poisoned).
     """
-    h = k.hstates[order]
-    if count <= 0:
-        return -EINVAL
+    h = k.hstates.get(order)
+    if h is None or count <= 0:
+        return -EINVAL  # hstate_sizelog
     if hugetlb_acct_memory(k, h, count, nid):
         return -ENOMEM
     nodes = range(len(h.nr)) if nid is None else (nid,)

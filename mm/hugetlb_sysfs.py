@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mm.errno import EBUSY, EINVAL
+from mm.errno import EBUSY, ENOENT
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb import add_hugetlb_folio, prep_and_add_allocated_folios, remove_hugetlb_folio
@@ -12,13 +12,19 @@ from mm.kernel import Kernel
 
 
 def nr_hugepages_store(k: Kernel, order: int, count: int, nid: int | None) -> int:
-    """nr_hugepages_store, __nr_hugepages_store_common (mm/hugetlb_sysfs.c, mm/hugetlb.c, 7.3): 0 or -ENOMEM."""
-    return set_max_huge_pages(k, k.hstates[order], count, nid)
+    """nr_hugepages_store, __nr_hugepages_store_common (mm/hugetlb_sysfs.c, mm/hugetlb.c, 7.3): 0 or -ENOMEM.
+
+    A size that the machine does not have has no files: -ENOENT, here and below.
+    """
+    h = k.hstates.get(order)
+    return -ENOENT if h is None else set_max_huge_pages(k, h, count, nid)
 
 
 def nr_overcommit_hugepages_store(k: Kernel, order: int, count: int) -> int:
     """nr_overcommit_hugepages_store (mm/hugetlb_sysfs.c, 7.3): 0."""
-    h = k.hstates[order]
+    h = k.hstates.get(order)
+    if h is None:
+        return -ENOENT
     h.nr_overcommit = count
     h.touched = True
     return 0
@@ -27,11 +33,11 @@ def nr_overcommit_hugepages_store(k: Kernel, order: int, count: int) -> int:
 def demote_store(k: Kernel, order: int, count: int, nid: int | None) -> int:
     """demote_store (mm/hugetlb_sysfs.c, 7.3): 0, also for fewer pages than asked for, or an error.
 
-    -EINVAL for a size that cannot be demoted; there the file does not exist. Left out: demote_size.
+    -ENOENT for a size that cannot be demoted: the file does not exist. Left out: demote_size.
     """
-    h = k.hstates[order]
-    if not h.demote_order:
-        return -EINVAL
+    h = k.hstates.get(order)
+    if h is None or not h.demote_order:
+        return -ENOENT
     nodes = range(len(h.nr)) if nid is None else range(nid, nid + 1)
     while count:
         free = h.free_count() if nid is None else len(h.free[nid])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from mm.arch import ARCHES, Arch
 
@@ -22,6 +23,12 @@ class Machine:
     deferred_init: bool = True
     memmap_on_memory: str = "off"
 
+    @classmethod
+    def coerced(cls, **keys: Any) -> Machine:
+        """The machine of these keys; a page size that its architecture does not have becomes the smallest it has."""
+        pages = page_sizes(keys.get("arch", "x86_64"))
+        return cls(**{**keys, "page": keys["page"] if keys.get("page") in pages else pages[0]})
+
     def geometry(self) -> Arch:
         """The architecture's geometry."""
         return ARCHES[self.arch, self.page]
@@ -33,6 +40,12 @@ class Machine:
         order; the last node takes the rest.
         """
         return _ram_ranges(self.ram, self.nodes, self.geometry())
+
+
+@cache
+def page_sizes(arch: str) -> tuple[int, ...]:
+    """Base page sizes of an architecture, ascending."""
+    return tuple(sorted(page for name, page in ARCHES if name == arch))
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Final
 
 from fuzz.generate.operands import fit
 from fuzz.program.model import Op
+from mm.hstate import HState
 from mm.kernel import Kernel
 
 G: Final = 1 << 30
@@ -31,30 +32,39 @@ def _with(op: Op, **args: object) -> Op:
     return Op(op.name, {**op.args, **args}, op.result)
 
 
+def _pool(op: Op, kernel: Kernel) -> HState | None:
+    """The pool that the operation's size= names, None if the machine has no such pages."""
+    return kernel.hstates.get(op.args["size"].bit_length() - 1 - kernel.arch.page_shift)
+
+
 def _reserve(op: Op, kernel: Kernel) -> Op:
-    most = 16 if op.args["size"] == G else MANY
+    pool = _pool(op, kernel)
+    most = 16 if pool is not None and pool.gigantic else MANY
     return _with(op, count=most) if op.args["count"] > most else op
 
 
 def _resize(op: Op, kernel: Kernel) -> Op:
-    gigantic = op.args["size"] == G
-    pool = kernel.hstates[18 if gigantic else 9]
-    most = pool.persistent + (MANY_GIGANTIC if gigantic else MANY)
-    if op.args["to"] <= most or _few_fit(kernel, gigantic):
+    pool = _pool(op, kernel)
+    if pool is None:
+        return op
+    most = pool.persistent + (MANY_GIGANTIC if pool.gigantic else MANY)
+    if op.args["to"] <= most or _few_fit(kernel, pool):
         return op
     return _with(op, to=most)
 
 
 def _map(op: Op, kernel: Kernel) -> Op:
-    gigantic = op.args["size"] == G
-    most = kernel.hstates[18 if gigantic else 9].free_count() + (MANY_GIGANTIC if gigantic else MANY)
-    if op.args["count"] <= most or _few_fit(kernel, gigantic):
+    pool = _pool(op, kernel)
+    if pool is None:
+        return op
+    most = pool.free_count() + (MANY_GIGANTIC if pool.gigantic else MANY)
+    if op.args["count"] <= most or _few_fit(kernel, pool):
         return op
     return _with(op, count=most)
 
 
-def _few_fit(kernel: Kernel, gigantic: bool) -> bool:
-    return fit(kernel, kernel.hstates[18 if gigantic else 9], None) <= (MANY_GIGANTIC if gigantic else MANY)
+def _few_fit(kernel: Kernel, pool: HState) -> bool:
+    return fit(kernel, pool, None) <= (MANY_GIGANTIC if pool.gigantic else MANY)
 
 
 def _memory_add(op: Op, kernel: Kernel) -> Op:

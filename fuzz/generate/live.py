@@ -13,9 +13,6 @@ from fuzz.program.model import Op
 from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
 from mm.kernel import Kernel
 
-SECTION: Final = 128 << 20
-"""Bytes of a section, and of a memory block, of x86-64."""
-
 _REMEMBERED: Final = 4
 """How many vacated ranges are kept to be used again."""
 
@@ -48,9 +45,11 @@ class Live:
         "mappings",
         "memory",
         "pages",
+        "pools",
         "ram_end",
         "rams",
         "refused",
+        "section",
         "top",
         "vacated",
     )
@@ -58,6 +57,10 @@ class Live:
     def __init__(self, kernel: Kernel, above: int = 0) -> None:
         self.kernel = kernel
         page = kernel.machine.page
+        self.section = kernel.memory_blocks.pages * page
+        """Bytes of a memory block: a section, or a row of them."""
+        self.pools = list(kernel.hstates.values())
+        """Huge page pools, largest first."""
         ranges = kernel.machine.ram_ranges()
         self.rams = [Range(f"ram{i}", lo * page, (hi - lo) * page) for i, (_, lo, hi) in enumerate(ranges)]
         self.ram_end = ranges[-1][2] * page

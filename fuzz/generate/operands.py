@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz.generate.live import SECTION, Live
+from fuzz.generate.live import Live
 from fuzz.generate.weights import Draw
 from mm.hstate import HState
 from mm.kernel import Kernel
@@ -37,10 +37,14 @@ _NEAR: Final = (1, 1, 1, 1, -1, -1, -1, 2, 2, -2, 3, -3, 5, 8, -4, 16)
 _LEFT: Final = (0, 0, 1, 2, 3, 7, 8, 9, 16, 64, 511, 512, 513, 1024, 4095, 4096, -1, -64)
 """Frames that `pages alloc` leaves free: what some heads, tails, page tables, one restore or one section need."""
 
-_MEMORY_SIZES: Final = (*(SECTION,) * 14, *(2 * SECTION,) * 4, 3 * SECTION, 4 * SECTION, G)
+_MEMORY_SECTIONS: Final = (*(1,) * 14, *(2,) * 4, 3, 4, 8)
 _DAX_SECTIONS: Final = (1, 1, 1, 1, 1, 1, 2, 2, 3, 8)
-_SHIFTS: Final = (0, 0, 0, 2 * M, 2 * M, SECTION // 2, SECTION, SECTION - 2 * M, 3 * SECTION, G // 2)
-_ODD: Final = (4 * K, 2 * M, 64 * M, 126 * M, 130 * M, 2 * M + 4 * K, 0, 1, 4 * M, 254 * M, G + 2 * M, SECTION - 4 * K)
+_SHIFTS: Final = ((0, 0), (0, 0), (0, 0), (0, 2), (0, 2), (0.5, 0), (1, 0), (1, -2), (3, 0), (4, 0))
+"""By how much a device lies beside a round address: (sections, megabytes)."""
+_ODD: Final = (
+    *(4 * K, 2 * M, 64 * M, 126 * M, 130 * M, 2 * M + 4 * K, 0, 1, 4 * M, 254 * M, G + 2 * M, 128 * M - 4 * K),
+    *(16 * M, 64 * K, 510 * M, 2 * M + 64 * K),
+)
 
 
 def raw_number(draw: Draw) -> int:
@@ -75,10 +79,21 @@ def node(draw: Draw, live: Live) -> int:
     return int(x * 1.04 * nodes) if nodes > 1 else 0 if x < 0.97 else 1 + int(draw() * 3)
 
 
+def align(draw: Draw, live: Live) -> int:
+    """An alignment for a device: mostly the PMD size, that of the PUD, the base page; rarely one of another machine."""
+    arch = live.kernel.arch
+    x = draw()
+    if x < 0.65:
+        return 1 << arch.pmd_shift
+    if x < 0.8:
+        return 1 << (arch.pud_shift if arch.pud_thp else arch.pmd_shift)
+    return arch.page if x < 0.985 else 2 * M if draw() < 0.5 else G
+
+
 def huge_page(draw: Draw, live: Live) -> HState:
-    """A huge page pool: mostly 2M."""
-    states = live.kernel.hstates
-    return states[9] if draw() < 0.66 else states[18]
+    """A huge page pool: mostly that of the smallest size."""
+    states = live.pools
+    return states[-1] if draw() < 0.66 else states[0]
 
 
 def fit(kernel: Kernel, pool: HState, nid: int | None) -> int:
@@ -88,7 +103,7 @@ def fit(kernel: Kernel, pool: HState, nid: int | None) -> int:
         if nid is None or of_node.nid == nid:
             for zone in of_node.zones:
                 blocks += zone.blocks.total
-    return blocks >> (pool.order - 9)
+    return blocks >> (pool.order - kernel.arch.pmd_order)
 
 
 def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
@@ -104,7 +119,7 @@ def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
     if x < 0.81:
         return now // 2
     room = fit(live.kernel, pool, nid)
-    most = MANY if pool.order == 9 else MANY_GIGANTIC
+    most = MANY_GIGANTIC if pool.gigantic else MANY
     if x < 1 - RAW:
         target = max(0, now + room + int(draw() * 3) - 1)
     else:
@@ -124,7 +139,7 @@ def overcommit(draw: Draw, live: Live, pool: HState) -> int:
     surplus = sum(pool.surplus)
     if x < 1 - RAW:
         return max(0, surplus + int(draw() * 3) - 1)
-    return raw_number(draw) if fit(live.kernel, pool, None) <= MANY >> (pool.order - 9) else int(draw() * 256)
+    return raw_number(draw) if fit(live.kernel, pool, None) <= (1 if pool.gigantic else MANY) else int(draw() * 256)
 
 
 def map_count(draw: Draw, pool: HState, nid: int | None) -> int:
@@ -180,7 +195,8 @@ def hugetlb_address(draw: Draw, live: Live) -> int:
 def new_range(draw: Draw, live: Live, size: int) -> int:
     """Where to put new memory: behind or before what is there, where something was, in a hole, over something."""
     x = draw()
-    above = -(-live.top // SECTION) * SECTION
+    section = live.section
+    above = -(-live.top // section) * section
     if x < 0.3:
         return above
     if x < 0.45 and live.vacated:
@@ -193,10 +209,10 @@ def new_range(draw: Draw, live: Live, size: int) -> int:
     if x < 0.75:
         return -(-above // G) * G
     if x < 0.8:
-        return above + (1 + int(draw() * 12)) * SECTION
+        return above + (1 + int(draw() * 12)) * section
     if x < 1 - RAW:
         at, length = _some_range(draw, live)
-        return at + int(draw() * (length // SECTION + 1)) * SECTION
+        return at + int(draw() * (length // section + 1)) * section
     if x < 0.9:
         return above + _ODD[int(draw() * len(_ODD))]
     return raw_address(draw)
@@ -208,9 +224,10 @@ def hole(draw: Draw, live: Live) -> int:
     for ram in live.rams:
         if ram.at <= first <= ram.at + ram.size <= LOW_HOLE:
             first = ram.at + ram.size
-    start = -(-first // SECTION) * SECTION
+    section = live.section
+    start = -(-first // section) * section
     end = LOW_HOLE if start < LOW_HOLE else start + LOW_HOLE
-    return start + int(draw() * ((end - start) // SECTION)) * SECTION
+    return start + int(draw() * ((end - start) // section)) * section
 
 
 def _some_range(draw: Draw, live: Live) -> tuple[int, int]:
@@ -225,11 +242,11 @@ def _some_range(draw: Draw, live: Live) -> tuple[int, int]:
     return live.rams[int(draw() * len(live.rams))][1:]
 
 
-def memory_size(draw: Draw) -> int:
+def memory_size(draw: Draw, live: Live) -> int:
     """Sizes for `memory add`: a few blocks; rarely none, odd, or huge."""
     x = draw()
     if x < 0.93:
-        return _MEMORY_SIZES[int(draw() * len(_MEMORY_SIZES))]
+        return live.section * _MEMORY_SECTIONS[int(draw() * len(_MEMORY_SECTIONS))]
     return _ODD[int(draw() * len(_ODD))] if x < 0.999 else 16 * G + int(draw() * 48) * G
 
 
@@ -241,35 +258,36 @@ def device_ranges(draw: Draw, live: Live, align: int) -> tuple[tuple[int, ...], 
         return (at,), (size,)
     starts, sizes = [at], [size]
     for _ in range(1 if more < 0.96 else 2):
-        at += size + (0 if draw() < 0.4 else int(draw() * 4) * SECTION)
-        size = _device_size(draw, align) if draw() < 0.85 else size
+        at += size + (0 if draw() < 0.4 else int(draw() * 4) * live.section)
+        size = _device_size(draw, live, align) if draw() < 0.85 else size
         starts.append(at)
         sizes.append(size)
     return tuple(starts), tuple(sizes)
 
 
 def _device_range(draw: Draw, live: Live, align: int) -> tuple[int, int]:
-    rest = -live.ram_end % SECTION
+    rest = -live.ram_end % live.section
     x = draw()
     if rest and x >= 0.85:  # in the part of the last boot section that has no RAM
         skip = int(draw() * (rest // (2 * M))) * 2 * M if x >= 0.93 else 0
         size = rest - skip if draw() < 0.6 else 2 * M * (1 + int(draw() * ((rest - skip) // (2 * M))))
         return live.ram_end + skip, size
-    size = _device_size(draw, align)
+    size = _device_size(draw, live, align)
     at = new_range(draw, live, size)
-    if align == G and x < 0.5:
-        at = -(-at // G) * G
+    if align >= G and x < 0.5:
+        at = -(-at // align) * align
     elif x < 0.2:
-        at += _SHIFTS[int(draw() * len(_SHIFTS))]
+        sections, megabytes = _SHIFTS[int(draw() * len(_SHIFTS))]
+        at += int(live.section * sections) + megabytes * M
     return at, size
 
 
-def _device_size(draw: Draw, align: int) -> int:
+def _device_size(draw: Draw, live: Live, align: int) -> int:
     x = draw()
-    if align == G and x < 0.8:
-        return G * (1 + int(draw() * 1.3))
+    if align >= G and x < 0.8:
+        return align * (1 + int(draw() * 1.3))
     if x < 0.65:
-        return SECTION * _DAX_SECTIONS[int(draw() * len(_DAX_SECTIONS))]
+        return live.section * _DAX_SECTIONS[int(draw() * len(_DAX_SECTIONS))]
     if x < 1 - RAW:
         return 2 * M * (1 + int(draw() * 160))
     return _ODD[int(draw() * len(_ODD))] if x < 0.998 else G * int(draw() * 64)
@@ -300,7 +318,7 @@ def frames(draw: Draw, live: Live, nid: int, movable: bool) -> int:
     if x < 1 - RAW and nid < len(nodes):
         free = 0
         for zone in nodes[nid].zones[: 4 if movable else 3]:
-            free += (zone.blocks.total << 9) + zone.frags.total
+            free += zone.free_pages(live.kernel.arch.pmd_order)
         if x < 0.7:
             return max(0, free - _LEFT[int(draw() * len(_LEFT))])
         return int(free * draw())

@@ -6,18 +6,15 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from fuzz.generate import operands
-from fuzz.generate.live import SECTION, Live, Range
+from fuzz.generate.live import Live, Range
 from fuzz.generate.weights import FAILABLE, WEIGHTS, Draw
 from fuzz.program.model import Op
 from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
+from mm.hstate import HState
 
 Maker = Callable[[Draw, Live], Op]
 Table = tuple[Maker, ...]
 """Makers, each as often as its operation's weight."""
-
-M: Final = 1 << 20
-G: Final = 1 << 30
-_SIZES: Final = {9: 2 * M, 18: G}
 
 
 def generate_op(draw: Draw, live: Live, table: Table) -> Op:
@@ -28,15 +25,21 @@ def generate_op(draw: Draw, live: Live, table: Table) -> Op:
     return table[int(draw() * len(table))](draw, live)
 
 
+def _size(live: Live, pool: HState) -> int:
+    return pool.pages * live.kernel.arch.page
+
+
 def reserve(draw: Draw, live: Live) -> Op:
     """A reserve line; before the boot there is no state but the machine."""
     machine = live.kernel.machine
-    if draw() < 0.6:
-        size, most = G, min(machine.ram // G, 64)
+    pool = live.pools[0]
+    size = _size(live, pool)
+    if draw() < 0.6 and pool.gigantic:
+        most = min(machine.ram // size, 64)
         # Rarely all: a kernel that reserves everything panics for want of a memmap.
         count = 1 + int(draw() * 2) if draw() < 0.9 else 1 + int(draw() * most)
     else:
-        size = 2 * M
+        size = _size(live, live.pools[-1])
         count = 1 + int(draw() * 8) if draw() < 0.9 else int(draw() * operands.MANY)
     return Op("reserve", {"size": size, "count": count, "node": operands.any_node(draw, live)})
 
@@ -45,29 +48,30 @@ def _hugetlb_resize(draw: Draw, live: Live) -> Op:
     pool = operands.huge_page(draw, live)
     nid = operands.any_node(draw, live)
     to = operands.pool_target(draw, live, pool, nid)
-    return Op("hugetlb resize", {"size": _SIZES[pool.order], "to": to, "node": nid})
+    return Op("hugetlb resize", {"size": _size(live, pool), "to": to, "node": nid})
 
 
 def _hugetlb_overcommit(draw: Draw, live: Live) -> Op:
     pool = operands.huge_page(draw, live)
-    return Op("hugetlb overcommit", {"size": _SIZES[pool.order], "to": operands.overcommit(draw, live, pool)})
+    return Op("hugetlb overcommit", {"size": _size(live, pool), "to": operands.overcommit(draw, live, pool)})
 
 
 def _hugetlb_demote(draw: Draw, live: Live) -> Op:
-    pool = live.kernel.hstates[18]
+    pool = live.pools[0]
+    size = _size(live, pool)
     if not pool.free_count() and draw() < 0.7:
         nid = operands.any_node(draw, live)
         to = pool.persistent + 1 + int(draw() * 2)
-        return Op("hugetlb resize", {"size": G, "to": to, "node": nid})
+        return Op("hugetlb resize", {"size": size, "to": to, "node": nid})
     nid = operands.any_node(draw, live)
-    return Op("hugetlb demote", {"size": G, "count": operands.demote_count(draw, pool, nid), "node": nid})
+    return Op("hugetlb demote", {"size": size, "count": operands.demote_count(draw, pool, nid), "node": nid})
 
 
 def _hugetlb_map(draw: Draw, live: Live) -> Op:
     pool = operands.huge_page(draw, live)
     nid = operands.any_node(draw, live)
     count = operands.map_count(draw, pool, nid)
-    return Op("hugetlb map", {"size": _SIZES[pool.order], "count": count, "node": nid}, live.fresh(MAPPING))
+    return Op("hugetlb map", {"size": _size(live, pool), "count": count, "node": nid}, live.fresh(MAPPING))
 
 
 def _handle(draw: Draw, live: Live, kind: str, names: list[str]) -> str | None:
@@ -97,7 +101,7 @@ def _sysctl(draw: Draw, live: Live) -> Op:
 
 
 def _memory_add(draw: Draw, live: Live) -> Op:
-    size = operands.memory_size(draw)
+    size = operands.memory_size(draw, live)
     at = operands.new_range(draw, live, size)
     args = {"at": at, "size": size, "node": operands.node(draw, live), "memmap_on_memory": draw() < 0.5}
     return Op("memory add", args, live.fresh(MEMORY))
@@ -109,7 +113,7 @@ def _some_memory(draw: Draw, live: Live, boot: float) -> Range | None:
         return live.rams[int(draw() * len(live.rams))]
     refused = live.refused[MEMORY]
     if refused and draw() < 0.05:
-        return Range(refused[int(draw() * len(refused))], 0, SECTION)
+        return Range(refused[int(draw() * len(refused))], 0, live.section)
     return live.memory[int(draw() * len(live.memory))] if live.memory else None
 
 
@@ -136,8 +140,7 @@ def _memory_remove(draw: Draw, live: Live) -> Op:
 
 
 def _dax_create(draw: Draw, live: Live) -> Op:
-    x = draw()
-    align = 2 * M if x < 0.65 else G if x < 0.8 else 4096
+    align = operands.align(draw, live)
     at, size = operands.device_ranges(draw, live, align)
     args = {"at": at, "size": size, "align": align, "altmap": draw() >= 0.8, "node": operands.node(draw, live)}
     return Op("dax create", args, live.fresh(DAX))

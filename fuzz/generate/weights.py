@@ -47,6 +47,7 @@ FAILABLE: Final = (
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""
 
+K: Final = 1 << 10
 M: Final = 1 << 20
 G: Final = 1 << 30
 
@@ -56,8 +57,18 @@ _TINY: Final = (512 * M, 640 * M, 768 * M)
 _LARGE: Final = (64 * G, 128 * G, 1 << 40, 16 << 40)
 
 
+_ARCHES: Final = (*(("x86_64", 4 * K),) * 12,)
+"""Architectures, each as often as it is drawn."""
+
+
+def choose_arch(draw: Draw) -> tuple[str, int]:
+    """Name and base page size."""
+    return _ARCHES[int(draw() * len(_ARCHES))]
+
+
 def choose_machine(draw: Draw) -> Machine:
     """Mostly 1G to 6G with 1 or 2 nodes, often a partial last section; sometimes tiny, rarely as large as a host."""
+    arch, page = choose_arch(draw)
     size = draw()
     if size < 0.86:
         ram = _SMALL[int(draw() * len(_SMALL))]
@@ -68,7 +79,9 @@ def choose_machine(draw: Draw) -> Machine:
     if draw() >= 0.6:
         ram += GRANULE * int(draw() * 64)  # up to one section less 2M
     mode = draw()
-    return Machine(
+    return Machine.coerced(
+        arch=arch,
+        page=page,
         ram=ram,
         nodes=2 if draw() >= 0.65 else 1,
         hugetlb_free_vmemmap=draw() < 0.88,

@@ -197,7 +197,7 @@ def _to_number(argument: Argument, value: Any, scope: Scope) -> int:
 
 def _decode_machine(record: bytes) -> Machine:
     scope = Scope(Machine())  # the keys are read as arguments are, and those need a scope that they do not look at
-    return Machine(**{key.name: read(key, record, start, scope) for key, start, read, _ in _MACHINE_LAYOUT})
+    return Machine.coerced(**{key.name: read(key, record, start, scope) for key, start, read, _ in _MACHINE_LAYOUT})
 
 
 def _encode_machine(machine: Machine) -> bytes:

@@ -8,7 +8,7 @@ codec, so what is a plausible operation at some point of a program is defined on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from itertools import accumulate
 from random import Random
 from typing import Any, Final
@@ -162,7 +162,7 @@ def _fault(machine: Machine, ops: list[Op], rng: Random) -> Machine:
 
 def _machine(machine: Machine, ops: list[Op], rng: Random) -> Machine:
     key = rng.choice([key for key in MACHINE if len(key.options) != 1])
-    return replace(machine, **{key.name: near(key, getattr(machine, key.name), rng)})
+    return Machine.coerced(**{**asdict(machine), key.name: near(key, getattr(machine, key.name), rng)})
 
 
 def near(argument: Argument, value: Any, rng: Random) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fuzz.program.arguments import LIMIT, Argument, G, K, M, T, Type, format_value
+from mm.arch import ARCHES
 
 VERSION: Final = 1
 """The language version this package reads and writes."""
@@ -127,7 +128,10 @@ _DEVICES: Final = (  # around a subsection, a section, a 1G page
     *(128 * M, 256 * M, 1 * G, 2 * G, 512 * M, 384 * M, 64 * M, 2 * M, 4 * M, 16 * M),
     *(4 * K, 16 * G, 4 * G, 1 * T, 0),
 )
-_PAGE_SIZES: Final = (2 * M, 1 * G)
+PAGE_SIZES: Final = (2 * M, 1 * G, 1 * M, 16 * M, 32 * M, 512 * M, 2 * G)
+"""Huge page sizes of all architectures; a machine without a size has no files for it."""
+_DEMOTABLE: Final = (1 * G, 2 * G, 2 * M)
+_ALIGNS: Final = (4 * K, 2 * M, 1 * G, 16 * K, 64 * K, 1 * M, 16 * M, 32 * M, 512 * M)
 _NODE: Final = Argument("node", Type.NODE, 0, placeholder="K")
 _AT: Final = Argument("at", Type.ADDRESS, placeholder="ADDR")
 _ALONG: Final = "[,{0}…]"
@@ -137,7 +141,7 @@ _ENTRIES: Final = (
         "reserve",
         "Reserve huge pages on the kernel command line.",
         "hugepagesz= hugepages=",
-        (_size("size", *_PAGE_SIZES), _count("count", "huge pages"), _any_node("round robin")),
+        (_size("size", *PAGE_SIZES), _count("count", "huge pages"), _any_node("round robin")),
         returns="0 (what was obtained shows in the pool after boot)",
         when=BEFORE_BOOT,
     ),
@@ -146,25 +150,25 @@ _ENTRIES: Final = (
         "hugetlb resize",
         "Set the number of persistent huge pages.",
         "nr_hugepages, global or of one node",
-        (_size("size", *_PAGE_SIZES), _count("to", "huge pages"), _any_node("global")),
+        (_size("size", *PAGE_SIZES), _count("to", "huge pages"), _any_node("global")),
     ),
     Operation(
         "hugetlb overcommit",
         "Set how many surplus huge pages may be made on demand.",
         "nr_overcommit_hugepages",
-        (_size("size", *_PAGE_SIZES), _count("to", "huge pages")),
+        (_size("size", *PAGE_SIZES), _count("to", "huge pages")),
     ),
     Operation(
         "hugetlb demote",
         "Split free huge pages into the next smaller size.",
         "demote",
-        (_size("size", G), _count("count", "huge pages"), _any_node("global")),
+        (_size("size", *_DEMOTABLE), _count("count", "huge pages"), _any_node("global")),
     ),
     Operation(
         "hugetlb map",
         "Map and populate huge pages.",
         "mmap(MAP_HUGETLB|MAP_POPULATE)",
-        (_size("size", *_PAGE_SIZES), _count("count", "huge pages"), _any_node("any")),
+        (_size("size", *PAGE_SIZES), _count("count", "huge pages"), _any_node("any")),
         makes=MAPPING,
     ),
     Operation("hugetlb unmap", "Unmap huge pages.", "munmap", (_handle(MAPPING),), ends=True, returns="0"),
@@ -222,7 +226,7 @@ _ENTRIES: Final = (
         (
             Argument("at", Type.ADDRESSES, placeholder="ADDR" + _ALONG.format("ADDR")),
             Argument("size", Type.SIZES, placeholder="SIZE" + _ALONG.format("SIZE"), menu=_DEVICES, along="at"),
-            _size("align", 4 * K, 2 * M, 1 * G, default=2 * M),
+            _size("align", *_ALIGNS, default=2 * M),
             _on_off("altmap"),
             _NODE,
         ),
@@ -253,8 +257,8 @@ MAKERS: Final[dict[str, Operation]] = {operation.makes: operation for operation 
 """The operation that makes handles of each kind."""
 
 MACHINE: Final[tuple[Argument, ...]] = (
-    Argument("arch", Type.CHOICE, "x86_64", ("x86_64",)),
-    Argument("page", Type.SIZE, 4 * K, (4 * K,)),
+    Argument("arch", Type.CHOICE, "x86_64", tuple(dict.fromkeys(name for name, _ in ARCHES))),
+    Argument("page", Type.SIZE, 4 * K, tuple(sorted({page for _, page in ARCHES}))),
     Argument(
         "ram",
         Type.SIZE,

@@ -15,7 +15,7 @@ from fuzz.program.operations import BOOT, KINDS, MEMORY, OPERATIONS
 from mm.machine import Machine
 
 SECTION: Final = 128 * M
-"""Bytes of a section, and of a memory block, of x86-64."""
+"""Bytes of a section, and of a memory block, of x86-64; of other architectures a multiple or a part."""
 
 _ENDING: Final = {op.name: op.handle.name for op in OPERATIONS.values() if op.ends and op.handle}
 _MAKING: Final = {op.name: op.makes for op in OPERATIONS.values() if op.makes}
@@ -77,7 +77,8 @@ def _boot_memory(machine: Machine) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The handles of boot RAM, and the places a machine has from the start."""
     ranges = machine.ram_ranges()
     end = ranges[-1][2] * machine.page
-    aligned = -(-end // SECTION) * SECTION
+    block = 1 << machine.geometry().memory_block_shift
+    aligned = -(-end // block) * block
     gigabyte = -(-end // G) * G
     edges = [edge * machine.page for _, start, stop in ranges for edge in (start, stop)]
     places = dict.fromkeys([aligned, gigabyte, gigabyte + G, end, 4 * G, 64 * G, 16 << 40, *edges])

@@ -54,7 +54,7 @@ def ops() -> st.SearchStrategy[Op]:
 
 def machines() -> st.SearchStrategy[Machine]:
     """Machines."""
-    return st.builds(Machine, **{key.name: values(key) for key in MACHINE})
+    return st.builds(Machine.coerced, **{key.name: values(key) for key in MACHINE})
 
 
 @st.composite

@@ -19,6 +19,7 @@ from fuzz.program.arguments import (
     BadValue,
     Type,
     clip,
+    format_size,
     format_value,
     parse_value,
 )
@@ -35,7 +36,7 @@ from fuzz.program.operations import (
     VERSION,
     Operation,
 )
-from mm.machine import Machine
+from mm.machine import Machine, page_sizes
 
 MAX_BYTES: Final = 1 << 20
 """A file larger than this is refused: a repro is a few lines, the largest campaign program a few hundred."""
@@ -212,6 +213,11 @@ class _Parser:
     def _machine(self, tokens: list[str]) -> Machine:
         given = self._arguments(tokens, 1, _KEYS, None, "the machine")
         machine = Machine(**{name: value for name, value in given.items() if value is not REQUIRED})
+        pages = page_sizes(machine.arch)
+        if machine.page not in pages:
+            place = next((i for i, token in enumerate(tokens) if token.startswith("page=")), None)
+            expected = " or ".join(f"page={format_size(page)}" for page in pages)
+            self._fail(place, f"{machine.arch} has no pages of {format_size(machine.page)}", expected)
         for index in range(len(machine.ram_ranges())):
             self.kinds[f"ram{index}"] = MEMORY
             self.made[f"ram{index}"] = 0

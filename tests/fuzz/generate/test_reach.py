@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fuzz.execute import Side
-from fuzz.generate.live import SECTION, Live
+from fuzz.generate.live import Live
 from fuzz.generate.operations import ALL, generate_op, reserve
 from fuzz.generate.weights import choose_length, choose_machine, choose_reserves
 from fuzz.program.model import Op, Program
@@ -26,6 +26,7 @@ from reference.paths import SeparatePaths
 
 PROGRAMS = 700
 M, G = 1 << 20, 1 << 30
+SECTION = 128 * M
 
 Seen = tuple[Live, Op]
 Class = Callable[[Live, dict[str, Any]], bool]

@@ -70,9 +70,12 @@ def test_an_unlike_operation_gets_the_list() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("hugetlb resize size=2M", "23: hugetlb resize needs to=; expected 'hugetlb resize size=2M|1G to=N [node=K]'"),
+        (
+            "hugetlb resize size=2M",
+            "23: hugetlb resize needs to=; expected 'hugetlb resize size=2M|1G|1M|16M|32M|512M|2G to=N [node=K]'",
+        ),
         ("hugetlb resize size=2M size=1G to=3", "24: size is given twice"),
-        ("hugetlb resize size=4M to=3", "21: size cannot be 4M; expected one of 2M, 1G"),
+        ("hugetlb resize size=4M to=3", "21: size cannot be 4M; expected one of 2M, 1G, 1M, 16M, 32M, 512M, 2G"),
         (
             "hugetlb resize size=2MB to=3",
             "21: unknown unit 'MB' in size=2MB; expected M (units are K, M, G and T, in capitals)",
@@ -152,7 +155,7 @@ def test_a_number_of_ten_thousand_digits(digits: str) -> None:
             "dax create at=8G size=1G",
             (
                 "1: dax create makes a handle, which needs a name; expected 'd = dax create at=ADDR[,ADDR…] "
-                "size=SIZE[,SIZE…] [align=4K|2M|1G] [altmap=on|off] [node=K]'"
+                "size=SIZE[,SIZE…] [align=4K|2M|1G|16K|64K|1M|16M|32M|512M] [altmap=on|off] [node=K]'"
             ),
         ),
         (
@@ -223,6 +226,10 @@ def test_a_removed_range_can_still_be_named() -> None:
         (
             "vmm 1\nmachine ram=511M\n",
             "2:13: ram cannot be 511M; expected 512M to 64T, multiple of 2M\n  machine ram=511M\n              ^",
+        ),
+        (
+            "vmm 1\nmachine arch=s390x page=16K\nboot\n",
+            "2:20: s390x has no pages of 16K; expected page=4K\n  machine arch=s390x page=16K\n                     ^",
         ),
         (
             "vmm 1\nmachine node=2\n",

@@ -60,7 +60,7 @@ def test_lists_of_ranges_come_in_pairs() -> None:
     [
         ("boot", "boot"),
         ("memory online", "memory online m block=I [zone=kernel|movable]"),
-        ("hugetlb map", "u = hugetlb map size=2M|1G count=N [node=K]"),
+        ("hugetlb map", "u = hugetlb map size=2M|1G|1M|16M|32M|512M|2G count=N [node=K]"),
         ("sysctl", "sysctl hugetlb_optimize_vmemmap=on|off"),
     ],
 )

@@ -1,6 +1,6 @@
 """Demotion (separate-paths.md 3.15)."""
 
-from mm.errno import EBUSY, EINVAL, ENOMEM
+from mm.errno import EBUSY, ENOENT, ENOMEM
 from mm.folio import Folio
 from mm.hugetlb import hugetlb_map
 from mm.hugetlb_sysfs import demote_store, nr_hugepages_store
@@ -60,7 +60,7 @@ def test_more_than_there_are(lab: Lab) -> None:
 
 def test_nothing_to_demote(lab: Lab) -> None:
     assert demote_store(lab.begin(), GIANT, 1, None) == 0
-    assert demote_store(lab.begin(), SMALL, 1, None) == -EINVAL
+    assert demote_store(lab.begin(), SMALL, 1, None) == -ENOENT
     assert lab.paths.calls == []
 
 
