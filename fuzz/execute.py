@@ -342,6 +342,15 @@ class Lockstep:
         self.over = True
         return self.oracle.full(deep=deep)
 
+    def close(self) -> None:
+        """Take the kernels apart, once nobody looks at them any more.
+
+        A kernel and its side refer to each other, so that the collector would have to find them; without the cycle
+        they go at once.
+        """
+        for side in (self.reference, self.candidate):
+            del side.kernel.paths
+
 
 Observer = Callable[[Lockstep, Op, StepResult], None]
 

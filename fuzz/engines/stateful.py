@@ -117,6 +117,7 @@ class Stateful(Memoryless):
                     program = Program(self.pair.reference.kernel.machine, tuple(self.ops))
                     out = RunOutcome("ok", None, len(self.rcs), self.pair.oracle.clauses, self.rcs)
                     engine.statistics.record(program, out)
+                    self.pair.close()
 
         Machine.profile = profile
         self.machine: Any = Machine

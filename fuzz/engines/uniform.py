@@ -9,6 +9,7 @@ from __future__ import annotations
 from random import Random
 from time import perf_counter
 
+from fuzz.engines.collector import paused
 from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
@@ -36,6 +37,10 @@ class Uniform(Memoryless):
 
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
         """Run programs until the time or their number is used up; at least one."""
+        with paused():
+            return self._advance(seconds, programs)
+
+    def _advance(self, seconds: float, programs: int | None) -> list[Discovery]:
         found: list[Discovery] = []
         statistics = self.statistics
         begin = now = perf_counter()

@@ -108,4 +108,5 @@ def _ended(
         out.verdict = "finding"
     out.ops_executed = len(out.rcs)
     out.clauses = pair.oracle.clauses
+    pair.close()
     return Program(pair.reference.kernel.machine, tuple(ops)), out

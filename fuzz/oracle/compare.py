@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from fuzz.oracle import known, rules
 from fuzz.oracle.accounting import Accounting
+from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.invariants import check
@@ -27,7 +28,6 @@ from fuzz.oracle.observe import (
     expand_pages,
     in_row,
     mapping,
-    private_alike,
     struct_pages,
     tails_by_frame,
     union,
@@ -169,7 +169,7 @@ class Oracle:
         if diff is None and (mapped or written):
             spp = ref.arch.spp
             written += [(lo * spp, hi * spp) for lo, hi in mapped]
-            diff = self._struct_pages(union(written))
+            diff = self._struct_pages(union(written), quick=True)
         diff = diff or self._pageblocks()
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
@@ -245,12 +245,15 @@ class Oracle:
 
     def _mapping(self, ranges: list[tuple[int, int]]) -> Difference | None:
         ref, cand = self.ref, self.cand
-        mine, theirs = self._names()
-        dax = bool(self.pieces.runs.starts)
+        mine, theirs = names = self._names()
+        dax, spp = self.pieces.runs, ref.arch.spp
         for lo, hi in ranges:
+            here = dax.starts and dax.overlaps(lo * spp, hi * spp)
+            if not here and mapping_alike(ref, cand, names, lo, hi):
+                continue
             a = mapping(ref, mine, lo, hi)
             b = mapping(cand, theirs, lo, hi)
-            if dax:
+            if here:
                 a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
             if a != b:
                 a, b = map(expand, unlike(a, b, in_row))
@@ -260,17 +263,20 @@ class Oracle:
 
     # -- struct pages -----------------------------------------------------------------------------------------------
 
-    def _struct_pages(self, ranges: list[tuple[int, int]]) -> Difference | None:
+    def _struct_pages(self, ranges: list[tuple[int, int]], quick: bool = False) -> Difference | None:
+        """`quick`: the ranges are mapped alike, or as the pieces of DAX say."""
         ref, cand = self.ref, self.cand
         spp = ref.arch.spp
-        dax = bool(self.pieces.runs.starts)
+        dax = self.pieces.runs
         for lo, hi in ranges:
             lo, hi = lo // spp * spp, -(-hi // spp) * spp
-            if private_alike(ref, cand, lo, hi):
+            here = dax.starts and dax.overlaps(lo, hi)
+            # What a struct page shows is what was written to it, or what its tail frame holds; those follow below.
+            if quick and not here and ref.memmap.own.runs(lo, hi) == cand.memmap.own.runs(lo, hi):
                 continue
             a = struct_pages(ref, lo, hi)
             b = struct_pages(cand, lo, hi)
-            if dax:
+            if here:
                 a = rules.dax_pages(self.pieces, a, lo, hi, self.clauses)
             if a != b:
                 a, b = map(expand_pages, unlike(a, b, content_in_row))

@@ -107,7 +107,7 @@ def mapping(k: Kernel, tails: Tails, lo: int, hi: int) -> list[Segment]:
             else:
                 form = ("alias", m.rw, owners.get(m.frame), home(k, s, m.frame))
         else:
-            form = _row(k, tails, s, e, m)
+            form = row(k, tails, s, e, m)
         if s == end and form == last:
             end = e
             continue
@@ -144,7 +144,7 @@ def home(k: Kernel, vpn: int, frame: int) -> int:
     return first
 
 
-def _row(k: Kernel, tails: Tails, lo: int, hi: int, m: Strided) -> Form:
+def row(k: Kernel, tails: Tails, lo: int, hi: int, m: Strided) -> Form:
     first = (lo - m.phase) // m.period
     last = -(-(hi - m.phase) // m.period)
     frames = m.base + first * m.keep, m.base + last * m.keep
@@ -259,23 +259,6 @@ def struct_pages(k: Kernel, lo: int, hi: int) -> list[PageSegment]:
     for s, e, content in k.memmap.view(lo, hi):
         append_pages(out, s, e, content)
     return out
-
-
-def private_alike(a: Kernel, b: Kernel, lo: int, hi: int) -> bool:
-    """Whether struct pages [lo, hi) are private and the same in both kernels, by the shortest way to know it."""
-    mine, theirs = a.memmap.own.runs(lo, hi), b.memmap.own.runs(lo, hi)
-    if mine != theirs:
-        return False
-    spp = a.arch.spp
-    for k in (a, b):
-        at = lo // spp
-        for s, e, m in k.tables.entries.runs(at, hi // spp):
-            if s != at or m.kind == "shared" or m.kind == "strided":
-                return False
-            at = e
-        if at * spp != hi:
-            return False
-    return True
 
 
 def expand_pages(segments: list[PageSegment]) -> list[PageSegment]:
