@@ -1,0 +1,1 @@
+"""The commands of `vmemmap-fuzz`, one module for those that belong together; `fuzz.cli` puts them in order."""

@@ -1,0 +1,149 @@
+"""Commands on program files: `vmemmap-fuzz replay`, `minimize`, `fmt`, `explain`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fuzz.commands.common import (
+    DIFFERENT,
+    SAME,
+    FileArgument,
+    JsonOption,
+    Profile,
+    ProfileOption,
+    app,
+    guarded,
+    name_of,
+    print_json,
+    print_table,
+    read,
+)
+
+
+@app.command()
+@guarded
+def replay(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".vmm programs.", show_default=False)],
+    profile: ProfileOption = Profile.posted,
+    as_json: JsonOption = False,
+) -> None:
+    """Run programs and say for each whether the models agree.
+
+    "explained" means that the ledger explains a difference after which the two cannot be compared any more, and the
+    program ended there.
+    """
+    from fuzz.execute import run_program
+
+    programs = [(path, read(path)) for path in files]
+    rows: list[dict[str, Any]] = []
+    for path, program in programs:
+        out = run_program(program, profile=name_of(profile))
+        rows.append(
+            {
+                "file": str(path),
+                "verdict": out.verdict,
+                "operations": out.ops_executed,
+                "clauses": sorted(out.clauses),
+                "signature": out.finding.signature if out.finding else None,
+                "detail": out.finding.detail if out.finding else None,
+            }
+        )
+    if as_json:
+        print_json(rows)
+    else:
+        table = [[row["file"], row["verdict"], row["signature"] or "", str(row["operations"])] for row in rows]
+        print_table("", ["file", "verdict", "signature", "operations"], table, right=3, fold=2)
+    raise typer.Exit(DIFFERENT if any(row["verdict"] == "finding" for row in rows) else SAME)
+
+
+@app.command()
+@guarded
+def minimize(
+    file: FileArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the program there, not to stdout.")
+    ] = None,
+    profile: ProfileOption = Profile.posted,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a program that shows a difference as small as it gets while it shows the same difference.
+
+    Exit code 0 means that the program shows no difference, and there is nothing to minimize.
+    """
+    from fuzz.findings import put_text
+    from fuzz.minimize import minimize as shrink
+    from fuzz.program.text import format as format_program
+
+    program = read(file)
+    try:
+        small = shrink(program, profile=name_of(profile))
+    except ValueError:
+        if as_json:
+            print_json({"file": str(file), "signature": None, "operations": len(program.ops), "program": None})
+        else:
+            print(f"{file}: the models agree, there is nothing to minimize", file=sys.stderr)
+        raise typer.Exit(SAME) from None
+    text = format_program(small.program)
+    if output is not None:
+        put_text(output, text)
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "signature": small.finding.signature,
+                "operations": len(program.ops),
+                "operations_minimized": len(small.program.ops),
+                "one_minimal": small.one_minimal,
+                "program": text,
+            }
+        )
+    elif output is None:
+        print(text, end="")
+    sure = "" if small.one_minimal else " (stopped early: more may be possible)"
+    before, after = len(program.ops), len(small.program.ops)
+    print(f"{before} operations, {after} after minimizing{sure}: {small.finding.signature}", file=sys.stderr)
+    raise typer.Exit(DIFFERENT)
+
+
+@app.command()
+@guarded
+def fmt(
+    file: FileArgument,
+    write: Annotated[bool, typer.Option("--write", "-w", help="Change the file instead of printing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Print nothing; exit 1 if the file is not canonical.")] = False,
+) -> None:
+    """Print a program in the one canonical form, comments kept."""
+    from fuzz.findings import put_text
+    from fuzz.program.text import format as format_program
+
+    text = format_program(read(file))
+    same = file.read_text() == text
+    if check:
+        raise typer.Exit(SAME if same else DIFFERENT)
+    if not write:
+        print(text, end="")
+    elif not same:
+        put_text(file, text)
+
+
+@app.command("explain")
+@guarded
+def explain_command(file: FileArgument, profile: ProfileOption = Profile.posted, as_json: JsonOption = False) -> None:
+    """Tell what each operation of a program did on both sides: return codes, counters, mapping of the vmemmap.
+
+    The first difference that the ledger does not explain is marked, and ends the story. A folder of a finding holds the
+    program to explain, repro.vmm.
+    """
+    from fuzz.render import render
+    from fuzz.trace import trace
+
+    told = trace(read(file), name_of(profile))
+    if as_json:
+        print_json(told.to_json())
+    else:
+        print(render(told), end="")
+    raise typer.Exit(DIFFERENT if told.finding else SAME)
