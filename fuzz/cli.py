@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import typer
 
-from fuzz.commands import fuzzing, programs  # in the order of --help
+from fuzz.commands import fuzzing, programs, surface  # in the order of --help
 from fuzz.commands.common import app
 
-__all__ = ["app", "fuzzing", "programs"]
+__all__ = ["app", "fuzzing", "programs", "surface"]
 
 
 @app.command(
