@@ -66,6 +66,8 @@ class Arch:
     """ARCH_WANT_HUGETLB_VMEMMAP_PREINIT (separate paths only)."""
     pud_thp: bool = False
     """HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD: device DAX can be aligned to the PUD size."""
+    break_before_make: bool = False
+    """A valid entry must be made invalid and flushed before it maps another frame."""
     memmap_on_memory: bool = False
     """ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
 
@@ -233,6 +235,7 @@ def _arm64(page_shift: int) -> Arch:
         ram=RamLayout(1 * G, 1 << 63),
         image=_LOW_IMAGE,
         memmap_on_memory=True,
+        break_before_make=True,
     )
 
 
@@ -252,6 +255,7 @@ S390X = Arch(
     ram=RamLayout(0, 1 << 63),
     image=_LOW_IMAGE,
     memmap_on_memory=True,
+    break_before_make=True,
 )
 """Segments of 1M and regions of 2G; two page tables share one page on real machines, one each here."""
 

@@ -17,6 +17,7 @@ from mm.page_alloc import PageAllocator
 from mm.pgmap import PgMap
 from mm.pgtable import VmemmapTables
 from mm.runs import RunMap
+from mm.tlb import Tlb
 from mm.vmstat import Vmstat
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Kernel:
         self.memblock = Memblock(machine.nodes)
         self.pages = PageAllocator(self.nodes, arch.pmd_order)
         self.tables = VmemmapTables(arch)
+        self.tlb = Tlb()
+        """Records nothing unless `mm.tlb.record` is called before the boot."""
         self.memmap = MemMap(self.tables, self.vmstat)
         self.iomem: RunMap[str] = RunMap()
         """Busy memory resources (/proc/iomem): pfn -> "ram", "hotplug" or "dax"."""

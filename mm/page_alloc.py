@@ -9,6 +9,7 @@ memmap frames still puts its huge pages where the other side does, until memory 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM
@@ -75,6 +76,7 @@ class PageAllocator:
     __slots__ = (
         "_zonelists",
         "block_order",
+        "freeing",
         "holders",
         "isolated",
         "isolated_free",
@@ -104,6 +106,8 @@ class PageAllocator:
         """Free frames of the isolated range: nobody can allocate them."""
         self.zone_of: RunMap[Zone] = RunMap()
         """Online RAM: pfn -> zone (page_zone)."""
+        self.freeing: Callable[[int, int], None] | None = None
+        """Told of frames (first pfn, end pfn) that are about to become free; for `mm.tlb`."""
         self.short = 0
         """How many allocations got less than they asked for; only observers ask."""
         self.spilled = 0
@@ -322,6 +326,8 @@ class PageAllocator:
         owner = owners.vals[i]
         if owners.ends[i] < end:
             end = owners.ends[i]
+        if self.freeing is not None:
+            self.freeing(pfn, end)
         if owners.starts[i] == pfn:
             if owners.ends[i] == end:
                 del owners.starts[i], owners.ends[i], owners.vals[i]
