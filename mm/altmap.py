@@ -44,6 +44,13 @@ class Altmap:
         self.align += pad
         return pfn + pad
 
+    def allocate_pages(self, n: int) -> tuple[int, int]:
+        """`allocate(1)` `n` times in a row: the first frame, and how many there were before it was exhausted."""
+        pfn = self.base_pfn + self.reserve + self.alloc + self.align
+        n = max(0, min(n, self.capacity - self.alloc - self.align))
+        self.alloc += n
+        return pfn, n
+
     def release(self, n: int) -> None:
         """vmem_altmap_free (include/linux/mm.h)."""
         self.alloc -= n

@@ -16,10 +16,11 @@ from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, Zone
 from mm.page import Compound, Tail
 from mm.page_alloc import OWNER_HUGETLB, KernelBug
+from reference.arch import vmemmap_populate_boot
 from reference.hugetlb_rows import HUGETLB_VMEMMAP_RESERVE, keep_head_content
 from reference.hugetlb_vmemmap import hugetlb_vmemmap_optimizable, hugetlb_vmemmap_optimize_folios
-from reference.populate import populate_boot_sections, vmemmap_populate_hvo
-from reference.sparse_vmemmap import SECTIONS_PER_ROOT
+from reference.populate import vmemmap_populate_hvo
+from reference.sparse_vmemmap import section_roots
 
 if TYPE_CHECKING:
     from reference.paths import SeparatePaths
@@ -120,7 +121,7 @@ def sparse_init(p: SeparatePaths) -> None:
     memblocks_present(k)
     nodes: list[tuple[int, int, int]] = []
     for lo, hi, nid in k.sections.nid.items():
-        p.section_roots.add(lo // SECTIONS_PER_ROOT, -(-hi // SECTIONS_PER_ROOT))
+        p.section_roots.add(*section_roots(k, lo, hi))
         if nodes and nodes[-1][2] == nid:
             lo = nodes.pop()[0]
         nodes.append((lo, hi, nid))
@@ -136,13 +137,13 @@ def sparse_init_nid(p: SeparatePaths, nid: int, begin: int, end: int) -> None:
     if k.faults.fails("USG"):
         raise KernelBug(f"panic: Failed to allocate usemap for node {nid}")
     hugetlb_vmemmap_init_early(p, nid)
-    per = k.arch.vmemmap_per_section
+    per, spp = k.arch.pages_per_section, k.arch.spp
     for lo, hi, word in sections.flags.runs(begin, end):
         if word & SECTION_IS_VMEMMAP_PREINIT:
             continue
-        if populate_boot_sections(k, lo * per, hi * per, nid):
+        if vmemmap_populate_boot(k, lo * per // spp, -(-hi * per // spp), nid):
             raise KernelBug(f"panic: Failed to allocate memmap for a section in {lo}..{hi}")
-        k.vmstat.nr_memmap_boot += (hi - lo) * per
+        k.vmstat.nr_memmap_boot += (hi - lo) * k.arch.vmemmap_per_section
         sparse_init_early_sections(k, lo, hi, 0)
 
 

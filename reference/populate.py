@@ -1,12 +1,14 @@
 """Populating the vmemmap: the arch-independent builders (mm/sparse-vmemmap.c, Linux 7.3; separate-paths.md 3.3,
-3.17, 3.19).
+3.17, 3.19). `reference.arch` says which architecture uses which.
 
 Ranges are half-open [lo, hi) in vmemmap pages (vpn). The builders never undo: their caller frees the whole range
-with `x86_pgtable.vmemmap_free`, so what a failing builder does not map it frees itself. Allocation points: PGT,
+with the architecture's vmemmap_free, so what a failing builder does not map it frees itself. Allocation points: PGT,
 PTBL, VMB, VMF.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from mm.altmap import Altmap
 from mm.errno import ENOMEM
@@ -68,8 +70,17 @@ def alloc_row(k: Kernel, kind: str, n: int, nid: int, owner: str) -> Extents | N
     return None
 
 
-def _memmap_row(k: Kernel, n: int, nid: int) -> Extents | None:
-    """A row of `n` VMF points."""
+def memmap_row(k: Kernel, n: int, nid: int, altmap: Altmap | None = None) -> Extents | None:
+    """A row of `n` VMF points: frames from the altmap if there is one, else from RAM; on failure None, and nothing is
+    kept.
+    """
+    if altmap is not None:
+        frame, have = altmap.allocate_pages(n)
+        reach = n if have == n else have + 1
+        if k.faults.grant("VMF", reach) == reach and have == n:
+            return [(frame, n)]
+        altmap.release(have)
+        return None
     if k.slab_available:
         return alloc_row(k, "VMF", n, nid, OWNER_MEMMAP)
     got = k.memblock.alloc_many(nid, n, 1)
@@ -83,12 +94,12 @@ def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
     """vmemmap_p4d_populate, vmemmap_pud_populate and, for `lowest` PTE_TABLE, vmemmap_pmd_populate at `vpn`; False:
     no memory.
 
-    With four levels the p4d is folded, so vmemmap_pgd_populate never allocates.
+    With four levels the p4d is folded, so vmemmap_pgd_populate never allocates; with three the PUD is too.
     """
     tables = k.tables
     if tables.tables[lowest].get(vpn // tables.spans[lowest]) is not None:
         return True
-    for level in range(PUD_TABLE, lowest - 1, -1):
+    for level in range(upper_tables(k)[0], lowest - 1, -1):
         index = vpn // tables.spans[level]
         if tables.tables[level].get(index) is None:
             frame = vmemmap_alloc_block(k, TABLE_POINTS[level], nid, OWNER_PGTABLE, OWNER_PGTABLE_BOOT)
@@ -98,20 +109,23 @@ def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
     return True
 
 
+def upper_tables(k: Kernel) -> tuple[int, ...]:
+    """The levels of tables above PTE tables, highest first."""
+    return (PMD_TABLE,) if k.arch.pgd_shift == k.arch.pud_shift else (PUD_TABLE, PMD_TABLE)
+
+
 # -- private memmaps ------------------------------------------------------------------------------------------------
 
 
-def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int) -> int:
-    """vmemmap_populate_basepages without altmap: a frame of its own for every vmemmap page that has none. 0 or
-    -ENOMEM.
-    """
+def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
+    """vmemmap_populate_basepages: a frame of its own for every vmemmap page that has none. 0 or -ENOMEM."""
     ptrs = k.arch.ptrs_per_pte
     while lo < hi:
         end = min(hi, (lo // ptrs + 1) * ptrs)
         if not ensure_tables(k, lo, nid, PTE_TABLE):
             return -ENOMEM
         for s, e in k.tables.holes(lo, end):
-            got = _memmap_row(k, e - s, nid)
+            got = memmap_row(k, e - s, nid, altmap)
             if got is None:
                 return -ENOMEM
             k.tables.map_extents(s, got)
@@ -119,7 +133,7 @@ def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int) -> int:
     return 0
 
 
-def _alloc_pmd_block(k: Kernel, nid: int, altmap: Altmap | None) -> int | None:
+def alloc_pmd_block(k: Kernel, nid: int, altmap: Altmap | None) -> int | None:
     """vmemmap_alloc_block_buf(PMD_SIZE)."""
     if k.faults.fails("VMB"):
         return None
@@ -137,42 +151,57 @@ def _alloc_pmd_block(k: Kernel, nid: int, altmap: Altmap | None) -> int | None:
 def vmemmap_populate_hugepages(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
     """vmemmap_populate_hugepages: PMD leaves, base pages where no block is to be had (never with an altmap). 0 or
     -ENOMEM.
+
+    A leaf is whole even where the range covers a part of it only; base pages stay inside the range.
     """
     tables = k.tables
     ptrs = k.arch.ptrs_per_pte
-    for vpn in range(lo, hi, ptrs):
+    for first in range(lo - lo % ptrs, hi, ptrs):
+        vpn, end = max(first, lo), min(first + ptrs, hi)
         if not ensure_tables(k, vpn, nid, PMD_TABLE):
             return -ENOMEM
-        if tables.tables[PTE_TABLE].get(vpn // ptrs) is None:
+        if tables.tables[PTE_TABLE].get(first // ptrs) is None:
             if tables.get(vpn) is not None:
                 continue
-            frame = _alloc_pmd_block(k, nid, altmap)
+            frame = alloc_pmd_block(k, nid, altmap)
             if frame is not None:
-                tables.set(vpn, vpn + ptrs, Leaf(frame - vpn))
+                tables.set(first, first + ptrs, Leaf(frame - first))
                 continue
             if altmap is not None:
                 return -ENOMEM
-        if vmemmap_populate_basepages(k, vpn, vpn + ptrs, nid):
+        if vmemmap_populate_basepages(k, vpn, end, nid, altmap):
             return -ENOMEM
     return 0
 
 
-def populate_boot_sections(k: Kernel, lo: int, hi: int, nid: int) -> int:
-    """vmemmap_populate of whole sections at boot, as the loop over them in sparse_init_nid does it. 0 or -ENOMEM.
+Populate = Callable[[Kernel, int, int, int, Altmap | None], int]
+"""An architecture's vmemmap_populate."""
+
+
+def populate_boot_sections(k: Kernel, lo: int, hi: int, nid: int, populate: Populate, levels: tuple[int, ...]) -> int:
+    """`populate` for whole sections at boot where it makes PMD leaves, as the loop over them in sparse_init_nid does
+    it. 0 or -ENOMEM. `levels` are the tables above the leaves.
 
     Where no point can fail by injection, the whole row is allocated at once: a 16T machine costs as much as a 1G
-    one. A row that holds the failing point is halved until that point's section stands alone.
+    one. A row that holds the failing point is halved until that point's leaf stands alone. Leaves reach beyond the
+    range, and some may be there already.
     """
     ptrs = k.arch.ptrs_per_pte
     tables, faults = k.tables, k.faults
-    missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
+    first, last = lo // ptrs * ptrs, -(-hi // ptrs) * ptrs
+    absent = tables.holes(first, last)
+    if any(s % ptrs or e % ptrs for s, e in absent):
+        return populate(k, lo, hi, nid, None)
+    missing = [(level, tables.missing_tables(level, lo, hi)) for level in levels]
     nr_tables = sum([e - s for _, holes in missing for s, e in holes])
-    nr_blocks = (hi - lo) // ptrs
+    nr_blocks = sum([e - s for s, e in absent]) // ptrs
     if faults.reached < faults.armed <= faults.reached + nr_tables + nr_blocks:
-        if nr_blocks == 1:
-            return vmemmap_populate_hugepages(k, lo, hi, nid, None)
-        mid = lo + nr_blocks // 2 * ptrs
-        return populate_boot_sections(k, lo, mid, nid) or populate_boot_sections(k, mid, hi, nid)
+        mid = first + (last - first) // ptrs // 2 * ptrs
+        if mid <= lo:
+            return populate(k, lo, hi, nid, None)
+        return populate_boot_sections(k, lo, mid, nid, populate, levels) or populate_boot_sections(
+            k, mid, hi, nid, populate, levels
+        )
     for level, holes in missing:
         for s, e in holes:
             got = k.memblock.alloc_many(nid, e - s, 1)
@@ -181,13 +210,16 @@ def populate_boot_sections(k: Kernel, lo: int, hi: int, nid: int) -> int:
             for frame, n in got:
                 k.pages.claim(frame, frame + n, OWNER_PGTABLE_BOOT)
             tables.add_tables(level, s, got)
-    for frame, n in k.memblock.alloc_many(nid, nr_blocks, ptrs):
-        faults.grant("VMB", n // ptrs)
-        k.pages.claim(frame, frame + n, OWNER_MEMMAP_BOOT)
-        tables.set(lo, lo + n, Leaf(frame - lo))
-        lo += n
-    # Without a free PMD-sized block, one by one: each section tries a block and falls back to base pages.
-    return vmemmap_populate_hugepages(k, lo, hi, nid, None)
+    for s, e in absent:
+        for frame, n in k.memblock.alloc_many(nid, (e - s) // ptrs, ptrs):
+            faults.grant("VMB", n // ptrs)
+            k.pages.claim(frame, frame + n, OWNER_MEMMAP_BOOT)
+            tables.set(s, s + n, Leaf(frame - s))
+            s += n
+        if s < e:
+            # No PMD-sized block is left: leaf by leaf, each tries for one and falls back as the architecture does.
+            return populate(k, max(s, lo), hi, nid, None)
+    return 0
 
 
 # -- HugeTLB at boot ------------------------------------------------------------------------------------------------
@@ -216,7 +248,7 @@ def vmemmap_populate_hvo(k: Kernel, tails: Tails, lo: int, hi: int, order: int, 
         return -ENOMEM
     if not ensure_tables(k, lo, zone.nid, PTE_TABLE):
         return -ENOMEM
-    got = _memmap_row(k, keep, zone.nid)
+    got = memmap_row(k, keep, zone.nid)
     if got is None:
         return -ENOMEM
     for vpn in range(lo, hi, k.arch.ptrs_per_pte):
@@ -273,7 +305,7 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     if not ensure_tables(k, lo, nid, PTE_TABLE):
         return -ENOMEM
     stride = min(hi - lo, k.arch.vmemmap_pages(pgmap.vmemmap_shift))
-    got = _memmap_row(k, VMEMMAP_RESERVE_NR * ((hi - lo) // stride), nid)
+    got = memmap_row(k, VMEMMAP_RESERVE_NR * ((hi - lo) // stride), nid)
     if got is None:
         return -ENOMEM
     # Sections that follow may share this compound page's tail frame.

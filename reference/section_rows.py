@@ -14,18 +14,18 @@ from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
 from mm.page import POISON
-from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, Extents, joined
+from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP, OWNER_PGTABLE, Extents, joined
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
 from mm.runs import RunSet
+from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages
 from reference.populate import VMEMMAP_RESERVE_NR, map_compounds, vmemmap_can_optimize
 from reference.sparse_vmemmap import (
-    SECTIONS_PER_ROOT,
     section_nr_vmemmap_pages,
+    section_roots,
     sparse_add_section,
     sparse_remove_section,
 )
-from reference.x86_pgtable import vmemmap_free
 
 
 def sparse_add_sections(
@@ -68,6 +68,8 @@ def _add_row(
     """Add up to `want` sections from `pfn` on together; how many pages that was, 0 when it cannot be done."""
     arch, sections, tables = k.arch, k.sections, k.tables
     per, spp, ptrs = arch.pages_per_section, arch.spp, arch.ptrs_per_pte
+    if arch.vmemmap_per_section != ptrs:
+        return _add_long_row(k, roots, nid, pfn, want, altmap, pgmap)
     first = pfn // per
     # Within one PMD table, so that its own allocation comes before all others.
     want = min(want, ptrs - pfn // spp // ptrs % ptrs)
@@ -79,7 +81,7 @@ def _add_row(
     last, lo, hi = first + want, pfn // spp, (first + want) * per // spp
     if want < 2 or sections.flags.overlaps(first, last) or sections.usage.overlaps(first, last):
         return 0
-    missing_roots = _gaps(roots, first // SECTIONS_PER_ROOT, -(-last // SECTIONS_PER_ROOT))
+    missing_roots = _gaps(roots, *section_roots(k, first, last))
     missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
     points = [("ROOT", missing_roots), ("USG", want), ("PGT", sum([len(holes) for _, holes in missing]))]
     if compound:
@@ -109,14 +111,55 @@ def _add_row(
         for frame, n in got:
             tables.set(vpn, vpn + n, Leaf(frame - vpn))
             vpn += n
-    k.vmstat.nr_memmap += _nr_vmemmap_pages(k, first, last, altmap, pgmap)
-    if missing_roots:
-        roots.add(first // SECTIONS_PER_ROOT, -(-last // SECTIONS_PER_ROOT))
-    sections.usage.set(first, last, "hot")
-    sections.subsections.add(pfn // arch.pages_per_subsection, last * per // arch.pages_per_subsection)
-    k.memmap.write(pfn, want * per, POISON)
-    sections.set_flags(first, last, SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
+    _sections_added(k, roots, first, last, altmap, pgmap)
     return want * per
+
+
+def _add_long_row(
+    k: Kernel, roots: RunSet, nid: int, pfn: int, want: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> int:
+    """`_add_row` where a section is more or less than a PMD leaf: the architecture populates the whole row at once.
+
+    Only where memory is so plenty that nothing can fail, and nobody looks at the order of the points.
+    """
+    arch, faults = k.arch, k.faults
+    per, ptrs = arch.pages_per_section, arch.ptrs_per_pte
+    if faults.armed or faults.points is not None:
+        return 0
+    first, last = pfn // per, pfn // per + want
+    lo, hi = pfn // arch.spp, -(-last * per // arch.spp)
+    leaves = -(-hi // ptrs) - lo // ptrs
+    if altmap is not None and altmap.capacity - altmap.alloc - altmap.align < (leaves + 1) * ptrs:
+        return 0
+    for node in (nid, 0):
+        zones = k.pages.zonelist(node, KERNEL_ZONES, False)
+        zone = next(zone for zone in zones if zone.managed_pages)
+        # Leaves or as many base pages, PTE tables, and what few tables of other levels there are.
+        if zone.blocks.total < leaves + leaves // ptrs + 4:
+            return 0
+    faults.grant("ROOT", _gaps(roots, *section_roots(k, first, last)))
+    faults.grant("USG", want)
+    if pgmap is not None and vmemmap_can_optimize(k, altmap, pgmap):
+        rc = vmemmap_populate_compound_pages(k, pfn, lo, hi, nid, pgmap)
+    else:
+        rc = vmemmap_populate(k, lo, hi, nid, altmap)
+    if rc:
+        raise AssertionError(f"sections {first}..{last} cannot be populated though memory is plenty")
+    _sections_added(k, roots, first, last, altmap, pgmap)
+    return want * per
+
+
+def _sections_added(
+    k: Kernel, roots: RunSet, first: int, last: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> None:
+    """What section_activate and sparse_add_section write down for sections [first, last), which have a memmap now."""
+    sections, per, sub = k.sections, k.arch.pages_per_section, k.arch.pages_per_subsection
+    k.vmstat.nr_memmap += _nr_vmemmap_pages(k, first, last, altmap, pgmap)
+    roots.add(*section_roots(k, first, last))
+    sections.usage.set(first, last, "hot")
+    sections.subsections.add(first * per // sub, last * per // sub)
+    k.memmap.write(first * per, (last - first) * per, POISON)
+    sections.set_flags(first, last, SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP)
 
 
 def sparse_remove_sections(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
@@ -157,18 +200,26 @@ def _remove_row(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: 
     sections.subsections.remove(first * bits, last * bits)
     sections.usage.clear(first, last)
     k.vmstat.nr_memmap -= _nr_vmemmap_pages(k, first, last, altmap, pgmap)
-    vmemmap_free(k, first * arch.vmemmap_per_section, last * arch.vmemmap_per_section, altmap)
+    per = arch.pages_per_section
+    vmemmap_free(k, first * per // arch.spp, -(-last * per // arch.spp), altmap)
     sections.flags.clear(first, last)
     sections.touched.append((first, last))
 
 
 def _nr_vmemmap_pages(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-    """section_nr_vmemmap_pages, summed over sections [first, last)."""
+    """section_nr_vmemmap_pages, summed over sections [first, last): there are at most two kinds of them, those that
+    begin at a multiple of the compound size and the others.
+    """
     per = k.arch.pages_per_section
-    if pgmap is None or pgmap.vmemmap_shift < per.bit_length() or not vmemmap_can_optimize(k, altmap, pgmap):
-        return (last - first) * section_nr_vmemmap_pages(k, first * per, per, altmap, pgmap)
-    compound = 1 << pgmap.vmemmap_shift
-    return VMEMMAP_RESERVE_NR * (-(-last * per // compound) - -(-first * per // compound))
+    step = max(1, (1 << pgmap.vmemmap_shift) // per) if pgmap is not None else 1
+    aligned = -(-last // step) - -(-first // step)
+    n = 0
+    if aligned:
+        n += aligned * section_nr_vmemmap_pages(k, -(-first // step) * step * per, per, altmap, pgmap)
+    if aligned < last - first:
+        other = first + (first % step == 0)
+        n += (last - first - aligned) * section_nr_vmemmap_pages(k, other * per, per, altmap, pgmap)
+    return n
 
 
 def _gaps(members: RunSet, lo: int, hi: int) -> int:

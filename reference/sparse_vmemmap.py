@@ -12,11 +12,11 @@ from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRES
 from mm.page import POISON
 from mm.pgmap import PgMap
 from mm.runs import RunSet
-from reference.populate import VMEMMAP_RESERVE_NR, vmemmap_can_optimize, vmemmap_populate_compound_pages
-from reference.x86_pgtable import vmemmap_free, vmemmap_populate
+from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages
+from reference.populate import VMEMMAP_RESERVE_NR, vmemmap_can_optimize
 
-SECTIONS_PER_ROOT = 256
-"""PAGE_SIZE / sizeof(struct mem_section), without page_ext (include/linux/mmzone.h)."""
+SIZEOF_MEM_SECTION = 16
+"""sizeof(struct mem_section) without page_ext (include/linux/mmzone.h)."""
 
 
 def section_nr_vmemmap_pages(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
@@ -53,9 +53,10 @@ def depopulate_section_memmap(k: Kernel, pfn: int, nr: int, altmap: Altmap | Non
 
 def free_map_bootmem(k: Kernel, section: int) -> None:
     """free_map_bootmem: the whole memmap of an early section, however its last part was removed."""
-    per = k.arch.vmemmap_per_section
-    k.vmstat.nr_memmap_boot -= per
-    vmemmap_free(k, section * per, (section + 1) * per, None)
+    arch = k.arch
+    per, spp = arch.pages_per_section, arch.spp
+    k.vmstat.nr_memmap_boot -= arch.vmemmap_per_section
+    vmemmap_free(k, section * per // spp, -(-(section + 1) * per // spp), None)
 
 
 def section_deactivate(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
@@ -74,8 +75,11 @@ def section_deactivate(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgma
     sections.subsections.remove(lo, hi)
     bits = arch.pages_per_section // per
     empty = not sections.subsections.overlaps(section * bits, (section + 1) * bits)
-    if empty and sections.usage.get(section) == "hot":
-        sections.usage.clear(section, section + 1)
+    if empty:
+        # vmemmap_free asks on some architectures what is still valid.
+        sections.clear_flags(section, section + 1, SECTION_HAS_MEM_MAP)
+        if sections.usage.get(section) == "hot":
+            sections.usage.clear(section, section + 1)
     if not early:
         depopulate_section_memmap(k, pfn, nr, altmap, pgmap)
     elif empty:
@@ -112,13 +116,19 @@ def section_activate(k: Kernel, nid: int, pfn: int, nr: int, altmap: Altmap | No
     return 0
 
 
+def section_roots(k: Kernel, first: int, last: int) -> tuple[int, int]:
+    """The root arrays (SECTIONS_PER_ROOT, include/linux/mmzone.h: one page each) that sections [first, last) are in."""
+    per = k.arch.page // SIZEOF_MEM_SECTION
+    return first // per, -(-last // per)
+
+
 def sparse_index_init(k: Kernel, roots: RunSet, section: int) -> int:
     """sparse_index_init (mm/sparse.c): the root array that holds the section; 0 or -ENOMEM."""
-    root = section // SECTIONS_PER_ROOT
-    if root not in roots:
+    lo, hi = section_roots(k, section, section + 1)
+    if lo not in roots:
         if k.faults.fails("ROOT"):
             return -ENOMEM
-        roots.add(root, root + 1)
+        roots.add(lo, hi)
     return 0
 
 
