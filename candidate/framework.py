@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import ENOENT
 
 from candidate import hugetlb_boot, hugetlb_vmemmap, mm_init, section_rows
+from candidate.arch import arch_vmemmap
 from candidate.vmemmap_optimization import Framework
 from mm.altmap import Altmap
 from mm.folio import Folio
@@ -24,7 +25,7 @@ class UnifiedFramework(Framework):
     def __init__(self, k: Kernel, profile: str = "posted") -> None:
         if profile not in PROFILES:
             raise ValueError(f"unknown profile {profile!r}; write one of {', '.join(PROFILES)}")
-        super().__init__(k, profile == "merged")
+        super().__init__(k, profile == "merged", arch_vmemmap(k.arch))
         self.profile = profile
 
     def zone_tails(self) -> dict[tuple[tuple[int, int], int], int]:

@@ -8,7 +8,7 @@ resets it.
 from __future__ import annotations
 
 from candidate.hugetlb_vmemmap import hugetlb_vmemmap_optimize_folios
-from candidate.sparse_vmemmap import SECTIONS_PER_ROOT
+from candidate.vmemmap_boot import ALL, boot_frames, boot_tables
 from candidate.vmemmap_optimization import (
     Framework,
     section_nr_vmemmap_pages,
@@ -16,7 +16,6 @@ from candidate.vmemmap_optimization import (
     vmemmap_optimizable_order,
     vmemmap_shared_tail_page,
 )
-from candidate.x86_pgtable import boot_frames, boot_tables, vmemmap_populate_boot
 from mm.boot import memblocks_present, sparse_init_subsection_map
 from mm.folio import Folio
 from mm.hstate import HState
@@ -25,7 +24,7 @@ from mm.kernel import MIGRATE_MOVABLE
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY
 from mm.page import Compound
 from mm.page_alloc import OWNER_HUGETLB, OWNER_MEMMAP_BOOT, KernelBug
-from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Pte, Shared
+from mm.pgtable import Pte, Shared
 
 # -- reservation ----------------------------------------------------------------------------------------------------
 
@@ -109,9 +108,9 @@ def sparse_init(f: Framework) -> None:
 def _populate_row(f: Framework, lo: int, hi: int, nid: int) -> None:
     """Sections [lo, hi) that are not optimized."""
     if lo < hi:
-        per = f.k.arch.vmemmap_per_section
-        vmemmap_populate_boot(f.k, lo * per, hi * per, nid)
-        f.k.vmstat.nr_memmap_boot += (hi - lo) * per
+        per = f.k.arch.pages_per_section
+        f.vmemmap.vmemmap_populate_boot(f, lo * per, hi * per, nid)
+        f.k.vmstat.nr_memmap_boot += (hi - lo) * f.k.arch.vmemmap_per_section
 
 
 def _populate_optimized(f: Framework, lo: int, hi: int, order: int, nid: int) -> None:
@@ -123,7 +122,7 @@ def _populate_optimized(f: Framework, lo: int, hi: int, order: int, nid: int) ->
     k = f.k
     arch = k.arch
     per = arch.vmemmap_per_section
-    boot_tables(k, lo * per, hi * per, nid, (PUD_TABLE, PMD_TABLE, PTE_TABLE))
+    boot_tables(k, lo * per, hi * per, nid, ALL)
     period = arch.vmemmap_pages(order)
     for vpn in range(lo * per, hi * per, period):
         zone = k.pages.zone_of.get(vpn * arch.spp)
@@ -143,7 +142,7 @@ def sparse_sections_init(f: Framework) -> None:
     """
     memblocks_present(f.k)
     for lo, hi, _ in f.k.sections.nid.items():
-        f.roots.update(range(lo // SECTIONS_PER_ROOT, (hi - 1) // SECTIONS_PER_ROOT + 1))
+        f.roots.update(range(lo // f.sections_per_root, (hi - 1) // f.sections_per_root + 1))
 
 
 # -- gathering ------------------------------------------------------------------------------------------------------

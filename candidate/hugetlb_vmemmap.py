@@ -118,9 +118,10 @@ def vmemmap_split_pmd(f: Framework, pmd: int) -> int:
     frame = None if k.faults.fails("SPLIT") else k.pages.alloc_page(0, OWNER_PGTABLE)
     if frame is None:
         return -ENOMEM
-    if f.merged and k.faults.fails("PMDHOOK"):
+    rc = f.vmemmap.try_populate_vmemmap_pmd(f, pmd)
+    if rc:
         k.pages.free(frame, 1)
-        return -EAGAIN
+        return rc
     k.tables.split_leaf(pmd, frame)
     k.vmstat.nr_page_table_pages += 1
     return 0

@@ -23,20 +23,31 @@ def plain(nid: int, zone: int) -> Plain:
 
 
 def memmap_init(f: Framework) -> None:
-    """memmap_init, memmap_init_zone_range, init_unavailable_range (mm/mm_init.c, -mm): all boot RAM, and holes of
-    present sections.
+    """memmap_init, memmap_init_zone_range (mm/mm_init.c, -mm): all boot RAM, and the holes of present sections, which
+    go to the zone of the RAM behind them, at the end to that in front.
     """
     k = f.k
-    per = k.arch.pages_per_section
-    ranges = k.machine.ram_ranges()
-    for i, (nid, start, end) in enumerate(ranges):
+    hole = 0
+    for _, start, end in k.machine.ram_ranges():
         for lo, hi, zone in k.pages.zone_of.runs(start, end):
             _init_range(f, zone, lo, defer_init(k, zone, lo, hi))
+            init_unavailable_range(k, hole, lo, zone)
+            hole = hi
         k.set_pageblocks(start, end, MIGRATE_MOVABLE)
-        section_end = -(-end // per) * per
-        if end < section_end and (i + 1 == len(ranges) or ranges[i + 1][1] >= section_end):
-            zone = k.pages.zone_of.runs(start, end)[-1][2]
-            k.memmap.init(end, section_end - end, plain(nid, zone.idx))
+    per = k.arch.pages_per_section
+    init_unavailable_range(k, hole, -(-hole // per) * per, zone)
+
+
+def init_unavailable_range(k: Kernel, lo: int, hi: int, zone: Zone) -> None:
+    """init_unavailable_range (mm/mm_init.c, 7.3): struct pages of [lo, hi), as far as its sections have a memory map.
+
+    There is no RAM in it, so that only the sections at its ends can have one.
+    """
+    per = k.arch.pages_per_section
+    for s, e, _ in k.sections.flags.runs(lo // per, -(-hi // per)):
+        first, last = max(s * per, lo), min(e * per, hi)
+        if first < last:
+            k.memmap.init(first, last - first, plain(zone.nid, zone.idx))
 
 
 def defer_init(k: Kernel, zone: Zone, start: int, end: int) -> int:

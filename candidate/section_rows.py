@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from candidate.sparse_vmemmap import (
     HOT_SECTION,
-    SECTIONS_PER_ROOT,
     add_section,
     remove_section,
     sections_nr_vmemmap_pages,
 )
 from candidate.vmemmap_optimization import Framework, vmemmap_can_optimize, vmemmap_shared_tail_page
-from candidate.x86_pgtable import vmemmap_free, vmemmap_upper_populate
+from candidate.vmemmap_populate import altmap_alloc_pages, vmemmap_upper_populate
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, ZONE_DEVICE
@@ -33,12 +32,14 @@ def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap
     arch = f.k.arch
     per = arch.pages_per_section
     end = pfn + nr
-    whole = end - end % per
+    optimized = pgmap is not None and vmemmap_can_optimize(f, altmap, pgmap)
+    step = max(per, arch.spp if optimized or not f.vmemmap.leaves else arch.spp * arch.ptrs_per_pte)
+    whole = end - end % step
     span = f.k.tables.spans[PMD_TABLE] * arch.spp
     while True:
-        if pfn < whole and not pfn % per:
+        if pfn < whole and not pfn % step:
             stop = min(whole, pfn - pfn % span + span)
-            if _add_row(f, nid, pfn, stop, altmap, pgmap):
+            if _add_row(f, nid, pfn, stop, altmap, pgmap if optimized else None):
                 if stop == end:
                     return 0
                 pfn = stop
@@ -50,13 +51,15 @@ def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap
         pfn = stop
 
 
-def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, pgmap: PgMap | None) -> bool:
-    """Add the whole sections of [pfn, end), or return False with nothing changed."""
+def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, optimized: PgMap | None) -> bool:
+    """Add the whole sections of [pfn, end), which are whole leaves or vmemmap pages too, or return False with nothing
+    changed. `optimized` is the page map if the sections get its order.
+    """
     k = f.k
     faults, arch, sections, tables = k.faults, k.arch, k.sections, k.tables
     if faults.points is not None:
         return False
-    per, spp, ptrs = arch.pages_per_section, arch.spp, arch.ptrs_per_pte
+    per, spp = arch.pages_per_section, arch.spp
     first, last = pfn // per, end // per
     lo, hi = pfn // spp, end // spp
     if (
@@ -64,27 +67,34 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
         or sections.flags.overlaps(first, last)
         or f.orders.overlaps(first, last)
         or tables.entries.overlaps(lo, hi)
-        or tables.tables[PTE_TABLE].overlaps(lo // ptrs, hi // ptrs)
     ):
         return False
-    roots = [r for r in range(first // SECTIONS_PER_ROOT, (last - 1) // SECTIONS_PER_ROOT + 1) if r not in f.roots]
+    roots = [r for r in range(first // f.sections_per_root, (last - 1) // f.sections_per_root + 1) if r not in f.roots]
     # USG for each section, then at most two PGT, one TAIL, and as populated VMB or PTBL and VMF.
     own = len(roots) + last - first
-    optimized = pgmap is not None and vmemmap_can_optimize(f, altmap, pgmap)
-    heads = _head_slots(f, pfn, end, pgmap) if pgmap is not None and optimized else range(lo, hi, ptrs)
+    heads: range | None = range(lo, hi)
+    if optimized is not None:
+        heads = f.vmemmap.head_slots(f, pfn, end, optimized)
+    elif f.vmemmap.leaves:
+        heads = range(lo, hi, arch.ptrs_per_pte)
     if heads is None:
         return False
-    mapped = len(heads) + (hi - lo) // ptrs if optimized else len(heads)
+    missing = []
+    if optimized is not None or not f.vmemmap.leaves:
+        missing = tables.missing_tables(PTE_TABLE, lo, hi)
+    elif tables.tables[PTE_TABLE].overlaps(lo // arch.ptrs_per_pte, hi // arch.ptrs_per_pte):
+        return False
+    mapped = len(heads) + sum([e - s for s, e in missing])
     if faults.room(own + mapped + 3) < own + mapped + 3:
         return False
-    if optimized:
-        if pgmap is None or _free_frames(k, nid) < mapped + 3:
+    memmap_nid = nid if f.vmemmap.memmap_nid is None else f.vmemmap.memmap_nid
+    if optimized is not None:
+        if not _populate_optimized(f, lo, hi, nid, optimized.vmemmap_shift, heads, missing):
             return False
-        if not _populate_optimized(f, lo, hi, nid, pgmap.vmemmap_shift, heads):
-            return False
-        f.orders.set(first, last, pgmap.vmemmap_shift)
+        f.orders.set(first, last, optimized.vmemmap_shift)
     else:
-        if not _populate_leaves(k, lo, hi, nid, altmap):
+        populate = _populate_leaves if f.vmemmap.leaves else _populate_pages
+        if not populate(f, lo, hi, memmap_nid, altmap if f.vmemmap.altmaps else None, missing):
             return False
         k.memmap.write(pfn, end - pfn, POISON)
     faults.grant("USG", own + mapped)
@@ -104,37 +114,45 @@ def _free_frames(k: Kernel, nid: int) -> int:
     return sum([(z.blocks.total << order) + z.frags.total for z in k.pages.zonelist(nid, KERNEL_ZONES, False)])
 
 
-def _head_slots(f: Framework, pfn: int, end: int, pgmap: PgMap) -> range | None:
-    """Vmemmap pages of a row that get a page of their own (reuse_compound_section); None where a row does not help."""
-    arch = f.k.arch
-    size = 1 << pgmap.vmemmap_shift
-    spp = arch.spp
-    if size <= arch.pages_per_subsection:
-        return range(pfn // spp, end // spp, size // spp)
-    if size < arch.pages_per_section:
-        return None
-    start = pgmap.ranges[pgmap.nr_range][0]
-    if start % arch.pages_per_section:  # compound pages begin inside of sections, where nobody looks
-        return range(0)
-    return range((pfn + (start - pfn) % size) // spp, end // spp, size // spp)
+def _populate_tables(f: Framework, vpn: int, nid: int, missing: list[tuple[int, int]]) -> None:
+    """The upper tables over `vpn`, and the `missing` PTE tables; there is memory for them."""
+    k = f.k
+    if not f.vmemmap.page_tables:
+        return
+    if f.vmemmap.table_nid is not None:
+        nid = f.vmemmap.table_nid
+    tables = k.tables
+    made = tables.tables[PMD_TABLE].get(vpn // tables.spans[PMD_TABLE]) is None
+    vmemmap_upper_populate(k, vpn, nid)
+    count = int(made)
+    for first, last in missing:
+        tables.add_tables(PTE_TABLE, first, k.pages.alloc_bulk(last - first, nid, OWNER_PGTABLE))
+        count += last - first
+    if f.vmemmap.counts_tables:
+        k.vmstat.nr_page_table_pages += count
 
 
-def _populate_leaves(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> bool:
+def _populate_leaves(
+    f: Framework, lo: int, hi: int, nid: int, altmap: Altmap | None, missing: list[tuple[int, int]]
+) -> bool:
     """`vmemmap_populate` for whole sections, all PMD leaves; False when memory is short."""
+    k = f.k
     tables, n = k.tables, hi - lo
-    blocks = n // k.arch.ptrs_per_pte
+    ptrs = k.arch.ptrs_per_pte
+    blocks = n // ptrs
     if altmap:
-        pad = -(altmap.base_pfn + altmap.reserve + altmap.alloc + altmap.align) % k.arch.ptrs_per_pte
-        if n + pad > altmap.capacity - altmap.alloc - altmap.align or _free_frames(k, nid) < 2:
+        pad = -(altmap.base_pfn + altmap.reserve + altmap.alloc + altmap.align) % ptrs
+        inside = altmap.base_pfn <= lo * k.arch.spp and hi * k.arch.spp <= altmap.end_pfn
+        if not inside or n + pad > altmap.capacity - altmap.alloc - altmap.align or _free_frames(k, nid) < 2:
             return False
     elif sum([zone.blocks.total for zone in k.pages.zonelist(nid, KERNEL_ZONES, False)]) < blocks + 2:
         return False
-    vmemmap_upper_populate(k, lo, nid)
+    _populate_tables(f, lo, nid, missing)
     if altmap:
-        frame = altmap.allocate(k.arch.ptrs_per_pte)
+        frame = altmap.allocate(ptrs)
         if frame is None:
             raise AssertionError(altmap)
-        altmap.alloc += n - k.arch.ptrs_per_pte
+        altmap.alloc += n - ptrs
         tables.set(lo, hi, Leaf(frame - lo))
         return True
     entries = tables.entries
@@ -145,16 +163,34 @@ def _populate_leaves(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
     return True
 
 
-def _populate_optimized(f: Framework, lo: int, hi: int, nid: int, order: int, heads: range) -> bool:
-    """`vmemmap_populate_compound_pages` for whole sections; False when there is no such shared tail page."""
+def _populate_pages(
+    f: Framework, lo: int, hi: int, nid: int, altmap: Altmap | None, missing: list[tuple[int, int]]
+) -> bool:
+    """`vmemmap_populate` for whole sections, all base pages; False when memory is short."""
+    k = f.k
+    tables = sum([e - s for s, e in missing]) + 2
+    if altmap and altmap.capacity - altmap.alloc - altmap.align < hi - lo:
+        return False
+    if _free_frames(k, nid) < tables + (0 if altmap else hi - lo):
+        return False
+    _populate_tables(f, lo, nid, missing)
+    frames = altmap_alloc_pages(altmap, hi - lo) if altmap else k.pages.alloc_bulk(hi - lo, nid, OWNER_MEMMAP)
+    k.tables.map_extents(lo, frames)
+    return True
+
+
+def _populate_optimized(
+    f: Framework, lo: int, hi: int, nid: int, order: int, heads: range, missing: list[tuple[int, int]]
+) -> bool:
+    """`vmemmap_populate_compound_pages` for whole sections; False when memory is short."""
     k = f.k
     tables = k.tables
+    if _free_frames(k, nid) < len(heads) + sum([e - s for s, e in missing]) + 3:
+        return False
     tail = vmemmap_shared_tail_page(f, order, k.nodes[nid].zones[ZONE_DEVICE])
     if tail is None:
         return False
-    vmemmap_upper_populate(k, lo, nid)
-    ptrs = k.arch.ptrs_per_pte
-    tables.add_tables(PTE_TABLE, lo // ptrs, k.pages.alloc_bulk((hi - lo) // ptrs, nid, OWNER_PGTABLE))
+    _populate_tables(f, lo, nid, missing)
     k.pages.get_refs(tail, hi - lo - len(heads))
     tables.touched.append((lo, hi))
     entries = tables.entries
@@ -212,8 +248,8 @@ def _remove_row(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> bool
     k.vmstat.nr_memmap -= sections_nr_vmemmap_pages(f, pfn, end)
     sections.subsections.remove(pfn // sub, end // sub)
     sections.usage.clear(first, last)
-    vmemmap_free(k, pfn // arch.spp, end // arch.spp, altmap)
     sections.flags.clear(first, last)
+    f.vmemmap.vmemmap_free(f, pfn, end, altmap)
     f.orders.clear(first, last)
     sections.touched.append((first, last))
     return True

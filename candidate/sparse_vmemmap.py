@@ -14,71 +14,16 @@ from candidate.vmemmap_optimization import (
     section_vmemmap_optimizable,
     vmemmap_can_optimize,
     vmemmap_optimizable_order,
-    vmemmap_shared_tail_page,
 )
-from candidate.x86_pgtable import vmemmap_alloc_frames, vmemmap_free, vmemmap_populate, vmemmap_tables_populate
 from mm.altmap import Altmap
 from mm.errno import EEXIST, EINVAL, ENOMEM, EOPNOTSUPP
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT, ZONE_DEVICE
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
 from mm.page import POISON
 from mm.pgmap import PgMap
-from mm.pgtable import Pte, Shared, strided
 
-SECTIONS_PER_ROOT = 4096 // 24
-"""struct mem_section is the memmap word, usage and the order; the framework dropped its power-of-two size.
-UNCONFIRMED: no page_ext.
-"""
 HOT_SECTION = SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP
 
 # -- population -----------------------------------------------------------------------------------------------------
-
-
-def reuse_compound_section(f: Framework, pfn: int, pgmap: PgMap) -> bool:
-    """reuse_compound_section (mm/sparse-vmemmap.c, series C): `pfn` continues a compound page.
-
-    Counted from the start of the range being added, while accounting and vmemmap_optimizable_pfn go by the absolute pfn
-    (4.2).
-    """
-    nr = 1 << pgmap.vmemmap_shift
-    offset = pfn - pgmap.ranges[pgmap.nr_range][0]
-    return offset & (nr - 1) != 0 and nr > f.k.arch.pages_per_subsection
-
-
-def vmemmap_populate_compound_pages(f: Framework, pfn: int, lo: int, hi: int, nid: int, pgmap: PgMap) -> int:
-    """vmemmap_populate_compound_pages (mm/sparse-vmemmap.c, series C): vmemmap pages [lo, hi), under one PTE table,
-        of a DAX section.
-
-    Each slot that maps T takes a reference on it. Left out: pages that are mapped already, but for one at the start,
-    which is refused as a mapped tail slot is.
-    """
-    k = f.k
-    tables = k.tables
-    order = pgmap.vmemmap_shift
-    tail = vmemmap_shared_tail_page(f, order, k.nodes[nid].zones[ZONE_DEVICE])
-    if tail is None or not vmemmap_tables_populate(k, lo, nid):
-        return -ENOMEM
-    if tables.get(lo) is not None:
-        k.warn_once("vmemmap of an optimizable section is populated already")
-        return -ENOMEM
-    rw = f.dax_tail_rw
-    if reuse_compound_section(f, pfn, pgmap):
-        tables.set(lo, hi, Shared(tail, rw))
-        k.pages.get_refs(tail, hi - lo)
-        return 0
-    period = k.arch.vmemmap_pages(order)
-    if period > hi - lo:
-        got = vmemmap_alloc_frames(k, 1, nid)
-        if not got:
-            return -ENOMEM
-        tables.set(lo, lo + 1, Pte(got[0][0] - lo, True))
-        tables.set(lo + 1, hi, Shared(tail, rw))
-        k.pages.get_refs(tail, hi - lo - 1)
-        return 0
-    for frame, n in vmemmap_alloc_frames(k, (hi - lo) // period, nid):
-        tables.set(lo, lo + n * period, strided(lo, period, 1, frame, True, tail, rw))
-        k.pages.get_refs(tail, n * (period - 1))
-        lo += n * period
-    return 0 if lo == hi else -ENOMEM
 
 
 def __populate_section_memmap(
@@ -89,11 +34,9 @@ def __populate_section_memmap(
     if (pfn | nr) & (arch.pages_per_subsection - 1):
         f.k.warn_once("memory map of a range that is not whole subsections")
         return -EINVAL
-    lo = pfn // arch.spp
-    hi = lo + nr // arch.spp
     if pgmap is not None and section_vmemmap_optimizable(f, pfn // arch.pages_per_section):
-        return vmemmap_populate_compound_pages(f, pfn, lo, hi, nid, pgmap)
-    return vmemmap_populate(f, lo, hi, nid, altmap)
+        return f.vmemmap.vmemmap_populate_compound_pages(f, pfn, pfn + nr, nid, pgmap)
+    return f.vmemmap.vmemmap_populate(f, pfn, pfn + nr, nid, altmap)
 
 
 def populate_section_memmap(
@@ -109,25 +52,22 @@ def populate_section_memmap(
 
 def depopulate_section_memmap(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -> None:
     """depopulate_section_memmap (mm/sparse-vmemmap.c, -mm)."""
-    k = f.k
-    k.vmstat.nr_memmap -= section_nr_vmemmap_pages(f, pfn, nr)
-    vmemmap_free(k, pfn // k.arch.spp, (pfn + nr) // k.arch.spp, altmap)
+    f.k.vmstat.nr_memmap -= section_nr_vmemmap_pages(f, pfn, nr)
+    f.vmemmap.vmemmap_free(f, pfn, pfn + nr, altmap)
 
 
 def free_map_bootmem(f: Framework, section: int) -> None:
     """free_map_bootmem (mm/sparse-vmemmap.c, -mm): the whole memmap of an early section."""
-    k = f.k
-    per = k.arch.pages_per_section
-    k.vmstat.nr_memmap_boot -= section_nr_vmemmap_pages(f, section * per, per)
-    per = k.arch.vmemmap_per_section
-    vmemmap_free(k, section * per, (section + 1) * per, None)
+    per = f.k.arch.pages_per_section
+    f.k.vmstat.nr_memmap_boot -= section_nr_vmemmap_pages(f, section * per, per)
+    f.vmemmap.vmemmap_free(f, section * per, (section + 1) * per, None)
 
 
 def sections_nr_vmemmap_pages(f: Framework, pfn: int, end: int) -> int:
     """The sum of section_nr_vmemmap_pages over the whole sections of [pfn, end)."""
     arch = f.k.arch
     per = arch.pages_per_section
-    total = (end - pfn) // arch.spp
+    total = (end - pfn) // per * arch.vmemmap_per_section
     for first, last, order in f.orders.runs(pfn // per, end // per):
         if order >= f.min_order:
             heads = (-first * per >> order) - (-last * per >> order)  # multiples of 2^order, both rounded up
@@ -186,8 +126,11 @@ def section_deactivate(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -
     sections.subsections.remove(lo, hi)
     subs = arch.pages_per_section // sub
     empty = not sections.subsections.overlaps(section * subs, (section + 1) * subs)
-    if empty and usage == "hot":
-        sections.usage.clear(section, section + 1)
+    if empty:
+        if early:
+            sections.flags.set(section, section + 1, sections.word(section) & ~SECTION_HAS_MEM_MAP)
+        if usage == "hot":
+            sections.usage.clear(section, section + 1)
     if not early:
         depopulate_section_memmap(f, pfn, nr, altmap)
     elif empty:
@@ -204,7 +147,7 @@ def add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap | None
     """
     k = f.k
     section = pfn // k.arch.pages_per_section
-    root = section // SECTIONS_PER_ROOT
+    root = section // f.sections_per_root
     if root not in f.roots:
         if k.faults.fails("ROOT"):
             return -ENOMEM

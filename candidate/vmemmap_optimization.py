@@ -16,9 +16,11 @@ from mm.mmzone import ZONE_DEVICE, Zone
 from mm.page import Tail
 from mm.page_alloc import OWNER_TAIL, OWNER_TAIL_BOOT
 from mm.pgmap import PgMap
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 
 if TYPE_CHECKING:
+    from candidate.arch.vmemmap import ArchVmemmap
+    from mm.arch import Arch
     from mm.kernel import Kernel
 
 VMEMMAP_OPTIMIZATION_PAGES = 1
@@ -34,8 +36,9 @@ class Framework:
     merged: bool
     vmemmap_optimize_enabled: bool
 
-    def __init__(self, k: Kernel, merged: bool) -> None:
+    def __init__(self, k: Kernel, merged: bool, vmemmap: ArchVmemmap) -> None:
         self.k = k
+        self.vmemmap = vmemmap
         self.merged = merged
         self.vmemmap_optimize_enabled = k.machine.hugetlb_free_vmemmap
         self.min_order = k.arch.spp.bit_length()
@@ -50,8 +53,20 @@ class Framework:
         """
         self.roots: set[int] = set()
         """Numbers of the mem_section roots that are allocated; they are never freed."""
+        self.sections_per_root = k.arch.page // mem_section_size(k.arch)
+        self.page_unused = RunSet()
+        """Vmemmap pages filled with PAGE_UNUSED (`candidate.arch.s390`)."""
         self.boot_pages: list[list[tuple[int, int]]] = [[] for _ in k.nodes]
         """huge_boot_pages: (order, first pfn) by node, from reservation to gathering."""
+
+
+def mem_section_size(arch: Arch) -> int:
+    """sizeof(struct mem_section) (include/linux/mmzone.h, -mm) in bytes: the memmap word, usage, and where an
+    optimization is selected the order; the series dropped its power-of-two size. UNCONFIRMED: no page_ext.
+
+    A powerpc kernel has both MMUs, and so the order even where hash is in use.
+    """
+    return 24 if arch.hvo or arch.dax_dedup or arch.name == "ppc64_hash" else 16
 
 
 # -- predicates -----------------------------------------------------------------------------------------------------

@@ -207,10 +207,14 @@ class VmemmapTables:
         self.tables[PTE_TABLE].set(pmd, pmd + 1, frame - pmd)
         self.set(lo, hi, Pte(leaf.delta, True))
 
-    def pop_empty_tables(self, lo: int, hi: int) -> Extents:
-        """Detach the empty tables over [lo, hi), which is cleared; returns their frames (the caller frees them)."""
+    def pop_empty_tables(
+        self, lo: int, hi: int, levels: tuple[int, ...] = (PTE_TABLE, PMD_TABLE, PUD_TABLE)
+    ) -> Extents:
+        """Detach the empty tables of `levels`, in this order, over [lo, hi), which is cleared; returns their frames
+        (the caller frees them)."""
         out: Extents = []
-        for level, span in enumerate(self.spans):
+        for level in levels:
+            span = self.spans[level]
             for s, e, delta in self.tables[level].runs(lo // span, -(-hi // span)):
                 # Only tables that reach beyond the cleared range can still be in use.
                 if s * span < lo and self._in_use(level, s):

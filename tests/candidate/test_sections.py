@@ -3,7 +3,7 @@
 import pytest
 
 from candidate.vmemmap_optimization import section_set_compound_order_range, vmemmap_shared_tail_page
-from candidate.x86_pgtable import vmemmap_populate
+from candidate.vmemmap_populate import vmemmap_populate_hugepages
 from mm.altmap import Altmap
 from mm.errno import EEXIST, EINVAL, ENOMEM, EOPNOTSUPP
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT, ZONE_DEVICE
@@ -131,11 +131,10 @@ def test_leaf_in_an_optimizable_section(make):
     """3.4: -EOPNOTSUPP with one warning; accepted where the section is not optimizable."""
     b = make()
     assert b.add(DAX, PPS) == 0
-    lo = DAX // 64
-    assert vmemmap_populate(b.paths, lo, lo + 512, 0, None) == 0
+    assert vmemmap_populate_hugepages(b.paths, DAX, DAX + PPS, 0, None) == 0
     section_set_compound_order_range(b.paths, DAX, PPS, 9)
     for _ in range(2):
-        assert vmemmap_populate(b.paths, lo, lo + 512, 0, None) == -EOPNOTSUPP
+        assert vmemmap_populate_hugepages(b.paths, DAX, DAX + PPS, 0, None) == -EOPNOTSUPP
     assert len(b.k.log) == 1
 
 
