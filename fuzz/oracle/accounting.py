@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fuzz.oracle import rules
 from fuzz.oracle.difference import runs_difference
 from fuzz.oracle.finding import Difference
-from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, counters
+from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, vmstat
 from fuzz.oracle.pieces import Pieces
 from mm.altmap import Altmap
 from mm.hstate import HState
@@ -33,6 +33,7 @@ class Accounting:
     __slots__ = (
         "_names",
         "_pairs",
+        "_pools",
         "_zones",
         "cand",
         "free",
@@ -41,7 +42,6 @@ class Accounting:
         "last",
         "moved",
         "offset",
-        "plain",
         "ref",
         "saved",
         "unsettled",
@@ -49,14 +49,13 @@ class Accounting:
 
     def __init__(self, ref: Kernel, cand: Kernel) -> None:
         self.ref, self.cand = ref, cand
-        self._zones = [[z for node in k.nodes for z in node.zones] for k in (ref, cand)]
-        self._pairs = list(zip(*self._zones, strict=True))
-        self._names = counter_names(self._zones[0])
+        self._zones, theirs = ([z for node in k.nodes for z in node.zones] for k in (ref, cand))
+        self._pairs = list(zip(self._zones, theirs, strict=True))
+        self._pools = list(zip(ref.hstates.values(), cand.hstates.values(), strict=True))
+        self._names = counter_names(self._zones)
         self.free = range(FREE, len(self._names), len(ZONE))
         """Indices of free pages in `offset`."""
         self.offset = [0] * len(self._names)
-        self.plain = True
-        """All offsets are 0."""
         self.saved = 0
         """Free pages that the candidate must have more."""
         self.fresh = False
@@ -68,35 +67,45 @@ class Accounting:
         self.unsettled = False
         """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
         self.last = self._look()
-        """Counters before the operation."""
+        """Before the operation: the reference's counters, and what the candidate had more."""
 
     def _look(self) -> tuple[list[int], list[int]]:
-        return counters(self.ref, self._zones[0]), counters(self.cand, self._zones[1])
+        """The reference's counters, in the order of `_names`, and what the candidate has more of each."""
+        order = self.ref.pages.block_order
+        a, more = vmstat(self.ref, self.cand)
+        for z, w in self._pairs:
+            free, managed = (z.blocks.total << order) + z.frags.total, z.managed_pages
+            a += free, managed
+            more += (w.blocks.total << order) + w.frags.total - free, w.managed_pages - managed
+        return a, more
 
     def blocks_alike(self) -> bool:
         """Whether the same pageblocks are free on both sides."""
-        return all(z.blocks.starts == w.blocks.starts and z.blocks.ends == w.blocks.ends for z, w in self._pairs)
+        for z, w in self._pairs:
+            x, y = z.blocks, w.blocks
+            if x.starts != y.starts or x.ends != y.ends:
+                return False
+        return True
 
     def free_before(self) -> tuple[list[int], list[int]]:
         """Free pages of each node before the operation, by side."""
-        per = len(self._zones[0]) // len(self.ref.nodes)
-        a, b = (
+        per = len(self._zones) // len(self.ref.nodes)
+        mine, more = (
             [sum(side[i] for i in self.free[n : n + per]) for n in range(0, len(self.free), per)] for side in self.last
         )
-        return a, b
+        return mine, [a + b for a, b in zip(mine, more, strict=True)]
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
         """Set what the counters must differ by after the operation."""
         self.offset[MEMMAP] = pieces.skew.nr_memmap
         self.saved = -pieces.skew.frames - device_tails
         self.initialized = initialized
-        self.plain = False
         self.fresh = True
 
     def unsettle(self) -> bool:
         """Boot may have taken its memmap from other zones: whether it did."""
-        a, b = self._look()
-        self.unsettled = any(a[i + MANAGED] != b[i + MANAGED] for i in self.free)
+        _, more = self._look()
+        self.unsettled = any(more[i + MANAGED] for i in self.free)
         return self.unsettled
 
     def layout(self) -> Difference | None:
@@ -121,26 +130,21 @@ class Accounting:
                 and w.struct_pages_initialized - v.struct_pages_initialized == offset[3]
             ):
                 return None
-        a, b = self._look()
-        if self.plain:
-            if a == b:
-                self.last = a, b
-                return None
-            actual = [y - x for x, y in zip(a, b, strict=True)]
-        else:
-            actual = [y - x for x, y in zip(a, b, strict=True)]
-            if self.initialized:
-                found = actual[INITIALIZED] - offset[INITIALIZED]
-                offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
-                self.initialized = ()
-        if actual != offset or (self.fresh and sum([actual[i] for i in self.free]) != self.saved):
+        a, actual = self._look()
+        if self.initialized:
+            found = actual[INITIALIZED] - offset[INITIALIZED]
+            offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
+            self.initialized = ()
+        if actual != offset or (self.fresh and sum(actual[FREE :: len(ZONE)]) != self.saved):
             diff = self._explain(actual, a, used)
             if diff is not None:
                 return diff
-        if not self.plain:
-            self._count(used)
+        if offset[MEMMAP]:
+            used.add("dax-nr-memmap")
+        if self.saved:
+            used.add("dax-free-pages")
         self.fresh = False
-        self.last = a, b
+        self.last = a, actual
         return None
 
     def _explain(self, actual: list[int], a: list[int], used: rules.Clauses) -> Difference | None:
@@ -158,7 +162,7 @@ class Accounting:
         moved = [i for i in self.free if actual[i] != offset[i]]
         if not moved:
             return None
-        zones = [self._zones[0][(i - FREE) // len(ZONE)] for i in moved]
+        zones = [self._zones[(i - FREE) // len(ZONE)] for i in moved]
         if len(moved) > 1 or total == was or zones[0].idx > 2:
             spilled = self.moved or self.unsettled or rules.zone_spill(self.ref, self.cand)
             if any(zone.idx > 2 for zone in zones) or not spilled:
@@ -174,16 +178,9 @@ class Accounting:
         detail = f"{name}: {wanted} expected, {found} found ({found - wanted:+})"
         return Difference("accounting", name, "+" if found > wanted else "-", detail)
 
-    def _count(self, used: rules.Clauses) -> None:
-        offset = self.offset
-        if offset[MEMMAP]:
-            used.add("dax-nr-memmap")
-        if self.saved:
-            used.add("dax-free-pages")
-
     def pools(self, everything: bool = False) -> Difference | None:
         """Compare the pools that changed."""
-        for x, y in zip(self.ref.hstates.values(), self.cand.hstates.values(), strict=True):
+        for x, y in self._pools:
             if not (x.touched or y.touched or everything):
                 continue
             order = x.order
@@ -216,13 +213,31 @@ class Accounting:
         if x.touched or y.touched or everything:
             if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
                 return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
-        if self.ref.pgmaps or self.cand.pgmaps or x.altmaps or y.altmaps:
+        if x.altmaps or y.altmaps or not self._no_altmaps():
             mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
             mine += [_altmap(altmap) for altmap in x.altmaps.values()]
             theirs += [_altmap(altmap) for altmap in y.altmaps.values()]
             if mine != theirs:
                 return Difference("accounting", "altmap", "changed", f"altmaps: {mine} expected, {theirs} found")
         return None
+
+    def _no_altmaps(self) -> bool:
+        """Whether both sides have the same number of devices, none of them with an altmap."""
+        p, q = self.ref.pgmaps, self.cand.pgmaps
+        if len(p) != len(q):
+            return False
+        for pgmap in p:
+            if pgmap.altmap is not None:
+                return False
+        for pgmap in q:
+            if pgmap.altmap is not None:
+                return False
+        return True
+
+    def forget(self) -> None:
+        """The pools have been looked at."""
+        for x, y in self._pools:
+            x.touched = y.touched = False
 
 
 def _numbers(h: HState) -> tuple[int | list[int], ...]:

@@ -93,23 +93,28 @@ class Oracle:
     def before(self, op: OpLike) -> None:
         """Look at the kernels before the operation, as far as this operation needs it."""
         ref, cand = self.ref, self.cand
-        ref.faults.points = cand.faults.points = None
-        if ref.faults.nth:
-            ref.faults.points, cand.faults.points = [], []
+        faults = ref.faults
+        if faults.nth:
+            faults.points, cand.faults.points = [], []
+        elif faults.points is not None:
+            faults.points = cand.faults.points = None
         self._short = ref.pages.short, cand.pages.short
         if op.name == "dax create":
             self._subsections = ref.sections.subsections.copy()
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
-        diff = self._returns(op, rc, rc2)
-        if diff is None and isinstance(rc, str):
-            self.dead = True
-            return None
+        diff = None
+        if rc != 0 or rc2 != 0 or self.ref.log or self.cand.log:
+            diff = self._returns(op, rc, rc2)
+            if diff is None and isinstance(rc, str):
+                self.dead = True
+                return None
+        name = op.name
         if diff is None:
-            if op.name in DAX or (self.pieces.runs.starts and self.ref.sections.touched):
+            if name in DAX or (self.pieces.runs.starts and self.ref.sections.touched):
                 self._expect(op, rc)
-            elif op.name == "boot":
+            elif name == "boot":
                 more = rules.boot_initialized(self.ref.machine, self.ref)
                 if more:
                     self.clauses.add("boot-initialized")
@@ -117,13 +122,13 @@ class Oracle:
                 if rules.boot_order(self.ref) and self.accounting.unsettle():
                     self.clauses.add("boot-order")
                     self.parted = True
-            elif op.name == "hugetlb demote" or op.name == "hugetlb resize":
+            elif name == "hugetlb resize" or name == "hugetlb demote":
                 over = known.surplus_above_nr(self.ref, self.cand)
                 if over:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
-            self.accounting.moved = op.name == "memory offline"
-            diff = self._touched(op)
+            self.accounting.moved = name == "memory offline"
+            diff = self._touched(name)
             if diff is None and full:
                 diff = self._everything()
         if diff is not None:
@@ -140,7 +145,7 @@ class Oracle:
         finding = None
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
-            finding = Finding(diff.layer, diff.field, op.name, pair, diff.page_class, diff.drift, diff.detail)
+            finding = Finding(diff.layer, diff.field, name, pair, diff.page_class, diff.drift, diff.detail)
         self._forget()
         return finding
 
@@ -154,11 +159,11 @@ class Oracle:
         name = "end" if op is None else op.name
         return Finding(diff.layer, diff.field, name, ("", ""), diff.page_class, diff.drift, diff.detail)
 
-    def _touched(self, op: OpLike) -> Difference | None:
+    def _touched(self, name: str) -> Difference | None:
         ref, cand = self.ref, self.cand
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
-        if not (mapped or written or ref.pages.touched or cand.pages.touched or op.name in DAX):
+        if not (mapped or written or ref.pages.touched or cand.pages.touched or name in DAX):
             diff = self._sections() if ref.sections.touched or cand.sections.touched else None
             diff = diff or self._pageblocks()
             return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
@@ -204,15 +209,11 @@ class Oracle:
         for touched in self._lists:
             if touched:
                 touched.clear()
-        for k in (self.ref, self.cand):
-            for h in k.hstates.values():
-                h.touched = False
+        self.accounting.forget()
 
     # -- returns ----------------------------------------------------------------------------------------------------
 
     def _returns(self, op: OpLike, rc: Outcome, rc2: Outcome) -> Difference | None:
-        if rc == 0 and rc2 == 0 and not (self.ref.log or self.cand.log):
-            return None
         if isinstance(rc, str) or isinstance(rc2, str):
             a, b = outcome_class(rc), outcome_class(rc2)
             if a == b and a.startswith("bug: panic"):
@@ -309,7 +310,8 @@ class Oracle:
             if expected != y.items():
                 return runs_difference("structpages", "section", expected, y.items())
             self.clauses.add("section-preinit")
-        if a.usage.items() != b.usage.items():
+        u, w = a.usage, b.usage
+        if u.starts != w.starts or u.ends != w.ends or u.vals != w.vals:
             return runs_difference("structpages", "usage", a.usage.items(), b.usage.items())
         return None
 

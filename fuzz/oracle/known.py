@@ -33,9 +33,12 @@ def dax_unaligned_start(
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     """docs/findings/0002: orders of pools that an operation which takes free pages off a pool without looking at
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""
-    return {
-        order
-        for order, h in ref.hstates.items()
-        if any(s > n for s, n in zip(h.surplus, h.nr, strict=True))
-        and (h.surplus, h.nr) == (cand.hstates[order].surplus, cand.hstates[order].nr)
-    }
+    out: set[int] = set()
+    for order, h in ref.hstates.items():
+        for surplus, n in zip(h.surplus, h.nr, strict=True):
+            if surplus > n:
+                other = cand.hstates[order]
+                if (h.surplus, h.nr) == (other.surplus, other.nr):
+                    out.add(order)
+                break
+    return out

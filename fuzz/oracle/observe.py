@@ -46,21 +46,23 @@ def tails_by_frame(k: Kernel) -> Tails:
 VMSTAT = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
 ZONE = ("free", "managed")
 FREE = len(VMSTAT)
-"""Index of the first zone's free pages in `counters`; zones follow each other every len(ZONE) numbers."""
+"""Index of the first zone's free pages among all counters; zones follow each other every len(ZONE) numbers."""
 
 
-def counters(k: Kernel, zones: list[Zone]) -> list[int]:
-    """Counters of vmstat and of each zone, in the order of `counter_names`."""
-    v = k.vmstat
-    order = k.arch.pmd_order
-    out = [v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, v.struct_pages_initialized]
-    for z in zones:
-        out += (z.blocks.total << order) + z.frags.total, z.managed_pages
-    return out
+def vmstat(a: Kernel, b: Kernel) -> tuple[list[int], list[int]]:
+    """The counters of `a`, in the order of VMSTAT, and what `b` has more of each."""
+    v, w = a.vmstat, b.vmstat
+    mine = [v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, v.struct_pages_initialized]
+    return mine, [
+        w.nr_memmap - mine[0],
+        w.nr_memmap_boot - mine[1],
+        w.nr_page_table_pages - mine[2],
+        w.struct_pages_initialized - mine[3],
+    ]
 
 
 def counter_names(zones: list[Zone]) -> list[str]:
-    """Names of the numbers in `counters`."""
+    """Names of all counters, of vmstat and of each zone."""
     names = list(VMSTAT)
     for z in zones:
         names += [f"zone{z.nid}.{z.idx}.{field}" for field in ZONE]
