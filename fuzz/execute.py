@@ -24,10 +24,11 @@ from mm.boot import boot
 from mm.dax import dev_dax_probe, dev_dax_remove
 from mm.errno import EINVAL, ENODEV
 from mm.folio import Folio
-from mm.hugetlb import dissolve_free_hugetlb_folio, hugetlb_map, hugetlb_unmap
+from mm.hugetlb import dissolve_free_hugetlb_folio, free_hpage_workfn, hugetlb_map, hugetlb_unmap
 from mm.hugetlb_sysfs import demote_store, nr_hugepages_store, nr_overcommit_hugepages_store
 from mm.kernel import BootRequest, Kernel
 from mm.machine import Machine
+from mm.memory_failure import memory_failure, soft_offline_page, unpoison_memory
 from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
 from mm.page_alloc import Extents, KernelBug, pages_alloc, pages_free
 from mm.pgmap import PgMap
@@ -149,7 +150,12 @@ def _unmap(side: Side, args: Args, result: str | None) -> int:
     mapping = side.handles.pop(args["u"], None)
     if mapping is None:
         return -ENODEV
-    hugetlb_unmap(side.kernel, *mapping)
+    order, mapped = mapping
+    return hugetlb_unmap(side.kernel, order, mapped, args["flush"])
+
+
+def _flush(side: Side, args: Args, result: str | None) -> int:
+    free_hpage_workfn(side.kernel)
     return 0
 
 
@@ -198,6 +204,18 @@ def _memory_remove(side: Side, args: Args, result: str | None) -> int:
     if rc == 0:
         del side.handles[args["m"]]
     return rc
+
+
+def _hard_offline(side: Side, args: Args, result: str | None) -> int:
+    return memory_failure(side.kernel, args["at"] >> side.page_shift)
+
+
+def _soft_offline(side: Side, args: Args, result: str | None) -> int:
+    return soft_offline_page(side.kernel, args["at"] >> side.page_shift)
+
+
+def _unpoison(side: Side, args: Args, result: str | None) -> int:
+    return unpoison_memory(side.kernel, args["at"] >> side.page_shift)
 
 
 def _dax_create(side: Side, args: Args, result: str | None) -> int:
@@ -253,12 +271,16 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "hugetlb demote": _demote,
     "hugetlb map": _map,
     "hugetlb unmap": _unmap,
+    "hugetlb flush": _flush,
     "hugetlb dissolve": _dissolve,
     "sysctl": _sysctl,
     "memory add": _memory_add,
     "memory online": _memory_online,
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
+    "memory hard_offline": _hard_offline,
+    "memory soft_offline": _soft_offline,
+    "memory unpoison": _unpoison,
     "dax create": _dax_create,
     "dax destroy": _dax_destroy,
     "pages alloc": _pages_alloc,

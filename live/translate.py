@@ -30,6 +30,10 @@ WITHOUT_COUNTERPART: Final = {
     "pages alloc": "no interface takes single pages of one node and keeps them where they are",
     "pages free": "no interface takes single pages of one node and keeps them where they are",
     "fail alloc": "needs a kernel built with fault injection by number",
+    "hugetlb flush": "a kernel worker frees queued pages by itself, at once",
+    "memory hard_offline": "takes pages of the guest's memory out of use for good",
+    "memory soft_offline": "takes pages of the guest's memory out of use for good",
+    "memory unpoison": "takes pages of the guest's memory out of use for good",
 }
 """Operations that cannot be done live at all."""
 

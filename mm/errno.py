@@ -5,6 +5,7 @@ from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, EN
 
 ENOTSUPP = 524  # kernel-internal, include/linux/errno.h
 E2BIG = 7
+ENOTRECOVERABLE = 131
 EHWPOISON = 133
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ENODEV",
     "ENOENT",
     "ENOMEM",
+    "ENOTRECOVERABLE",
     "ENOTSUPP",
     "ENXIO",
     "EOPNOTSUPP",

@@ -16,6 +16,9 @@ class Folio:
     cma = False
     raw_hwp_unreliable = False
     hwpoison = False
+    """PG_hwpoison of the head."""
+    raw_hwp: tuple[int, ...] = ()
+    """_hugetlb_hwpoison: pfns of the poisoned pages, the latest first."""
 
     def __init__(self, pfn: int, order: int, zone: Zone, hugetlb: bool = False) -> None:
         self.pfn = pfn

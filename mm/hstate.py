@@ -13,6 +13,7 @@ class HState:
         "folios",
         "free",
         "gigantic",
+        "mapped",
         "max_huge_pages",
         "next_nid_to_alloc",
         "next_nid_to_free",
@@ -47,6 +48,8 @@ class HState:
         self.next_nid_to_free = 0
         self.folios: dict[int, Folio] = {}
         """Every folio of the pool, free or mapped, by head pfn."""
+        self.mapped: dict[int, list[Folio]] = {}
+        """Every mapping, by id() of the list of its folios, in address order."""
         self.touched = False
         """Set whenever counters or lists change; the oracle clears it."""
 

@@ -4,12 +4,11 @@ A folio is in its pool (`HState.folios`) from accounting until removal, free or 
 insertion order whose END is the kernel's list head: enqueue inserts, dequeue is `popitem`, and a folio in the middle
 leaves in constant time.
 
-Left out: cgroups, subpools and reservations that outlive an operation, gigantic pages without run-time support, poison
-marks that move to raw pages when a poisoned folio is freed.
+Left out: cgroups, subpools and reservations that outlive an operation, gigantic pages without run-time support.
 
-Atomic freeing: the kernel hands optimized folios that are freed in atomic context to a work item (`free_hpage_workfn`).
-Here every operation runs that work before it returns; until then the folios wait on a list that the operation owns,
-last one first.
+Atomic freeing: the kernel hands optimized folios that are freed in atomic context to a work item (`free_hpage_workfn`),
+through `Kernel.hpage_freelist`. Every operation that adds to that list runs the work before it returns, but for
+`hugetlb unmap` with `flush=off`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mm.hstate import HState
 from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, alloc_pool_huge_folios, hstate_is_gigantic, next_node
 from mm.kernel import Kernel
 from mm.page import Plain
-from mm.page_alloc import OWNER_HUGETLB, KernelBug
+from mm.page_alloc import OWNER_HUGETLB, OWNER_LEAKED, KernelBug, Poisoned
 
 
 @cache
@@ -37,6 +36,14 @@ def folio_at(k: Kernel, pfn: int) -> Folio | None:
     for h in k.hstates.values():
         folio = h.folios.get(pfn & -h.pages)
         if folio is not None:
+            return folio
+    return None
+
+
+def queued_at(k: Kernel, pfn: int) -> Folio | None:
+    """The folio over `pfn` that waits for the work item: in no pool, and still of hugetlb type."""
+    for folio in k.hpage_freelist:
+        if folio.pfn <= pfn < folio.end_pfn:
             return folio
     return None
 
@@ -136,8 +143,11 @@ def free_frozen_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
     zone = None
     for folio in folios:
         folio.hugetlb = False
-        if folio.raw_hwp_unreliable:
-            continue
+        if folio.hwpoison:
+            if folio.raw_hwp_unreliable:
+                leak(k, folio)
+                continue
+            folio_clear_hugetlb_hwpoison(k, folio)
         if folio.pfn == hi and folio.zone is zone:
             hi += step
             continue
@@ -154,9 +164,24 @@ def free_frozen_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
 _pfn_of = attrgetter("pfn")
 
 
+def folio_clear_hugetlb_hwpoison(k: Kernel, folio: Folio) -> None:
+    """folio_clear_hugetlb_hwpoison (mm/memory-failure.c, 7.3) of a restored folio: the mark moves to the raw pages."""
+    folio.hwpoison = False
+    for pfn in folio.raw_hwp:
+        k.pages.hwpoison[pfn] = Poisoned.MARKED
+    folio.raw_hwp = ()
+
+
+def leak(k: Kernel, folio: Folio) -> None:
+    """Nobody knows which of its pages are poisoned: the folio is not freed."""
+    k.pages.disclaim(folio.pfn, folio.end_pfn)
+    k.pages.claim(folio.pfn, folio.end_pfn, OWNER_LEAKED)
+
+
 def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
     """__update_and_free_hugetlb_folio (mm/hugetlb.c, 7.3): free; a folio that cannot be restored returns as surplus."""
     if folio.raw_hwp_unreliable:
+        leak(k, folio)
         return
     if folio.vmemmap_optimized and k.paths.hugetlb_vmemmap_restore_folio(h, folio):
         add_hugetlb_folio(h, folio, True)
@@ -164,10 +189,18 @@ def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
     free_frozen_folios(k, h, [folio])
 
 
-def free_hpage_workfn(k: Kernel, h: HState, work: list[Folio]) -> None:
-    """free_hpage_workfn (mm/hugetlb.c, 7.3): free what was queued, the last one first (an llist)."""
+def free_hpage_workfn(k: Kernel) -> int:
+    """free_hpage_workfn (mm/hugetlb.c, 7.3): free what was queued, the last one first (an llist); how many."""
+    work, k.hpage_freelist = k.hpage_freelist, []
     for folio in reversed(work):
-        update_and_free_hugetlb_folio(k, h, folio)
+        update_and_free_hugetlb_folio(k, k.hstates[folio.order], folio)
+    return len(work)
+
+
+def flush_free_hpage_work(k: Kernel, h: HState) -> None:
+    """flush_free_hpage_work (mm/hugetlb.c, 7.3)."""
+    if k.hpage_freelist and k.paths.hugetlb_vmemmap_optimizable(h):
+        free_hpage_workfn(k)
 
 
 def bulk_vmemmap_restore_error(k: Kernel, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> None:
@@ -195,10 +228,10 @@ def update_and_free_pages_bulk(k: Kernel, h: HState, folios: list[Folio]) -> Non
     free_frozen_folios(k, h, non_hvo)
 
 
-def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> None:
+def free_huge_folio(k: Kernel, h: HState, folio: Folio) -> None:
     """free_huge_folio (mm/hugetlb.c, 7.3): the last reference is gone. Temporary and surplus folios leave the pool.
 
-    Optimized ones of those are put on `work`; the caller passes it to `free_hpage_workfn` before its operation ends.
+    Optimized ones of those wait for the work item, which the caller runs when it is done.
     """
     folio.refcount = 0
     if folio.temporary:
@@ -209,7 +242,7 @@ def free_huge_folio(k: Kernel, h: HState, folio: Folio, work: list[Folio]) -> No
         enqueue_hugetlb_folio(h, folio)
         return
     if folio.vmemmap_optimized:
-        work.append(folio)
+        k.hpage_freelist.append(folio)
     else:
         update_and_free_hugetlb_folio(k, h, folio)
 
@@ -252,10 +285,9 @@ def gather_surplus_pages(k: Kernel, h: HState, delta: int, nid: int | None) -> i
     while len(surplus) < needed:
         folio = alloc_surplus_hugetlb_folio(k, h, nid or 0, thisnode=nid is not None)
         if folio is None:
-            work: list[Folio] = []
             for folio in reversed(surplus):
-                free_huge_folio(k, h, folio, work)
-            free_hpage_workfn(k, h, work)
+                free_huge_folio(k, h, folio)
+            free_hpage_workfn(k)
             return -ENOMEM
         surplus.append(folio)
     h.resv += delta
@@ -319,19 +351,21 @@ def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list
         taken.append(folio)
     else:
         mapped += taken
+        h.mapped[id(mapped)] = mapped
         return 0
     hugetlb_unmap(k, order, taken)
     return_unused_surplus_pages(k, h, count - len(taken))
     return -ENOMEM
 
 
-def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio]) -> int:
-    """munmap of a huge mapping: free_huge_folio in address order, then the work item; 0."""
+def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio], flush: bool = True) -> int:
+    """munmap of a huge mapping: free_huge_folio in address order, then, if `flush`, the work item; 0."""
     h = k.hstates[order]
-    work: list[Folio] = []
+    h.mapped.pop(id(mapped), None)
     for folio in mapped:
-        free_huge_folio(k, h, folio, work)
-    free_hpage_workfn(k, h, work)
+        free_huge_folio(k, h, folio)
+    if flush:
+        free_hpage_workfn(k)
     return 0
 
 
@@ -341,10 +375,24 @@ def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio]) -> int:
 def dissolve_free_hugetlb_folio(k: Kernel, pfn: int) -> int:
     """dissolve_free_hugetlb_folio (mm/hugetlb.c, 7.3) of the folio over `pfn`: 0, -EBUSY, a restore's error.
 
-    Left out: the wait for a folio that is neither in use nor on a free list yet.
+    A folio that is on its way through the work item is waited for.
     """
     folio = folio_at(k, pfn)
-    return 0 if folio is None else _dissolve(k, k.hstates[folio.order], folio)
+    if folio is None:
+        folio = queued_at(k, pfn)
+        if folio is None:
+            return 0
+        h = k.hstates[folio.order]
+        if h.free_count() == h.resv:
+            return -EBUSY
+        if folio.raw_hwp_unreliable:
+            # It keeps its hugetlb type and never gets to a free list.
+            raise KernelBug("panic: hung task: dissolve_free_hugetlb_folio retries for a leaked folio for ever")
+        free_hpage_workfn(k)
+        folio = folio_at(k, pfn)
+        if folio is None:
+            return 0
+    return _dissolve(k, k.hstates[folio.order], folio)
 
 
 def _dissolve(k: Kernel, h: HState, folio: Folio) -> int:
@@ -374,14 +422,14 @@ def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int
         if owner != OWNER_HUGETLB:
             continue
         while lo < hi:
-            folio = folio_at(k, lo)
-            if folio is None:  # leaked: in no pool
+            folio = folio_at(k, lo) or queued_at(k, lo)
+            if folio is not None:
+                rc = dissolve_free_hugetlb_folio(k, lo)
+                if rc:
+                    return rc
+                lo = folio.end_pfn
+            else:  # freed by the work that an earlier one waited for
                 lo = (lo | (1 << k.arch.pmd_order) - 1) + 1
-                continue
-            rc = _dissolve(k, k.hstates[folio.order], folio)
-            if rc:
-                return rc
-            lo = folio.end_pfn
     return 0
 
 

@@ -6,6 +6,8 @@ what describes the frames, and the object that was the target's then describes t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mm.errno import EBUSY
 from mm.folio import Folio
 from mm.hstate import HState
@@ -46,54 +48,62 @@ def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
     -EBUSY. Folios that were moved stay moved. The old folios are freed, or queued and then freed, before this returns;
     a temporary one that cannot be restored is a free surplus page in the range afterwards.
     """
-    work: list[Folio] = []
     rc = 0
     while folios := mapped_folios(k, lo, hi):
         fired = k.faults.fired
         done = 0
         nid = folios[0].nid  # do_migrate_range: that of the first for all
         for folio in folios:
-            if not _migrate(k, folio, nid, lo, hi, work):
+            # Another node if there is one.
+            others = [node for node in range(len(k.nodes)) if node != nid] or [nid]
+            if not migrate_hugetlb(k, folio, others, False, (lo, hi)):
                 break
             done += 1
         if not done and k.faults.fired is fired:
             rc = -EBUSY
             break
-    for folio in reversed(work):
-        free_hpage_workfn(k, k.hstates[folio.order], [folio])
+    free_hpage_workfn(k)
     return rc
 
 
-def _migrate(k: Kernel, folio: Folio, nid: int, lo: int, hi: int, work: list[Folio]) -> bool:
+def migrate_hugetlb(
+    k: Kernel, folio: Folio, nodes: Sequence[int], fallback: bool, isolated: tuple[int, int] = (0, 0)
+) -> bool:
+    """unmap_and_move_huge_page (mm/migrate.c, 7.3): a folio in use moves to a target; False if there is none.
+
+    The old place is freed, or queued for the work item, which the caller runs.
+    """
     h = k.hstates[folio.order]
-    target = alloc_hugetlb_folio_nodemask(k, h, nid, lo, hi)
+    target = alloc_hugetlb_folio_nodemask(k, h, nodes, fallback, isolated)
     if target is None:
         return False
     move_hugetlb_state(h, folio, target)
     _swap_places(h, folio, target)
-    free_huge_folio(k, h, target, work)
+    free_huge_folio(k, h, target)
     return True
 
 
-def alloc_hugetlb_folio_nodemask(k: Kernel, h: HState, nid: int, lo: int, hi: int) -> Folio | None:
-    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3) for offline on `nid`.
+def alloc_hugetlb_folio_nodemask(
+    k: Kernel, h: HState, nodes: Sequence[int], fallback: bool, isolated: tuple[int, int]
+) -> Folio | None:
+    """alloc_migration_target, alloc_hugetlb_folio_nodemask (mm/migrate.c, mm/hugetlb.c, 7.3).
 
-    Another node if there is one, else `nid`: a free folio of the pool outside [lo, hi), else a temporary one.
+    A free folio of the pool of one of `nodes`, the preferred first, outside the pageblocks `isolated`; else a temporary
+    one of the preferred node, with `fallback` of any.
     """
-    others = [node for node in range(len(h.nr)) if node != nid] or [nid]
     if h.free_count() > h.resv:
-        for node in others:
-            folio = dequeue_hugetlb_folio_node_exact(h, node, lo, hi)
+        for node in nodes:
+            folio = dequeue_hugetlb_folio_node_exact(h, node, *isolated)
             if folio is not None:
                 return folio
-    return alloc_migrate_hugetlb_folio(k, h, others[0])
+    return alloc_migrate_hugetlb_folio(k, h, nodes[0], fallback)
 
 
-def alloc_migrate_hugetlb_folio(k: Kernel, h: HState, nid: int) -> Folio | None:
+def alloc_migrate_hugetlb_folio(k: Kernel, h: HState, nid: int, fallback: bool) -> Folio | None:
     """alloc_migrate_hugetlb_folio (mm/hugetlb.c, 7.3) on `nid`: in use and temporary; no gigantic page."""
     if hstate_is_gigantic(h):
         return None
-    folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode=True)
+    folio = alloc_fresh_hugetlb_folio(k, h, nid, thisnode=not fallback)
     if folio is not None:
         account_new_hugetlb_folio(h, folio)
         folio.refcount = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mm.errno import ENOMEM
 from mm.folio import Folio
 from mm.hstate import HState
-from mm.hugetlb import prep_and_add_allocated_folios, update_and_free_pages_bulk
+from mm.hugetlb import flush_free_hpage_work, prep_and_add_allocated_folios, update_and_free_pages_bulk
 from mm.hugetlb_alloc import alloc_pool_huge_folios, next_node
 from mm.kernel import Kernel
 
@@ -36,6 +36,7 @@ def set_max_huge_pages(k: Kernel, h: HState, count: int, nid: int | None) -> int
     """
     if k.faults.fails("NMASK"):
         return -ENOMEM
+    flush_free_hpage_work(k, h)
     persistent = h.persistent
     if nid is None:
         nodes = range(len(h.nr))

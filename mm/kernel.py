@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm.fault import FaultInjector
+from mm.folio import Folio
 from mm.hstate import HState
 from mm.machine import Machine
 from mm.memblock import Memblock
@@ -67,6 +68,8 @@ class Kernel:
             self.hstates[order] = HState(order, max(smaller, default=0), machine.nodes, order > arch.max_page_order)
         self.boot_requests: list[BootRequest] = []
         """Huge pages asked for on the command line, in order."""
+        self.hpage_freelist: list[Folio] = []
+        """Optimized huge pages that left their pools in atomic context, for the work item to free (mm/hugetlb.c)."""
         self.slab_available = False
         """False while only memblock can allocate."""
         self.log: list[str] = []

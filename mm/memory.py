@@ -14,7 +14,7 @@ from mm.runs import RunMap
 class MemoryBlocks:
     """All memory block devices by block number; a block is one section or, on powerpc, a row of them."""
 
-    __slots__ = ("altmaps", "nid", "pages", "touched", "zone")
+    __slots__ = ("altmaps", "nid", "nr_hwpoison", "pages", "touched", "zone")
 
     OFFLINE = (-1, -1)
 
@@ -26,6 +26,8 @@ class MemoryBlocks:
         self.nid: RunMap[int] = RunMap()
         self.altmaps: dict[int, Altmap] = {}
         """Blocks whose memmap lies in themselves."""
+        self.nr_hwpoison: dict[int, int] = {}
+        """Block -> poisoned pages counted in it (memblk_nr_poison); their sum is HardwareCorrupted."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of block numbers that changed since the oracle last looked."""
 
@@ -39,4 +41,6 @@ class MemoryBlocks:
         """Blocks [lo, hi) are gone."""
         self.zone.clear(lo, hi)
         self.nid.clear(lo, hi)
+        for block in [b for b in self.nr_hwpoison if lo <= b < hi]:
+            del self.nr_hwpoison[block]  # remove_memory_block_devices
         self.touched.append((lo, hi))

@@ -62,6 +62,8 @@ def arch_remove_memory(k: Kernel, pfn: int, nr_pages: int, altmap: Altmap | None
     """
     if nr_pages:
         k.paths.sparse_remove_section(pfn, nr_pages, altmap, pgmap)
+    if k.pages.hwpoison:
+        k.pages.forget_poison(pfn, pfn + nr_pages)
     if altmap is not None and not altmap.alloc:
         k.pages.disclaim(pfn + altmap.reserve, pfn + altmap.offset())
 

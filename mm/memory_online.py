@@ -3,7 +3,7 @@
 Onlining has no point of failure here. Offlining moves away what can be moved and dissolves the free huge pages. Where
 the kernel would try to migrate until a signal comes, the result here is -EBUSY.
 
-Left out: notifiers, poisoned pages, memory groups, the auto-movable policy, the span of nodes, and that a zone's span
+Left out: notifiers, memory groups, the auto-movable policy, the span of nodes, and that a zone's span
 does not shrink over the hole at the end of a partly backed boot section.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Literal
 
-from mm.errno import EBUSY, EINVAL, ENODEV
+from mm.errno import EBUSY, EHWPOISON, EINVAL, ENODEV
 from mm.hugetlb import dissolve_free_hugetlb_folios
 from mm.hugetlb_isolate import isolate_or_migrate
 from mm.kernel import Kernel
@@ -23,6 +23,7 @@ from mm.page_alloc import (
     KERNEL_ZONES,
     MOVABLE_ZONES,
     OWNER_HUGETLB,
+    OWNER_HWPOISON,
     OWNER_PAGES_MOVABLE,
     Extents,
     default_zone_for_kernel_pfn,
@@ -43,6 +44,8 @@ def memory_block_online(k: Kernel, block: int, zone: Literal["kernel", "movable"
         return -ENODEV
     if state != MemoryBlocks.OFFLINE:
         return -EINVAL
+    if blocks.nr_hwpoison.get(block):
+        return -EHWPOISON
     start = block * blocks.pages
     end = start + blocks.pages
     if zone == "movable":
@@ -101,12 +104,13 @@ def memory_block_offline(k: Kernel, block: int) -> int:
 def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
     """offline_pages (mm/memory_hotplug.c, 7.3) up to the zone's accounting; 0 or an errno.
 
-    The caller has seen that the range has no holes and lies in `zone`.
+    The caller has seen that the range has no holes and lies in `zone`. Frames that poison took out of use do not
+    hinder; left out: neither do poisoned ones that the kernel itself uses.
     """
     pages = k.pages
     found = set()
-    for _, _, owner in pages.owners.runs(start_pfn, end_pfn):
-        if owner not in MOVABLE_OWNERS:
+    for lo, hi, owner in pages.owners.runs(start_pfn, end_pfn):
+        if owner not in MOVABLE_OWNERS and not (owner == OWNER_HWPOISON and _poisoned(k, lo, hi)):
             return -EBUSY  # has_unmovable_pages
         found.add(owner)
     if found:
@@ -128,9 +132,19 @@ def _empty(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone, hugetlb: bool) -
     rc = rc or do_migrate_range(k, start_pfn, end_pfn, zone)
     if not rc and hugetlb:
         rc = dissolve_free_hugetlb_folios(k, start_pfn, end_pfn)
-    if not rc and not k.pages.isolated_free.covers(start_pfn, end_pfn):
-        rc = -EBUSY  # test_pages_isolated
+    if not rc:
+        # test_pages_isolated: what poison took out of use is as good as free
+        at = start_pfn
+        for lo, hi in [*k.pages.isolated_free.runs(start_pfn, end_pfn), (end_pfn, end_pfn)]:
+            if not _poisoned(k, at, lo):
+                return -EBUSY
+            at = hi
     return rc
+
+
+def _poisoned(k: Kernel, lo: int, hi: int) -> bool:
+    """Whether every frame of [lo, hi) has PG_hwpoison."""
+    return hi - lo <= len(k.pages.hwpoison) and all(pfn in k.pages.hwpoison for pfn in range(lo, hi))
 
 
 def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
@@ -165,13 +179,13 @@ def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int
             at += n
         if at == lo:
             break
-        _replace(extents, lo, at, new)
+        replace_extent(extents, lo, at, new)
         pages.holders.clear(lo, at)
         pages.free(lo, at - lo)
     return -EBUSY if need else 0
 
 
-def _replace(extents: Extents, lo: int, hi: int, new: Extents) -> None:
+def replace_extent(extents: Extents, lo: int, hi: int, new: Extents) -> None:
     """The holder of `extents` has the frames `new` instead of [lo, hi)."""
     out: Extents = []
     for pfn, n in extents:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM
@@ -39,6 +40,10 @@ OWNER_SELFHOSTED = "selfhosted"
 """Memmap frames that lie in the memory block they describe (memmap_on_memory)."""
 OWNER_ALTMAP = "altmap"
 """Memmap frames in the device they describe."""
+OWNER_HWPOISON = "hwpoison"
+"""Single frames out of use for good, or until they are unpoisoned (`PageAllocator.hwpoison`)."""
+OWNER_LEAKED = "leaked"
+"""Huge pages of which nobody knows any more which of their pages are poisoned (raw_hwp_unreliable)."""
 
 BOOT_OWNERS = frozenset({OWNER_RESERVED, OWNER_MEMMAP_BOOT, OWNER_TAIL_BOOT, OWNER_PGTABLE_BOOT})
 
@@ -70,6 +75,15 @@ class KernelBug(Exception):
     """The modelled kernel would hit BUG(), panic, or a fault: what the message says happened."""
 
 
+class Poisoned(Enum):
+    """Where a frame with PG_hwpoison is."""
+
+    TAKEN_OFF = "taken off the buddy allocator"
+    HELD = "held by a reference of the failure handler"
+    LEAKED = "freed, but not to the buddy allocator"
+    MARKED = "where any other frame could be"
+
+
 class PageAllocator:
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
@@ -78,6 +92,7 @@ class PageAllocator:
         "block_order",
         "freeing",
         "holders",
+        "hwpoison",
         "isolated",
         "isolated_free",
         "nodes",
@@ -100,6 +115,8 @@ class PageAllocator:
         """Reference counts of frames where they differ from 1."""
         self.holders: RunMap[Extents] = RunMap()
         """OWNER_PAGES_MOVABLE frames -> the extents they are part of; migration rewrites those in place."""
+        self.hwpoison: dict[int, Poisoned] = {}
+        """Frames with PG_hwpoison that are no head of a huge page."""
         self.isolated: tuple[int, int] | None = None
         """Pageblocks under isolation (MIGRATE_ISOLATE) while memory goes offline, as pfns; they lie in one zone."""
         self.isolated_free = RunSet()
@@ -336,6 +353,32 @@ class PageAllocator:
         else:
             owners.clear(pfn, end)
         self.touched.append((pfn, end))
+        if self.hwpoison and owner != OWNER_HUGETLB:
+            marked = [p for p in self.hwpoison if pfn <= p < end]
+            if marked:
+                self._free_around(pfn, end, owner, sorted(marked))
+                return end, owner
+        self._home(pfn, end, owner)
+        return end, owner
+
+    def _free_around(self, pfn: int, end: int, owner: str, marked: list[int]) -> None:
+        """free_pages_prepare (mm/page_alloc.c, 7.3) for single frames: poisoned ones do not get to the free lists.
+
+        Left out: a PMD-sized block of memmap, which goes there as a whole.
+        """
+        for p in [*marked, end]:
+            if pfn < p:
+                self._home(pfn, p, owner)
+            pfn = p + 1
+        for p in marked:
+            zone = self.zone_of.get(p)
+            if zone is not None and owner in BOOT_OWNERS:
+                zone.managed_pages += 1
+            self.owners.set(p, p + 1, OWNER_HWPOISON)
+            self.hwpoison[p] = Poisoned.LEAKED
+
+    def _home(self, pfn: int, end: int, owner: str) -> None:
+        """Frames [pfn, end), no longer owned, go back to their zones."""
         done = pfn
         homes = self.zone_of
         i = bisect_right(homes.starts, pfn) - 1
@@ -344,7 +387,7 @@ class PageAllocator:
             if owner in BOOT_OWNERS:
                 zone.managed_pages += end - pfn
             self._give(zone, pfn, end)
-            return end, owner
+            return
         for lo, hi, zone in homes.runs(pfn, end):
             if lo != done:
                 break
@@ -354,7 +397,27 @@ class PageAllocator:
             done = hi
         if done != end:
             raise KernelBug(f"bad page state: frame {done:#x} is freed but is not online RAM")
-        return end, owner
+
+    def take_off(self, pfn: int) -> bool:
+        """take_page_off_buddy (mm/page_alloc.c, 7.3): a free frame is out of use from now on; False if it is not."""
+        zone = self.zone_of.get(pfn)
+        if zone is None or not self.free_count(pfn, pfn + 1):
+            return False
+        self._take(zone, pfn, pfn + 1)
+        self.claim(pfn, pfn + 1, OWNER_HWPOISON)
+        self.hwpoison[pfn] = Poisoned.TAKEN_OFF
+        return True
+
+    def put_back(self, pfn: int) -> None:
+        """put_page_back_buddy (mm/page_alloc.c, 7.3), or the last reference of a frame held by the failure handler."""
+        del self.hwpoison[pfn]
+        self.free(pfn, 1)
+
+    def forget_poison(self, lo: int, hi: int) -> None:
+        """The struct pages of [lo, hi), and their marks with them, are gone."""
+        for pfn in [p for p in self.hwpoison if lo <= p < hi]:
+            if self.hwpoison.pop(pfn) is not Poisoned.MARKED:
+                self.disclaim(pfn, pfn + 1)
 
     def free_extents(self, extents: Extents) -> None:
         """`free` for all extents, neighbours of one owner at once."""

@@ -17,7 +17,7 @@ from fuzz.generate.weights import Draw
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
-from mm.page_alloc import OWNER_HUGETLB
+from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES, OWNER_PAGES_MOVABLE
 
 K: Final = 1 << 10
 M: Final = 1 << 20
@@ -33,6 +33,7 @@ MANY_GIGANTIC: Final = 2
 LOW_HOLE: Final = 4 * G
 """End of the hole below 4G."""
 
+_PROGRAMS: Final = frozenset({OWNER_PAGES, OWNER_PAGES_MOVABLE})
 _NEAR: Final = (1, 1, 1, 1, -1, -1, -1, 2, 2, -2, 3, -3, 5, 8, -4, 16)
 _LEFT: Final = (0, 0, 1, 2, 3, 7, 8, 9, 16, 64, 511, 512, 513, 1024, 4095, 4096, -1, -64)
 """Frames that `pages alloc` leaves free: what some heads, tails, page tables, one restore or one section need."""
@@ -190,6 +191,51 @@ def hugetlb_address(draw: Draw, live: Live) -> int:
                 first = owners.starts[i]
                 return (first + int(draw() * (owners.ends[i] - first))) * page
     return raw_address(draw) if draw() < 0.3 else int(draw() * live.top)
+
+
+def poison_address(draw: Draw, live: Live) -> int:
+    """An address to take out of use: in a huge page, of a program's page, free or poisoned, of a device, anywhere."""
+    kernel = live.kernel
+    page = kernel.arch.page
+    x = draw()
+    if x < 0.55:
+        return hugetlb_address(draw, live)
+    if x < 0.65:  # another page of a poisoned huge page, or the same one
+        for h in kernel.hstates.values():
+            for folio in h.folios.values() if len(h.folios) <= MANY else ():
+                if folio.hwpoison:
+                    hit = (*folio.raw_hwp, folio.pfn)[0]
+                    return (hit if draw() < 0.5 else folio.pfn + int(draw() * h.pages)) * page
+    if x < 0.68 and kernel.hpage_freelist:
+        waiting = kernel.hpage_freelist
+        return waiting[int(draw() * len(waiting))].pfn * page
+    if x < 0.8:
+        owners = kernel.pages.owners
+        start = int(draw() * len(owners.starts))
+        for i in range(start, min(start + 8, len(owners.starts))):
+            if owners.vals[i] in _PROGRAMS:
+                return (owners.starts[i] + int(draw() * (owners.ends[i] - owners.starts[i]))) * page
+    if x < 1 - RAW:
+        device = live.devices[int(draw() * len(live.devices))] if live.devices and draw() < 0.3 else None
+        at, size = device.ranges[0] if device else _some_range(draw, live)
+        return at + int(draw() * (size // page)) * page
+    return poisoned_address(draw, live) if draw() < 0.4 else raw_address(draw)
+
+
+def poisoned_address(draw: Draw, live: Live) -> int:
+    """An address to unpoison: a frame out of use, the head of a poisoned huge page, anything."""
+    kernel = live.kernel
+    page = kernel.arch.page
+    x = draw()
+    marked = kernel.pages.hwpoison
+    if marked and x < 0.7:
+        return list(marked)[int(draw() * len(marked))] * page
+    if x < 1 - RAW:
+        for h in kernel.hstates.values():
+            for folio in h.folios.values() if len(h.folios) <= MANY else ():
+                if folio.hwpoison:
+                    return folio.pfn * page
+    return hugetlb_address(draw, live)
 
 
 def new_range(draw: Draw, live: Live, size: int) -> int:

@@ -86,7 +86,11 @@ def _handle(draw: Draw, live: Live, kind: str, names: list[str]) -> str | None:
 
 def _hugetlb_unmap(draw: Draw, live: Live) -> Op:
     name = _handle(draw, live, MAPPING, live.mappings)
-    return _hugetlb_map(draw, live) if name is None else Op("hugetlb unmap", {MAPPING: name})
+    return _hugetlb_map(draw, live) if name is None else Op("hugetlb unmap", {MAPPING: name, "flush": draw() < 0.75})
+
+
+def _hugetlb_flush(draw: Draw, live: Live) -> Op:
+    return Op("hugetlb flush")
 
 
 def _hugetlb_dissolve(draw: Draw, live: Live) -> Op:
@@ -139,6 +143,18 @@ def _memory_remove(draw: Draw, live: Live) -> Op:
     return _memory_add(draw, live) if found is None else Op("memory remove", {MEMORY: found.name})
 
 
+def _hard_offline(draw: Draw, live: Live) -> Op:
+    return Op("memory hard_offline", {"at": operands.poison_address(draw, live)})
+
+
+def _soft_offline(draw: Draw, live: Live) -> Op:
+    return Op("memory soft_offline", {"at": operands.poison_address(draw, live)})
+
+
+def _unpoison(draw: Draw, live: Live) -> Op:
+    return Op("memory unpoison", {"at": operands.poisoned_address(draw, live)})
+
+
 def _dax_create(draw: Draw, live: Live) -> Op:
     align = operands.align(draw, live)
     at, size = operands.device_ranges(draw, live, align)
@@ -175,12 +191,16 @@ MAKERS: Final[dict[str, Maker]] = {
     "hugetlb demote": _hugetlb_demote,
     "hugetlb map": _hugetlb_map,
     "hugetlb unmap": _hugetlb_unmap,
+    "hugetlb flush": _hugetlb_flush,
     "hugetlb dissolve": _hugetlb_dissolve,
     "sysctl": _sysctl,
     "memory add": _memory_add,
     "memory online": _memory_online,
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
+    "memory hard_offline": _hard_offline,
+    "memory soft_offline": _soft_offline,
+    "memory unpoison": _unpoison,
     "dax create": _dax_create,
     "dax destroy": _dax_destroy,
     "pages alloc": _pages_alloc,

@@ -20,12 +20,16 @@ WEIGHTS: Final = {
     "hugetlb demote": 1,  # of one 1G page it makes 512 folios: the time of a hundred other operations
     "hugetlb map": 18,
     "hugetlb unmap": 15,
+    "hugetlb flush": 3,
     "hugetlb dissolve": 13,
     "sysctl": 10,
     "memory add": 16,
     "memory online": 20,
     "memory offline": 18,
     "memory remove": 15,
+    "memory hard_offline": 7,
+    "memory soft_offline": 7,
+    "memory unpoison": 5,
     "dax create": 18,
     "dax destroy": 15,
     "pages alloc": 15,
@@ -43,6 +47,8 @@ FAILABLE: Final = (
     *("hugetlb unmap",) * 2,
     *("memory offline",) * 2,
     *("memory online",) * 2,
+    *("memory hard_offline",) * 2,
+    "memory soft_offline",
     "hugetlb demote",
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""

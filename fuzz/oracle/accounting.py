@@ -22,6 +22,10 @@ from mm.kernel import Kernel
 MEMMAP = VMSTAT.index("nr_memmap")
 MANAGED = ZONE.index("managed") - ZONE.index("free")
 """From a zone's free pages to its managed pages."""
+FOLIO_FIELDS = (
+    *("vmemmap_optimized", "hugetlb", "refcount", "temporary", "nid"),
+    *("cma", "hwpoison", "raw_hwp", "raw_hwp_unreliable"),
+)
 LAYOUT = ("present_pages", "start_pfn", "end_pfn")
 """What changes in a zone only with the memory there is."""
 INITIALIZED = VMSTAT.index("struct_pages_initialized")
@@ -194,6 +198,24 @@ class Accounting:
                 diff = _folios(x, y)
                 if diff is not None:
                     return diff
+        waiting, theirs = ([f.pfn for f in k.hpage_freelist] for k in (self.ref, self.cand))
+        if waiting != theirs:
+            detail = f"huge pages that wait for the work item: {_show(waiting)} expected, {_show(theirs)} found"
+            return Difference("accounting", "hugetlb.hpage_freelist", "changed", detail)
+        return None
+
+    def poison(self) -> Difference | None:
+        """Compare which single frames are poisoned, and how many each memory block counts."""
+        x, y = self.ref, self.cand
+        mine, theirs = x.pages.hwpoison, y.pages.hwpoison
+        if mine != theirs:
+            pfn = min(p for p in mine.keys() | theirs.keys() if mine.get(p) is not theirs.get(p))
+            states = [m[pfn].value if pfn in m else "sound" for m in (mine, theirs)]
+            detail = f"frame {pfn:#x}: poisoned, {states[0]}, expected; {states[1]} found"
+            return Difference("accounting", "hwpoison", "changed", detail)
+        a, b = x.memory_blocks.nr_hwpoison, y.memory_blocks.nr_hwpoison
+        if a != b:
+            return Difference("accounting", "nr_hwpoison", "changed", f"nr_hwpoison by block: {a} expected, {b} found")
         return None
 
     def _pool_numbers(self, x: HState, y: HState) -> Difference | None:
@@ -252,7 +274,7 @@ def _folios(x: HState, y: HState) -> Difference | None:
         return Difference("accounting", f"{name}.folios", "changed", f"huge pages of one side only: {_show(only)}")
     for pfn, folio in x.folios.items():
         other = y.folios[pfn]
-        for field in ("vmemmap_optimized", "hugetlb", "refcount", "temporary", "nid"):
+        for field in FOLIO_FIELDS:
             p, q = getattr(folio, field), getattr(other, field)
             if p != q:
                 detail = f"folio {pfn:#x}: {field} {p} expected, {q} found"

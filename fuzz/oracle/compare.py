@@ -41,6 +41,9 @@ from mm.page import Tail
 from mm.runs import RunSet
 
 DAX = frozenset({"dax create", "dax destroy"})
+MOVING = frozenset({"memory offline", "memory soft_offline"})
+"""Operations that move pages."""
+POISONING = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
 
 
 class OpLike(Protocol):
@@ -69,6 +72,8 @@ class Oracle:
         self.accounting = Accounting(ref, cand)
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
+        self._hit: tuple[str | None, str | None] = None, None
+        """Who owned the frame that a poisoning operation names."""
         self.parted = False
         """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
         fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
@@ -101,6 +106,10 @@ class Oracle:
         self._short = ref.pages.short, cand.pages.short
         if op.name == "dax create":
             self._subsections = ref.sections.subsections.copy()
+        self._hit = None, None
+        if op.name in POISONING:
+            pfn = op.args["at"] >> ref.arch.page_shift
+            self._hit = ref.pages.owners.get(pfn), cand.pages.owners.get(pfn)
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
@@ -127,7 +136,7 @@ class Oracle:
                 if over:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
-            self.accounting.moved = name == "memory offline"
+            self.accounting.moved = name in MOVING
             diff = self._touched(name)
             if diff is None and full:
                 diff = self._everything()
@@ -320,7 +329,7 @@ class Oracle:
     def _accounting(self, everything: bool = False, quiet: bool = False) -> Difference | None:
         """`quiet`: no frame and no memory block changed."""
         accounting = self.accounting
-        diff = accounting.counters(self.clauses, quiet) or accounting.pools(everything)
+        diff = accounting.counters(self.clauses, quiet) or accounting.pools(everything) or accounting.poison()
         if diff is None and (not quiet or everything):
             diff = accounting.blocks(everything)
             if diff is None and (everything or self.ref.memory_blocks.touched or self.ref.sections.touched):
@@ -433,6 +442,8 @@ class Oracle:
             return None
         dax = op.name == "dax create"
         rcs, refused = (rc, rc2), self._refused(op)
+        if rules.poison_fork(ref, cand, self._hit):
+            return "placement-fork"
         if ref.faults.armed:
             device = (self._ranges(op), 0 if op.args["altmap"] else self._order(op)) if dax else ([], 0)
             if rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, device):
@@ -444,8 +455,9 @@ class Oracle:
             return "memory-fork"
         if op.name == "memory offline" and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
-        if rc == rc2 and (op.name == "memory offline" or op.name.startswith("hugetlb")):
+        if rc == rc2 and (op.name in MOVING or op.name.startswith("hugetlb")):
             n = op.args["size"] >> ref.arch.page_shift if "size" in op.args else 1 << ref.arch.pmd_order
-            if rules.folios_fork(ref, cand, n):
+            zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if op.name in POISONING else None
+            if rules.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
                 return "placement-fork"
         return None

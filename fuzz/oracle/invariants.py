@@ -299,6 +299,7 @@ def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int], ow
             return _violated(
                 "accounting", f"{name}.free", "changed", f"{listed} on free lists, {free} free (I14)", side
             )
+    folios += [(folio.pfn, folio.end_pfn) for folio in k.hpage_freelist]
     unlike = _unlike(_join(folios)[0], owned.get(OWNER_HUGETLB, []))
     if unlike is not None:
         return _violated(

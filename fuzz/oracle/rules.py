@@ -16,7 +16,13 @@ from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Poison
-from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED
+from mm.page_alloc import (
+    OWNER_HUGETLB,
+    OWNER_HWPOISON,
+    OWNER_PAGES_MOVABLE,
+    OWNER_SELFHOSTED,
+    Poisoned,
+)
 from mm.runs import RunMap, RunSet
 
 Clauses = set[str]
@@ -295,7 +301,7 @@ def memory_fork(
     """
     if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY, *refused) for rc in rcs):
         return False
-    if operation.startswith("hugetlb"):
+    if operation.startswith("hugetlb") or operation in ("memory hard_offline", "memory soft_offline"):
         return True
     if operation in ("memory add", "dax create") and -ENOMEM not in rcs:
         return True  # one had a block where the other took base pages
@@ -313,16 +319,17 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     """
     per = ref.memory_blocks.pages
     both = rcs == (-EBUSY, -EBUSY)
+    failed = -EBUSY in rcs and -ENOMEM in rcs  # one of them moved pages and then could not restore
     if sorted(rcs) == [-EBUSY, 0]:
         blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
-    elif both and bool(ref.pages.touched) != bool(cand.pages.touched):
+    elif (both or failed) and bool(ref.pages.touched) != bool(cand.pages.touched):
         blocks = {lo // per for k in (ref, cand) for lo, _ in k.pages.touched}
     else:
         return False
     for block in blocks:
         stuck = [
             any(
-                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED)
+                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON)
                 for _, _, owner in k.pages.owners.runs(block * per, (block + 1) * per)
             )
             for k in (ref, cand)
@@ -332,15 +339,29 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     return False
 
 
-def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
+def poison_fork(ref: Kernel, cand: Kernel, hit: tuple[str | None, str | None]) -> bool:
+    """Whether a poisoned frame is not used for the same on the two sides.
+
+    Which single frame a memmap page or a program's page gets is not compared. Poison makes it visible: what the frame
+    is decides what the kernel says, and a frame that is freed with the mark on it is lost. `hit`: who owned the frame
+    that the operation names, before it. Huge pages lie at the same place on both sides.
+    """
+    if hit[0] != hit[1] and OWNER_HUGETLB not in hit:
+        return True
+    mine, theirs = ref.pages.hwpoison, cand.pages.hwpoison
+    lost = (pfn for pfn in mine.keys() & theirs.keys() if Poisoned.LEAKED in (mine[pfn], theirs[pfn]))
+    return any(mine[pfn] is not theirs[pfn] for pfn in lost)
+
+
+def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
     """Whether an operation took different huge pages, of `n` pages, because the first choice was not free on the other
     side.
 
-    The first choice is the lowest address in the highest zone of the first node. It may have become free since: the
-    operation itself frees what optimization saves.
+    The first choice is the lowest address in the highest zone of the node that is preferred. It may have become free
+    since: the operation itself frees what optimization saves.
     """
     mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
-    first: list[tuple[int, int, int, Kernel]] = []
+    first: list[tuple[bool, int, int, int, Kernel]] = []
     for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
         only = a.copy()
         for lo, hi in b.items():
@@ -349,10 +370,10 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int) -> bool:
             pfn = block << k.arch.pmd_order
             zone = k.pages.zone_of.get(pfn)
             if zone is not None:
-                first.append((zone.nid, -zone.idx, pfn, other))
+                first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn, other))
     if not first:
         return False
-    *_, pfn, other = min(first, key=lambda choice: choice[:3])
+    *_, pfn, other = min(first, key=lambda choice: choice[:4])
     pfn &= -n
     return not other.pages.is_free(pfn, pfn + n) or any(lo < pfn + n and pfn < hi for lo, hi in other.pages.touched)
 

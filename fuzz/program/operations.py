@@ -171,7 +171,20 @@ _ENTRIES: Final = (
         (_size("size", *PAGE_SIZES), _count("count", "huge pages"), _any_node("any")),
         makes=MAPPING,
     ),
-    Operation("hugetlb unmap", "Unmap huge pages.", "munmap", (_handle(MAPPING),), ends=True, returns="0"),
+    Operation(
+        "hugetlb unmap",
+        "Unmap huge pages; surplus ones that are optimized may stay queued.",
+        "munmap; `flush=off`: the free work (free_hpage_work) has not run yet",
+        (_handle(MAPPING), _on_off("flush", True)),
+        ends=True,
+        returns="0",
+    ),
+    Operation(
+        "hugetlb flush",
+        "Let the work item free the huge pages that are queued for it.",
+        "free_hpage_workfn",
+        returns="0",
+    ),
     Operation(
         "hugetlb dissolve",
         "Give the free huge page that covers an address back to the buddy allocator.",
@@ -218,6 +231,24 @@ _ENTRIES: Final = (
         "remove_memory",
         (_handle(MEMORY),),
         returns="0 or errno; ends m iff 0",
+    ),
+    Operation(
+        "memory hard_offline",
+        "Report an uncorrected error of the page at an address.",
+        "/sys/devices/system/memory/hard_offline_page, memory_failure",
+        (_AT,),
+    ),
+    Operation(
+        "memory soft_offline",
+        "Take the page at an address out of use, moving its contents.",
+        "/sys/devices/system/memory/soft_offline_page, soft_offline_page",
+        (_AT,),
+    ),
+    Operation(
+        "memory unpoison",
+        "Put the poisoned page at an address back into use.",
+        "unpoison-pfn of hwpoison-inject, unpoison_memory",
+        (_AT,),
     ),
     Operation(
         "dax create",

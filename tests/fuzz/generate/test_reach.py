@@ -19,8 +19,10 @@ from fuzz.program.model import Op, Program
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
-from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENODEV, ENOMEM, ENXIO
+from mm.errno import E2BIG, EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOMEM, ENOTRECOVERABLE, ENXIO
+from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb import folio_at
 from mm.memory import MemoryBlocks
 from reference.paths import SeparatePaths
 
@@ -95,6 +97,12 @@ def online(live: Live, args: dict[str, Any]) -> bool | None:
     return None
 
 
+def folio(live: Live, at: int, test: Callable[[Folio], bool]) -> bool:
+    """Whether the pool folio over an address passes the test."""
+    found = folio_at(live.kernel, at >> 12)
+    return found is not None and test(found)
+
+
 def free_folio(live: Live, at: int, optimized: bool) -> bool:
     return any(
         folio.pfn <= at >> 12 < folio.pfn + h.pages and folio.vmemmap_optimized is optimized
@@ -152,6 +160,29 @@ CLASSES: dict[str, tuple[str, Class]] = {
     "dissolve in no folio": ("hugetlb dissolve", lambda live, a: live.kernel.pages.owners.get(a["at"] >> 12) is None),
     "switch off": ("sysctl", lambda live, a: not a["hugetlb_optimize_vmemmap"]),
     "switch on": ("sysctl", lambda live, a: a["hugetlb_optimize_vmemmap"]),
+    "unmap without the work": ("hugetlb unmap", lambda live, a: a["u"] in live.mappings and not a["flush"]),
+    "flush with folios queued": ("hugetlb flush", lambda live, a: len(live.kernel.hpage_freelist) > 0),
+    "poison a free optimized folio": ("memory hard_offline", lambda live, a: free_folio(live, a["at"], True)),
+    "poison a folio in use": ("memory hard_offline", lambda live, a: folio(live, a["at"], lambda f: f.refcount > 0)),
+    "poison a gigantic folio": ("memory hard_offline", lambda live, a: folio(live, a["at"], lambda f: f.order == 18)),
+    "poison a folio once more": ("memory hard_offline", lambda live, a: folio(live, a["at"], lambda f: f.hwpoison)),
+    "poison a queued folio": (
+        "memory hard_offline",
+        lambda live, a: any(f.pfn <= a["at"] >> 12 < f.end_pfn for f in live.kernel.hpage_freelist),
+    ),
+    "poison a program's page": (
+        "memory hard_offline",
+        lambda live, a: live.kernel.pages.owners.get(a["at"] >> 12) in ("pages", "pages_movable"),
+    ),
+    "soft offline a folio in use": (
+        "memory soft_offline",
+        lambda live, a: folio(live, a["at"], lambda f: f.refcount > 0),
+    ),
+    "unpoison a frame": ("memory unpoison", lambda live, a: a["at"] >> 12 in live.kernel.pages.hwpoison),
+    "unpoison the head of a folio": (
+        "memory unpoison",
+        lambda live, a: folio(live, a["at"], lambda f: f.hwpoison and f.pfn == a["at"] >> 12),
+    ),
     "add the next section": ("memory add", lambda live, a: a["at"] == -(-live.top // SECTION) * SECTION),
     "add behind a device": (
         "memory add",
@@ -236,12 +267,16 @@ ANSWERS = {
     "hugetlb demote": {0, -EINVAL, -ENOMEM},
     "hugetlb map": {0, -EINVAL, -ENOMEM},
     "hugetlb unmap": {0, -ENODEV},
+    "hugetlb flush": {0},
     "hugetlb dissolve": {0, -EBUSY, -ENOMEM},
     "sysctl": {0},
     "memory add": {0, -EINVAL, -EEXIST, -ENOMEM, -E2BIG},
-    "memory online": {0, -EINVAL, -ENODEV},
+    "memory online": {0, -EINVAL, -ENODEV, -EHWPOISON},
     "memory offline": {0, -EINVAL, -EBUSY, -ENODEV},
     "memory remove": {0, -EBUSY, -ENODEV},
+    "memory hard_offline": {0, -EBUSY, -EHWPOISON, -ENXIO},
+    "memory soft_offline": {0, -EBUSY, -EIO, -ENOMEM, -ENOTRECOVERABLE, -ENXIO},
+    "memory unpoison": {0, -EBUSY, -EIO},
     "dax create": {0, -EINVAL, -ENOMEM, -EBUSY, -EEXIST, -ENXIO},
     "dax destroy": {0, -ENODEV},
     "pages alloc": {0, -EINVAL, -ENOMEM},

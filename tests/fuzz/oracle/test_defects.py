@@ -53,6 +53,11 @@ SURPLUS = (
     "machine arch=x86_64 page=4K ram=3G nodes=1\nboot\nhugetlb resize size=1G to=1\np0 = pages alloc count=503286\n"
     "hugetlb resize size=1G to=0\npages free p0\nhugetlb demote size=1G count=1"
 )
+POISON_FORK = (
+    "machine arch=x86_64 page=4K ram=2816M nodes=1\nboot\nd0 = dax create at=0x80000000 size=128M\n"
+    "hugetlb resize size=1G to=1\ndax destroy d0\np0 = pages alloc count=442802\np1 = pages alloc count=2 movable=on\n"
+    "memory soft_offline at=0x3c0000"
+)
 POOL = f"{DEFAULT}\nboot\nhugetlb resize size=2M to=4"
 
 Tamper = Callable[[UnifiedFramework, tuple[Any, ...], Any], Any]
@@ -286,6 +291,7 @@ DEFECTS = (
     Defect("fault-fork", DAX_FAULT, ADD, say_invalid, "returns", "rc"),
     Defect("memory-fork", MEMORY, ADD, leak, "accounting", "free pages"),
     Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
+    Defect("placement-fork", POISON_FORK, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
     Defect("placement-fork", PLACEMENT, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
     Defect("boot-order", BOOT_ORDER, LATE, leak, "accounting", "free pages"),
     Defect("boot-order", BOOT_ORDER, LATE, manage_one_more, "accounting", "zone1.1.managed"),

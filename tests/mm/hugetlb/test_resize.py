@@ -206,7 +206,7 @@ def test_free_surplus_is_kept_from_the_floor(lab: Lab) -> None:
 def test_unreliable_poison_is_leaked(lab: Lab) -> None:
     nr_hugepages_store(lab.begin(), SMALL, 2, None)
     before = lab.free_pages()
-    lab.small.folios[HEADS[0]].raw_hwp_unreliable = True
+    lab.small.folios[HEADS[0]].hwpoison = lab.small.folios[HEADS[0]].raw_hwp_unreliable = True
     nr_hugepages_store(lab.begin(), SMALL, 0, None)
     assert lab.counts(lab.small) == (0, 0, 0, 0)
     assert lab.free_pages() == before + 512
