@@ -2,7 +2,7 @@
 
 `uniform` draws programs against the live state of the reference and is the default; `guided` is a novelty search on
 top of the same generator; `libfuzzer` follows branch coverage, in a process of its own; `stateful` is Hypothesis' view
-of the same pair.
+of the same pair. `explore` is exhaustive where the others sample; it has a command of its own.
 """
 
 from __future__ import annotations

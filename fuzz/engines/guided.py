@@ -23,6 +23,7 @@ from random import Random
 from time import perf_counter
 from typing import Final
 
+from fuzz.engines.collector import paused
 from fuzz.engines.novelty import Feature, Watch
 from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Profile, RunOutcome
@@ -72,6 +73,10 @@ class Guided(Memoryless):
 
     def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
         """Run programs until the time or their number is used up; at least one."""
+        with paused():
+            return self._advance(seconds, programs)
+
+    def _advance(self, seconds: float, programs: int | None) -> list[Discovery]:
         found: list[Discovery] = []
         statistics = self.statistics
         begin = now = perf_counter()
