@@ -31,23 +31,31 @@ OFTEN: Final = ""
 def features(program: Program, outcome: RunOutcome) -> set[str]:
     """What one run of a program showed."""
     found = {f"clause {clause}" for clause in outcome.clauses}
-    before = f"{program.machine.arch}:"
-    machine = before
-    for op, (rc, rc2) in zip(program.ops, outcome.rcs, strict=False):
-        key = op.name, _class(rc), _class(rc2)
-        now = _names.get(key)
-        if now is None:
-            now = _names[key] = key[0] + " " + (key[1] if key[1] == key[2] else f"{key[1]}/{key[2]}")
-        found.add(_pair(machine, now))
-        if before is not machine:
-            found.add(_pair(before, now))
-        before = now
+    machine = f"{program.machine.arch}:"
+    steps = [_step(op.name, rc, rc2) for op, (rc, rc2) in zip(program.ops, outcome.rcs, strict=False)]
+    pairs = set(zip([machine, *steps], steps, strict=False))
+    pairs.update([(machine, step) for step in set(steps)])
+    found.update([_pair(before, now) for before, now in pairs])
     return found
 
 
+_done: dict[str, str] = {}
 _names: dict[tuple[str, str, str], str] = {}
 _pairs: dict[tuple[str, str], str] = {}
 """Texts made before: formatting them anew each time would cost a tenth of a campaign."""
+
+
+def _step(name: str, rc: Outcome, rc2: Outcome) -> str:
+    if rc == 0 and rc2 == 0:
+        text = _done.get(name)
+        if text is None:
+            text = _done[name] = f"{name} ok"
+        return text
+    key = name, _class(rc), _class(rc2)
+    text = _names.get(key)
+    if text is None:
+        text = _names[key] = f"{name} " + (key[1] if key[1] == key[2] else f"{key[1]}/{key[2]}")
+    return text
 
 
 def _class(rc: Outcome) -> str:

@@ -96,7 +96,8 @@ class Side:
     def run(self, op: Op) -> Outcome:
         """Do the operation: what the kernel returns, or how it died."""
         kernel = self.kernel
-        kernel.log.clear()
+        if kernel.log:
+            kernel.log.clear()
         args = op.args
         nid = args.get("node")
         if nid is not None and nid >= len(kernel.nodes):
@@ -351,8 +352,8 @@ class Lockstep:
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
-        full = self.full_every and self.steps % self.full_every == 0
-        finding = oracle.after(op, rc, rc2, bool(full))
+        full = self.full_every > 0 and self.steps % self.full_every == 0
+        finding = oracle.after(op, rc, rc2, full)
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True
         return StepResult((rc, rc2), finding, oracle.terminal)

@@ -39,7 +39,7 @@ class Machine:
         Laid out as QEMU's default machine does (`Arch.ram`). Nodes take equal shares, rounded down to 2M, in address
         order; the last node takes the rest.
         """
-        return _ram_ranges(self.ram, self.nodes, self.geometry())
+        return _ram_ranges(self.ram, self.nodes, self.arch, self.page)
 
 
 @cache
@@ -49,8 +49,8 @@ def page_sizes(arch: str) -> tuple[int, ...]:
 
 
 @cache
-def _ram_ranges(ram: int, nodes: int, arch: Arch) -> tuple[tuple[int, int, int], ...]:
-    page, layout = arch.page, arch.ram
+def _ram_ranges(ram: int, nodes: int, arch: str, page: int) -> tuple[tuple[int, int, int], ...]:
+    layout = ARCHES[arch, page].ram
     if ram < layout.whole:
         spans = [(layout.start, layout.start + ram)]
     else:

@@ -97,10 +97,13 @@ class Sections:
         """OR `bits` into the words of sections [lo, hi)."""
         done = lo
         for s, e, old in self.flags.runs(lo, hi):
-            self.flags.set(done, s, bits)
-            self.flags.set(s, e, old | bits)
+            if done < s:
+                self.flags.set(done, s, bits)
+            if old | bits != old:
+                self.flags.set(s, e, old | bits)
             done = e
-        self.flags.set(done, hi, bits)
+        if done < hi:
+            self.flags.set(done, hi, bits)
         self.touched.append((lo, hi))
 
     def clear_flags(self, lo: int, hi: int, bits: int) -> None:

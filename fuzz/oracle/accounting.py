@@ -245,16 +245,10 @@ class Accounting:
 
     def _no_altmaps(self) -> bool:
         """Whether both sides have the same number of devices, none of them with an altmap."""
-        p, q = self.ref.pgmaps, self.cand.pgmaps
-        if len(p) != len(q):
-            return False
-        for pgmap in p:
+        for pgmap in (*self.ref.pgmaps, *self.cand.pgmaps):
             if pgmap.altmap is not None:
                 return False
-        for pgmap in q:
-            if pgmap.altmap is not None:
-                return False
-        return True
+        return len(self.ref.pgmaps) == len(self.cand.pgmaps)
 
     def forget(self) -> None:
         """The pools have been looked at."""

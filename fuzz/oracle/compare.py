@@ -120,8 +120,9 @@ class Oracle:
                 self.dead = True
                 return None
         name = op.name
+        touched = any(self._lists)
         if diff is None:
-            if name in DAX or (self.pieces.runs.starts and self.ref.sections.touched):
+            if touched and (name in DAX or (self.pieces.runs.starts and self.ref.sections.touched)):
                 self._expect(op, rc)
             elif name == "boot":
                 more = rules.boot_initialized(self.ref.machine, self.ref)
@@ -137,7 +138,10 @@ class Oracle:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
             self.accounting.moved = name in MOVING
-            diff = self._touched(name)
+            if touched:
+                diff = self._touched(name)
+            else:
+                diff = self._pageblocks() or self._accounting(quiet=True)
             if diff is None and full:
                 diff = self._everything()
         if diff is not None:
@@ -155,7 +159,10 @@ class Oracle:
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
             finding = Finding(diff.layer, diff.field, name, pair, diff.page_class, diff.drift, diff.detail)
-        self._forget()
+        if touched:
+            for ranges in self._lists:
+                ranges.clear()
+        self.accounting.forget()
         return finding
 
     def full(self, op: OpLike | None = None, deep: bool = True) -> Finding | None:
@@ -213,12 +220,6 @@ class Oracle:
         return check(self.ref, "reference", mine, over_surplus=over) or check(
             self.cand, "candidate", theirs, partial=self.merged, over_surplus=over
         )
-
-    def _forget(self) -> None:
-        for touched in self._lists:
-            if touched:
-                touched.clear()
-        self.accounting.forget()
 
     # -- returns ----------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,9 @@ def _partition(k: Kernel, side: str) -> Difference | None:
     online = k.pages.zone_of.items()
     i = 0
     for lo, hi, what in parts:
+        if lo == done:
+            done, before = hi, what
+            continue
         if lo < done:
             return _violated(
                 "frames", "conservation", f"{before}+{what}", f"frame {lo:#x} is {before} and {what}", side

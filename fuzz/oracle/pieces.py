@@ -65,14 +65,19 @@ class Pieces:
     def created(self, ref: Kernel, before: RunSet, ranges: list[tuple[int, int]], order: int, nid: int) -> None:
         """Find the pieces of a creation; `before` are the subsections that existed before it."""
         sub = self.arch.pages_per_subsection
+        new = False
         for start, end in ranges:
             for a, b in ref.sections.subsections.runs(start // sub, -(-end // sub)):
-                done = a
                 for s, e in before.runs(a, b):
-                    self._add(ref, done * sub, s * sub, start, end, order, nid)
-                    done = e
-                self._add(ref, done * sub, b * sub, start, end, order, nid)
-        self.recount()
+                    if a < s:
+                        self._add(ref, a * sub, s * sub, start, end, order, nid)
+                        new = True
+                    a = e
+                if a < b:
+                    self._add(ref, a * sub, b * sub, start, end, order, nid)
+                    new = True
+        if new:
+            self.recount()
 
     def _add(self, ref: Kernel, lo: int, hi: int, start: int, end: int, order: int, nid: int) -> None:
         """New pages [lo, hi) of the range [start, end)."""
