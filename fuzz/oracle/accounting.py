@@ -198,10 +198,11 @@ class Accounting:
                 diff = _folios(x, y)
                 if diff is not None:
                     return diff
-        waiting, theirs = ([f.pfn for f in k.hpage_freelist] for k in (self.ref, self.cand))
-        if waiting != theirs:
-            detail = f"huge pages that wait for the work item: {_show(waiting)} expected, {_show(theirs)} found"
-            return Difference("accounting", "hugetlb.hpage_freelist", "changed", detail)
+        if self.ref.hpage_freelist or self.cand.hpage_freelist:
+            waiting, theirs = ([f.pfn for f in k.hpage_freelist] for k in (self.ref, self.cand))
+            if waiting != theirs:
+                detail = f"huge pages that wait for the work item: {_show(waiting)} expected, {_show(theirs)} found"
+                return Difference("accounting", "hugetlb.hpage_freelist", "changed", detail)
         return None
 
     def poison(self) -> Difference | None:
