@@ -228,6 +228,9 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     if faults.reached < faults.armed <= faults.reached + total:
         return False
     rows = folio_rows(k, folios)
+    entries = [k.tables.entries.runs(lo // spp, hi // spp) for lo, hi, _ in rows]
+    if any((e - s) % (n + HUGETLB_VMEMMAP_RESERVE) for old in entries for s, e, _ in old):
+        return False  # an entry ends inside a folio, half of which is protected
     need: dict[int, int] = {}
     for lo, hi, zone in rows:
         need[zone.nid] = need.get(zone.nid, 0) + (hi - lo) // h.pages * n
@@ -242,9 +245,8 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     faults.grant("RES", total)
     k.vmstat.nr_memmap += total
     tables, own, touched = k.tables, k.memmap.own, k.memmap.touched
-    for lo, hi, zone in rows:
+    for (lo, hi, zone), old in zip(rows, entries, strict=True):
         vlo, vhi = lo // spp, hi // spp
-        old = tables.entries.runs(vlo, vhi)
         tables.entries.replace(*_restored(old, n + HUGETLB_VMEMMAP_RESERVE, frames[zone.nid]))
         tables.touched.append((vlo, vhi))
         bounds = [lo]

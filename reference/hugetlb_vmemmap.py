@@ -166,8 +166,7 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
             return rc
         old = _private(k, lo, end)
         if rc:
-            _rollback(k, folio, lo, end, head, old)
-            freed.append((old[0][0], 1))
+            freed += rollback(k, folio, lo, end, head, old)
             return rc
     freed += old
     period = hi - lo
@@ -180,9 +179,9 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
     return 0
 
 
-def _rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents) -> None:
+def rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents) -> Freed:
     """The second walk of vmemmap_remap_free: page 0 keeps the head copy; the others take the old frames, latest
-    pushed first, filled with what they showed, the tail page. The old frame of page 0 is left over.
+    pushed first, filled with what they showed, the tail page. Returns what is left over: one frame.
     """
     spp, zone = k.arch.spp, folio.zone
     tables = k.tables
@@ -195,6 +194,7 @@ def _rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extent
             vpn += 1
     k.memmap.own.set((lo + 1) * spp, end * spp, Tail(folio.order, zone.nid, zone.idx))
     k.memmap.touched.append((lo * spp, end * spp))
+    return [(old[0][0], 1)]
 
 
 def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, freed: Freed) -> int:
