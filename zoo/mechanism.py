@@ -1,0 +1,118 @@
+"""Planting defects: a function is replaced wherever it is known, and the replacement acts for kernels of one side only.
+
+The models know nothing of it. They are modules of functions that call each other by name, and both sides share `mm`; so
+a defect of one side can be neither a subclass nor a change of a module alone. `planted` therefore
+
+- puts a wrapper in place of the function, in every module that has it under some name (or in the class, for a method);
+- has the wrapper look at the first argument: the function's replacement is for the kernels that the defect's side was
+  made for while the block runs, and for their parts; all others get the function itself;
+- takes all of it out when the block ends: without a defect the models run exactly the code that is in their files.
+
+Blocks nest, and several defects may sit at one spot: the one planted last is asked first.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+from mm.kernel import Kernel
+from zoo.defect import Defect, Side
+
+SIDES: Final[dict[Side, str]] = {
+    "reference": "reference.paths:SeparatePaths",
+    "candidate": "candidate.framework:UnifiedFramework",
+}
+PACKAGES: Final = frozenset({"mm", "reference", "candidate", "fuzz", "live"})
+"""Where functions of the models are known by name."""
+
+
+@contextmanager
+def planted(*defects: Defect) -> Iterator[None]:
+    """Run a block in which every kernel that is made has the defects of its side."""
+    with ExitStack() as stack:
+        members: dict[Side, set[int]] = {}
+        for side in dict.fromkeys(defect.side for defect in defects):
+            members[side] = set()
+            stack.enter_context(_enrolled(side, members[side]))
+        for defect in defects:
+            stack.enter_context(_replaced(defect, members[defect.side]))
+        yield
+
+
+def _resolve(path: str) -> tuple[Any, str]:
+    """What holds the function, a module or a class, and its name there."""
+    module, _, name = path.partition(":")
+    owner: Any = import_module(module)
+    *outer, last = name.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    return owner, last
+
+
+@contextmanager
+def _enrolled(side: Side, members: set[int]) -> Iterator[None]:
+    """While the block runs, kernels of the side put themselves and their parts into `members`, until they are gone."""
+    module, name = _resolve(SIDES[side])
+    cls = getattr(module, name)
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, k: Kernel, *args: Any, **kwargs: Any) -> None:
+        original(self, k, *args, **kwargs)
+        ids = [id(part) for part in (k, self, *_parts(k))]
+        members.update(ids)
+        # An id may be used again once its object is gone.
+        weakref.finalize(k, members.difference_update, ids).atexit = False
+
+    cls.__init__ = __init__
+    try:
+        yield
+    finally:
+        cls.__init__ = original
+
+
+def _parts(k: Kernel) -> list[object]:
+    """The objects a kernel is made of, whose methods can be replaced too."""
+    parts = [part for part in vars(k).values() if type(part).__module__.startswith("mm.")]
+    return [*parts, *k.nodes, *(zone for node in k.nodes for zone in node.zones), *k.hstates.values()]
+
+
+@contextmanager
+def _replaced(defect: Defect, members: set[int]) -> Iterator[None]:
+    """While the block runs, the function at the defect's spot is replaced for `members`."""
+    owner, name = _resolve(defect.spot)
+    original = getattr(owner, name)
+    replacement = defect.replacement
+
+    @functools.wraps(original)
+    def wrapper(first: Any, *args: Any, **kwargs: Any) -> Any:
+        if id(first) in members:
+            return replacement(original, first, *args, **kwargs)
+        return original(first, *args, **kwargs)
+
+    places = [(owner, name)] if isinstance(owner, type) else _known_as(original)
+    for place, known in places:
+        setattr(place, known, wrapper)
+    try:
+        yield
+    finally:
+        # Modules loaded meanwhile may have taken the wrapper.
+        for place, known in [(owner, name)] if isinstance(owner, type) else _known_as(wrapper):
+            setattr(place, known, original)
+
+
+def _known_as(function: Callable[..., Any]) -> list[tuple[Any, str]]:
+    """Every module of ours that has the function, and under which name."""
+    return [
+        (module, name)
+        for path, module in list(sys.modules.items())
+        if path.partition(".")[0] in PACKAGES
+        for name, value in list(vars(module).items())
+        if value is function
+    ]

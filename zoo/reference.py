@@ -1,0 +1,321 @@
+"""Defects of the separate paths that Linux 7.3 has no more (separate-paths.md section 5).
+
+Each replacement does what the code did before the patch; what was right then too is left to the function itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mm.altmap import Altmap
+from mm.errno import ENOMEM
+from mm.folio import Folio
+from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.memmap_on_memory import altmap_free, mhp_altmap
+from mm.memory_hotplug import arch_add_memory, arch_remove_memory, create_memory_block_devices
+from mm.mmzone import SECTION_HAS_MEM_MAP, Zone
+from mm.page import Tail
+from mm.page_alloc import Extents, KernelBug
+from mm.pgmap import PgMap
+from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
+from reference.paths import SeparatePaths
+from reference.populate import ensure_tables, memmap_row
+from zoo.defect import Defect
+
+SectionOp = Callable[[Kernel, int, int, Altmap | None, PgMap | None], None]
+
+
+def _count_after_success_only(
+    original: Callable[[Kernel, int, int, int, Altmap | None, PgMap | None], int],
+    k: Kernel,
+    nid: int,
+    pfn: int,
+    nr: int,
+    altmap: Altmap | None,
+    pgmap: PgMap | None,
+) -> int:
+    before = k.vmstat.nr_memmap
+    rc = original(k, nid, pfn, nr, altmap, pgmap)
+    if rc:
+        k.vmstat.nr_memmap = before
+    return rc
+
+
+def _count_of_the_last_part(
+    original: SectionOp, k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> None:
+    before = k.vmstat.nr_memmap_boot
+    original(k, pfn, nr, altmap, pgmap)
+    if k.vmstat.nr_memmap_boot != before:
+        k.vmstat.nr_memmap_boot = before - -(-nr // k.arch.spp)
+
+
+def _end_by_pages_instead_of_bytes(
+    original: Callable[[Kernel, int, int], None], k: Kernel, lo: int, pages: int
+) -> None:
+    """The registration with the wrong section, which went with it, raised reference counts that are not modelled."""
+    original(k, lo, pages)
+    protected = -(-pages * k.arch.spp // k.arch.page)
+    m = k.tables.get(lo)
+    if isinstance(m, Strided) and protected < pages:
+        k.tables.set(lo + protected, lo + pages, m._replace(tail_rw=True))
+
+
+def _rollback_of_every_page(
+    original: object, k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents
+) -> Extents:
+    vpn = lo
+    for frame, n in reversed(old):
+        for f in range(frame + n - 1, frame - 1, -1):
+            k.tables.set(vpn, vpn + 1, Pte(f - vpn, True))
+            vpn += 1
+    spp = k.arch.spp
+    k.memmap.own.set(lo * spp, end * spp, Tail(folio.order, folio.nid, folio.zone.idx))
+    k.memmap.touched.append((lo * spp, end * spp))
+    return []
+
+
+def _remove_without_altmap(original: object, k: Kernel, nid: int, pfn: int, nr: int) -> int:
+    if k.faults.fails("ALT"):
+        return -ENOMEM
+    altmap = mhp_altmap(k, pfn)
+    rc = arch_add_memory(k, nid, pfn, nr, altmap, None)
+    if not rc:
+        rc = create_memory_block_devices(k, pfn, nr, nid, altmap)
+        if not rc:
+            return 0
+        arch_remove_memory(k, pfn, nr, None, None)
+    altmap_free(k, altmap)
+    return rc
+
+
+def _count_as_if_not_optimized(
+    original: object, k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None
+) -> int:
+    return -(-nr // k.arch.spp)
+
+
+def _pageblock_of_the_head_only(
+    original: Callable[[Kernel, Zone, int, int, PgMap], None], k: Kernel, zone: Zone, pfn: int, nr: int, pgmap: PgMap
+) -> None:
+    order = k.arch.pmd_order
+    if pgmap.vmemmap_shift <= order:
+        original(k, zone, pfn, nr, pgmap)
+        return
+    lo, hi = pfn >> order, -(-(pfn + nr) >> order)
+    before = k.pageblocks.runs(lo, hi)
+    original(k, zone, pfn, nr, pgmap)
+    k.pageblocks.clear(lo, hi)
+    for s, e, migratetype in before:
+        k.pageblocks.set(s, e, migratetype)
+    for head in range(pfn, pfn + nr, 1 << pgmap.vmemmap_shift):
+        k.pageblocks.set(head >> order, (head >> order) + 1, MIGRATE_MOVABLE)
+
+
+def _blind_to_early_sections(
+    original: Callable[[Kernel, bool, PgMap], int], k: Kernel, early: bool, pgmap: PgMap
+) -> int:
+    return original(k, False, pgmap)
+
+
+def _pfn_by_vmemmap_page(
+    original: Callable[[Kernel, int, int, int, int, PgMap], int],
+    k: Kernel,
+    start_pfn: int,
+    lo: int,
+    hi: int,
+    nid: int,
+    pgmap: PgMap,
+) -> int:
+    """The offset in the compound page grows by one with each vmemmap page, and starts right with each section.
+
+    So a later page of the first section takes itself for the second page of the compound page, and one of another
+    section takes that of the first section for it. With 64K pages a section is less than a page: no effect. Left out:
+    pages before a range that begins inside a compound page, which the kernel makes.
+    """
+    per = k.arch.pages_per_section // k.arch.spp
+    compound = k.arch.vmemmap_pages(pgmap.vmemmap_shift)
+    if per < 1:
+        return original(k, start_pfn, lo, hi, nid, pgmap)
+    for vpn in range(lo, hi):
+        if not ensure_tables(k, vpn, nid, PMD_TABLE):
+            return -ENOMEM
+        if k.tables.get(vpn) is not None:
+            continue
+        if not ensure_tables(k, vpn, nid, PTE_TABLE):
+            return -ENOMEM
+        piece = max(lo, vpn // per * per)
+        first = piece - piece % compound
+        second = first + max(1, vpn - piece)
+        lender = k.tables.get(second) if piece != first else None
+        if lender is None or isinstance(lender, Leaf):
+            got = memmap_row(k, 1, nid)
+            if got is None:
+                return -ENOMEM
+            # A page of the first section is lent to the other sections.
+            k.tables.set(vpn, vpn + 1, Shared(got[0][0], True) if compound > per else Pte(got[0][0] - vpn, True))
+        else:
+            frame = frame_at(lender, second)
+            k.tables.set(vpn, vpn + 1, Shared(frame, True))
+            k.pages.get_refs(frame, 1)
+    return 0
+
+
+def _drop_what_has_no_memmap(
+    original: Callable[[SeparatePaths, int, int, int], None], p: SeparatePaths, nid: int, begin: int, end: int
+) -> None:
+    try:
+        original(p, nid, begin, end)
+    except KernelBug as bug:
+        if "HugeTLB" in str(bug):
+            raise
+        for lo, hi, word in p.k.sections.flags.runs(begin, end):
+            if not word & SECTION_HAS_MEM_MAP:
+                p.k.sections.flags.clear(lo, hi)
+                p.k.sections.touched.append((lo, hi))
+
+
+_MACHINE = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1"
+
+ACCT_UNDERFLOW_ON_POPULATE_FAIL: Final = Defect(
+    id="ACC-2026-01",
+    switch="acct_underflow_on_populate_fail",
+    title="a failed add of memory lowers nr_memmap_pages",
+    side="reference",
+    source="mm/sparse-vmemmap: fix vmemmap accounting underflow (20260426092640.375967-2; Fixes c3576889d87b)",
+    mechanism="section_activate counts after a successful populate only; section_deactivate, its error path, subtracts "
+    "all the same",
+    layer="accounting",
+    spot="reference.sparse_vmemmap:populate_section_memmap",
+    replacement=_count_after_success_only,
+    program=f"{_MACHINE}\nboot\nfail alloc nth=3\nm0 = memory add at=0x2000000000 size=128M\n",
+)
+
+EARLY_FINAL_REMOVE_PARTIAL_COUNT: Final = Defect(
+    id="early_final_remove_partial_count",
+    switch="early_final_remove_partial_count",
+    title="emptying an early section in parts leaves nr_memmap_boot_pages too high",
+    side="reference",
+    source="mm/sparse-vmemmap.c:free_map_bootmem of 7.3 counts a whole section (separate-paths.md Q2)",
+    mechanism="the boot counter falls by what the last part describes, though the whole section's memmap goes",
+    layer="accounting",
+    spot="reference.sparse_vmemmap:section_deactivate",
+    replacement=_count_of_the_last_part,
+    # RAM goes by the block, which is the section, and a device in an early section never empties it.
+    program=None,
+)
+
+PREHVO_WRPROTECT_RANGE: Final = Defect(
+    id="HVO-2026-09",
+    switch="prehvo_wrprotect_range",
+    title="tail pages of a pre-HVO boot page stay writable",
+    side="reference",
+    source="mm/hugetlb_vmemmap: fix __hugetlb_vmemmap_optimize_folios() (Fixes 752fe17af693)",
+    mechanism="the end of the range to protect is its start plus a number of pages, taken as bytes",
+    layer="mapping",
+    spot="reference.hugetlb_vmemmap:vmemmap_wrprotect_hvo",
+    replacement=_end_by_pages_instead_of_bytes,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nreserve size=1G count=1\nboot\n",
+)
+
+ROLLBACK_DESTROYS_HEAD: Final = Defect(
+    id="HVO-2026-08",
+    switch="rollback_destroys_head",
+    title="rolling back an optimization overwrites the head's struct pages",
+    side="reference",
+    source="mm/hugetlb_vmemmap: fix incorrect vmemmap restore in rollback (20260525025213.2229628-1; "
+    "Fixes c0b495b91a47)",
+    mechanism="the rollback fills every page from the tail template, the head's too, and loses the head's copy",
+    layer="structpages",
+    spot="reference.hugetlb_vmemmap:rollback",
+    replacement=_rollback_of_every_page,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nhugetlb overcommit size=1G to=1\n"
+    "fail alloc nth=5\nu0 = hugetlb map size=1G count=1\n",
+)
+
+BLOCK_CREATE_FAIL_NO_ALTMAP: Final = Defect(
+    id="MHP-2026-02",
+    switch="block_create_fail_no_altmap",
+    title="self-hosted memmap frames go to the buddy allocator",
+    side="reference",
+    source="mm/memory_hotplug: fix incorrect altmap passing in error path (20260428081855.1249045-3; "
+    "Fixes 6b8f0798b85a)",
+    mechanism="when the block device cannot be made, the memory is removed without its altmap",
+    layer="returns",
+    spot="mm.memory_hotplug:_add_self_hosted_block",
+    replacement=_remove_without_altmap,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1 memmap_on_memory=on\nboot\nfail alloc nth=4\n"
+    "m0 = memory add at=0x100000000 size=128M memmap_on_memory=on\n",
+)
+
+DAX_FULL_COUNT: Final = Defect(
+    id="ACC-2026-03",
+    switch="dax_full_count",
+    title="device DAX memmap is counted as if it were not optimized",
+    side="reference",
+    source="mm/sparse-vmemmap: fix DAX vmemmap accounting with optimization (20260428081855.1249045-5; "
+    "Fixes 15995a352474)",
+    mechanism="what a section counts for does not depend on vmemmap_shift",
+    layer="accounting",
+    spot="reference.sparse_vmemmap:section_nr_vmemmap_pages",
+    replacement=_count_as_if_not_optimized,
+    program=f"{_MACHINE}\nboot\nd0 = dax create at=0x100000000 size=2M align=2M\n",
+)
+
+PAGEBLOCK_FIRST_ONLY: Final = Defect(
+    id="INIT-2026-05",
+    switch="pageblock_first_only",
+    title="pageblocks of device compound pages keep no migratetype",
+    side="reference",
+    source="mm/mm_init: fix pageblock migratetype for ZONE_DEVICE compound pages (20260428081855.1249045-6; "
+    "Fixes c4386bd8ee3a)",
+    mechanism="only the pageblock of each compound page's head is set",
+    layer="structpages",
+    spot="reference.mm_init:memmap_init_zone_device",
+    replacement=_pageblock_of_the_head_only,
+    program=f"{_MACHINE}\nboot\nd0 = dax create at=0x100000000 size=1G align=1G\n",
+)
+
+EARLY_SECTION_SHORT_INIT: Final = Defect(
+    id="INIT-2026-06",
+    switch="early_section_short_init",
+    title="struct pages of a device in an early section stay uninitialised",
+    side="reference",
+    source="mm/mm_init: fix uninitialized struct pages for ZONE_DEVICE (20260428081855.1249045-7; Fixes 6fd3620b3428)",
+    mechanism="an early section's memmap is complete, yet only what a shared one needs is initialised",
+    layer="structpages",
+    spot="reference.mm_init:compound_nr_pages",
+    replacement=_blind_to_early_sections,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=1088M nodes=1\nboot\n"
+    "d0 = dax create at=0x44000000 size=2M align=2M\n",
+)
+
+PPC_ADDR_PFN: Final = Defect(
+    id="PPC-2026-13",
+    switch="ppc_addr_pfn",
+    title="powerpc takes vmemmap pages for others of their compound page",
+    side="reference",
+    source="powerpc/mm: fix wrong addr_pfn tracking in compound vmemmap population (9c914b7a0bd1; Fixes f2b79c0d7968)",
+    mechanism="the pfn beside the address grows by one for each vmemmap page, which describes 64 pages",
+    layer="mapping",
+    spot="reference.radix_pgtable:vmemmap_populate_compound_pages",
+    replacement=_pfn_by_vmemmap_page,
+    program="vmm 1\nmachine arch=ppc64_radix page=4K ram=1G nodes=1\nboot\n"
+    "d0 = dax create at=0x100000000 size=2M align=2M\n",
+)
+
+BOOT_POPULATE_DROP: Final = Defect(
+    id="boot_populate_drop",
+    switch="boot_populate_drop",
+    title="boot sections that get no memmap are dropped instead of a panic",
+    side="reference",
+    source="mm/sparse.c: sparse_init_nid before it panicked (separate-paths.md Q21)",
+    mechanism="a section that cannot be populated, and all behind it on the node, are no longer present, though zones "
+    "and memblock go on with their memory",
+    layer="returns",
+    spot="reference.hugetlb_boot:sparse_init_nid",
+    replacement=_drop_what_has_no_memmap,
+    # The language fails no allocation of the boot.
+    program=None,
+)
