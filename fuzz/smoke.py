@@ -15,10 +15,10 @@ from typing import Any, Final
 from fuzz.engines import make
 from fuzz.execute import Profile, run_program
 from fuzz.findings import Report, Reporter
-from fuzz.plant import PLANTS, planted
 from fuzz.program.errors import ProgramError
 from fuzz.program.text import parse_file
 from fuzz.session import Progress, Session
+from zoo import find, planted
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions")
@@ -118,17 +118,17 @@ def replay(path: Path, profile: Profile) -> Replayed:
 
 def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress, result: SmokeResult) -> Report | None:
     """Plant the known defect and let the uniform engine find it; the report it made."""
-    plant = PLANTS[PLANT]
+    plant = find(PLANT)
     reporter = Reporter(reports / PLANTED_REPORTS, profile, PLANT)
     engine = make("uniform", seed, profile)
     report = None
     while report is None and engine.statistics.programs < PLANT_PROGRAMS:
-        with planted(PLANT):
+        with planted(plant):
             discoveries = engine.advance(60.0, 1)
         for discovery in discoveries:
             # The models may really differ too: this is the defect iff the same program is clean without it.
             if run_program(discovery.program, profile=profile).finding is None:
-                with planted(PLANT):
+                with planted(plant):
                     report = reporter.report(discovery)
     result.planted_programs = engine.statistics.programs
     if report is None:

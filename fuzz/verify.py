@@ -1,6 +1,6 @@
 """Running a program again in a fresh process, so that nothing of a campaign's state is part of a finding.
 
-`python -P -m fuzz.verify PROFILE PLANT < program` prints {"signature": ..., "detail": ...}, with null for no
+`python -P -m fuzz.verify PROFILE DEFECT,... < program` prints {"signature": ..., "detail": ...}, with null for no
 difference.
 """
 
@@ -50,11 +50,11 @@ def signature_in_fresh_process(program: Program, profile: Profile, plant: str | 
 def main() -> None:
     """The fresh process."""
     from fuzz.execute import run_program
-    from fuzz.plant import planted
     from fuzz.program.text import parse
+    from zoo import find, planted
 
     profile, plant = sys.argv[1:]
-    with planted(plant or None):
+    with planted(*[find(name) for name in plant.split(",") if name]):
         program = parse(sys.stdin.read())
         # As the minimizer does: everything is compared after every operation.
         out = run_program(program, profile="merged" if profile == "merged" else "posted", full_every=1)

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fuzz.cli import app
-from fuzz.plant import planted
 from fuzz.program.text import parse, parse_file
+from zoo import find, planted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,7 +77,7 @@ def test_replay_as_json(clean: Path) -> None:
 
 
 def test_replay_of_a_difference(clean: Path, dax: Path) -> None:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         result = call("replay", "--json", clean, dax)
     assert result.exit_code == 1
     rows = json.loads(result.stdout)
@@ -139,7 +139,7 @@ def test_fmt_prints_the_canonical_form(tmp_path: Path) -> None:
 
 
 def test_minimize(dax: Path, tmp_path: Path) -> None:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         result = call("minimize", dax)
         assert result.exit_code == 1
         small = parse(result.stdout)
@@ -168,7 +168,7 @@ def test_explain_an_agreeing_program(clean: Path) -> None:
 
 
 def test_explain_marks_the_first_difference(dax: Path) -> None:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         result = call("explain", dax)
         data = json.loads(call("explain", "--json", dax).stdout)
     assert result.exit_code == 1
@@ -184,7 +184,7 @@ def test_explain_marks_the_first_difference(dax: Path) -> None:
 
 
 def run_planted(reports: Path, *args: str) -> Result:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         return call("run", "--programs", "8", "--seed", "3", "--reports", reports, *args)
 
 
