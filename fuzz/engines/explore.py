@@ -65,6 +65,16 @@ def freeze(pair: Lockstep) -> bytes:
     return pickle.dumps(pair, pickle.HIGHEST_PROTOCOL)
 
 
+def thaw(frozen: bytes) -> Lockstep:
+    """The inverse of `freeze`. Pools know mappings by the identity of their lists, which are other lists now."""
+    pair: Lockstep = pickle.loads(frozen)
+    for side in (pair.reference, pair.candidate):
+        for pool in side.kernel.hstates.values():
+            if pool.mapped:
+                pool.mapped = {id(folios): folios for folios in pool.mapped.values()}
+    return pair
+
+
 class Explore:
     """The search. As an engine it runs one transition where others run a program, and ends by itself."""
 
@@ -145,21 +155,21 @@ class Explore:
         if pair.over:
             return
         # A pickle of what came out of a pickle is equal to it; the first one need not be.
-        pair = pickle.loads(freeze(pair))
+        pair = thaw(freeze(pair))
         first = self._enter(pair, freeze(pair), ())
         frontier = [] if first is None else [first]
         yield True
         while frontier and (self.max_ops is None or self.depth < self.max_ops):
             following: list[State] = []
             for state in frontier:
-                pair = pickle.loads(state.pair)
+                pair = thaw(state.pair)
                 for move in list(self.universe.moves(pair, self.depth)):
                     after = self._go(pair, state, move)
                     if after is not None and after is not state:
                         following.append(after)
                     if after is not state:  # the pair has gone on
                         pair.close()
-                        pair = pickle.loads(state.pair)
+                        pair = thaw(state.pair)
                     yield True
                 pair.close()
             self.depth += 1

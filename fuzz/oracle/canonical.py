@@ -32,6 +32,7 @@ import marshal
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Final
@@ -87,7 +88,11 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
     },
     Sections: {"touched": "emptied"},
     MemoryBlocks: {"touched": "emptied"},
-    HState: {"touched": "emptied", "folios": "has a form of its own, by pfn"},
+    HState: {
+        "touched": "emptied",
+        "folios": "has a form of its own, by pfn",
+        "mapped": "has a form of its own, without the numbers of its lists",
+    },
     Oracle: {
         "ref": "in the form of the pair",
         "cand": "in the form of the pair",
@@ -144,6 +149,8 @@ def walk(thing: Any) -> Form:
     make = _FORMS.get(kind)
     if make is not None:
         return make(thing)
+    if isinstance(thing, Enum):
+        return thing.name
     if isinstance(thing, tuple | list):
         return tuple([walk(part) for part in thing])
     if kind is dict:
@@ -187,14 +194,15 @@ def _folio(folio: Folio) -> Form:
 
 def _pool(pool: HState) -> Form:
     folios = tuple(_folio(pool.folios[pfn]) for pfn in sorted(pool.folios))
-    return folios, tuple((name, walk(getattr(pool, name))) for name in _attributes(pool))
+    mapped = tuple(sorted(tuple(folio.pfn for folio in mapping) for mapping in pool.mapped.values()))
+    return folios, mapped, tuple((name, walk(getattr(pool, name))) for name in _attributes(pool))
 
 
 _FORMS: Final[dict[type, Any]] = {
     RunMap: _run_map,
     RunSet: lambda runs: (tuple(runs.starts), tuple(runs.ends)),
     Zone: lambda zone: zone.key,  # in full: `Side._zones`
-    Folio: lambda folio: folio.pfn,  # in full: `_pool`
+    Folio: _folio,
     HState: _pool,
     Kernel: lambda k: "kernel",  # a way back to the whole
     Arch: lambda arch: "arch",  # constant
@@ -263,7 +271,8 @@ class Side:
             if m.kind == "leaf"
             for frame in range(lo + m.delta, hi + m.delta, size)
         }
-        return frozenset(block for block in blocks - leaves if self._uniform(block << shift, (block + 1) << shift))
+        blocks -= leaves | {frame >> shift for frame in k.pages.hwpoison}
+        return frozenset(block for block in blocks if self._uniform(block << shift, (block + 1) << shift))
 
     def _uniform(self, lo: int, hi: int) -> bool:
         k = self.k

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 import pytest
 
-from fuzz.engines.explore import BOOT, canonical_pair, freeze
+from fuzz.engines.explore import BOOT, canonical_pair, freeze, thaw
 from fuzz.engines.universe import HOT, SECTION, SLOTS, UNIVERSES, Universe
 from fuzz.execute import Lockstep
 from fuzz.oracle.canonical import IGNORED, Side
@@ -86,7 +85,7 @@ def test_merged_states_behave_alike_under_random_continuations(coarser: bool) ->
     universe = ALL
     rng = Random(1)
     tried = 0
-    for first, second in merged_paths(7, universe, 500, coarser):
+    for first, second in merged_paths(7, universe, 320, coarser):
         a, b = run(first), run(second)
         for step in range(6):
             assert canonical_pair(a) == canonical_pair(b), (first, second)
@@ -103,7 +102,7 @@ def test_merged_states_behave_alike_under_random_continuations(coarser: bool) ->
         else:
             assert a.finish() == b.finish()
         tried += 1
-    assert tried >= (8 if coarser else 60)
+    assert tried >= (5 if coarser else 40)
 
 
 def test_the_form_does_not_depend_on_how_a_state_was_reached_or_kept() -> None:
@@ -115,7 +114,16 @@ def test_the_form_does_not_depend_on_how_a_state_was_reached_or_kept() -> None:
     other = (path[2], path[0], make_op("sysctl", hugetlb_optimize_vmemmap=True), path[1])
     pair = run(path)
     assert canonical_pair(pair) == canonical_pair(run(other))
-    assert canonical_pair(pair) == canonical_pair(pickle.loads(freeze(pair)))
+    assert canonical_pair(pair) == canonical_pair(thaw(freeze(pair)))
+
+
+def test_a_mapping_can_be_taken_back_after_it_was_kept() -> None:
+    path = (make_op("hugetlb resize", size=2 * M, to=2), make_op("hugetlb map", "u1", size=2 * M, count=1))
+    unmap = make_op("hugetlb unmap", u="u1")
+    pair = thaw(freeze(run(path)))
+    pair.step(unmap)
+    assert canonical_pair(pair) == canonical_pair(run((*path, unmap)))
+    assert not pair.reference.kernel.hstates[9].mapped
 
 
 def test_undone_is_as_not_done() -> None:
