@@ -17,11 +17,11 @@ from fuzz.engines.explore import BOOT, Explore
 from fuzz.engines.protocol import Engine
 from fuzz.engines.universe import UNIVERSES, Universe, device_moves, pool_moves
 from fuzz.execute import Lockstep, run_program
-from fuzz.plant import planted
 from fuzz.program.model import Op
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
 from mm.kernel import Kernel
+from zoo import find, planted
 
 
 def done(search: Explore) -> Explore:
@@ -109,7 +109,7 @@ def test_a_search_that_was_stopped_claims_what_it_finished() -> None:
 
 
 def test_a_planted_defect_is_found_by_a_shortest_program() -> None:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         search = done(Explore("posted", UNIVERSES["devices"], 2))
         assert search.findings
         first = search.findings[0]
@@ -172,7 +172,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_what_it_finds(tmp_path: Path) -> None:
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         code, out = explore("--max-ops", "1", "--universe", "devices", "--reports", str(tmp_path), "--json")
     assert code == 1
     told = json.loads(out)

@@ -7,10 +7,10 @@ from fuzz.engines.guided import Entry, Guided
 from fuzz.engines.novelty import Watch, bucket, drift
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Lockstep, StepResult, run_program
-from fuzz.plant import planted
 from fuzz.program.model import Op, Program
 from fuzz.program.repair import repair
 from fuzz.program.text import parse
+from zoo import find, planted
 
 POOL = parse("vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nhugetlb resize size=2M to=2\n")
 DAX = parse("vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nd0 = dax create at=0x180000000 size=256M\n")
@@ -101,7 +101,7 @@ def test_what_it_is_fed_is_run_first_and_kept_if_new() -> None:
 def test_a_planted_defect_is_found() -> None:
     engine = Guided(1)
     found = []
-    with planted("ACC-2026-03"):
+    with planted(find("ACC-2026-03")):
         while not found and engine.statistics.programs < 200:
             found = [d for d in engine.advance(60.0, 10) if d.finding.field == "nr_memmap"]
     assert found
