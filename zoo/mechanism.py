@@ -57,24 +57,45 @@ def _resolve(path: str) -> tuple[Any, str]:
 
 @contextmanager
 def _enrolled(side: Side, members: set[int]) -> Iterator[None]:
-    """While the block runs, kernels of the side put themselves and their parts into `members`, until they are gone."""
+    """While the block runs, kernels of the side put themselves and their parts into `members`, until they are gone.
+
+    A kernel comes into being when its side is made, and when it is copied or comes out of a pickle.
+    """
     module, name = _resolve(SIDES[side])
     cls = getattr(module, name)
-    original = cls.__init__
+    made = cls.__init__
+    copied: Callable[[Kernel, dict[str, Any]], None] | None = getattr(Kernel, "__setstate__", None)
 
-    @functools.wraps(original)
-    def __init__(self: Any, k: Kernel, *args: Any, **kwargs: Any) -> None:
-        original(self, k, *args, **kwargs)
-        ids = [id(part) for part in (k, self, *_parts(k))]
+    def enrol(k: Kernel, paths: object) -> None:
+        ids = [id(part) for part in (k, paths, *_parts(k))]
         members.update(ids)
         # An id may be used again once its object is gone.
         weakref.finalize(k, members.difference_update, ids).atexit = False
 
+    @functools.wraps(made)
+    def __init__(self: Any, k: Kernel, *args: Any, **kwargs: Any) -> None:
+        made(self, k, *args, **kwargs)
+        enrol(k, self)
+
+    def __setstate__(self: Kernel, state: dict[str, Any]) -> None:
+        if copied is None:
+            vars(self).update(state)
+        else:
+            copied(self, state)
+        paths = state.get("paths")
+        if isinstance(paths, cls):
+            enrol(self, paths)
+
     cls.__init__ = __init__
+    Kernel.__setstate__ = __setstate__  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        cls.__init__ = original
+        cls.__init__ = made
+        if copied is None:
+            del Kernel.__setstate__  # type: ignore[attr-defined]
+        else:
+            Kernel.__setstate__ = copied  # type: ignore[attr-defined]
 
 
 def _parts(k: Kernel) -> list[object]:

@@ -1,7 +1,9 @@
 """Planting: a replacement acts for kernels of one side made in the block, wherever the function is known, and leaves
 nothing behind."""
 
+import copy
 import gc
+import pickle
 import sys
 from typing import Any
 
@@ -102,6 +104,21 @@ def test_a_kernel_made_after_another_is_gone_is_not_taken_for_it() -> None:
             gc.collect()
             other = kernel(UnifiedFramework)
             assert other.pages.alloc_page(0, "pages") is not None
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda k: pickle.loads(pickle.dumps(k))])
+def test_copies_are_like_the_original(again: Any) -> None:
+    """Kernels that are copied, or kept as a pickle, keep their defects, and only theirs."""
+    spot = "mm.page_alloc:PageAllocator.alloc_page"
+    with planted(
+        defect(spot, lambda original, *args: None), defect("mm.kernel:Kernel.set_pageblocks", seven, "candidate")
+    ):
+        one, two = again(kernel()), again(kernel(UnifiedFramework))
+        assert one.pages.alloc_page(0, "pages") is None
+        assert two.pages.alloc_page(0, "pages") is not None
+        assert one.set_pageblocks(0, 512, "movable") is None
+        assert two.set_pageblocks(0, 512, "movable") == 7
+    assert one.pages.alloc_page(0, "pages") is not None
 
 
 def test_find() -> None:
