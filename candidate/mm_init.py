@@ -131,7 +131,8 @@ def memmap_init_zone_device(f: Framework, zone: Zone, pfn: int, nr: int, pgmap: 
         pfn = pgmap.altmap.base_pfn + pgmap.altmap.offset()
     order = pgmap.vmemmap_shift
     if not order:
-        k.memmap.init(pfn, end - pfn, plain(zone.nid, ZONE_DEVICE))
+        page = plain(zone.nid, ZONE_DEVICE)
+        k.memmap.init(pfn, end - pfn, page._replace(use="fsdax") if pgmap.type == "fsdax" else page)
     else:
         stride = 1 << order
         content = Compound(order, pfn & (stride - 1), zone.nid, ZONE_DEVICE, "devdax")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from candidate.framework import UnifiedFramework
 from fuzz.oracle.compare import Oracle
@@ -21,23 +21,37 @@ from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
 from mm.arch import Arch
 from mm.boot import boot
-from mm.dax import dev_dax_probe, dev_dax_remove
+from mm.dax import create_dev_dax, dax_bus_probe, dax_bus_remove, memmap_on_memory_store, unregister_dev_dax
+from mm.dev_dax import DevDax
 from mm.errno import EINVAL, ENODEV
 from mm.folio import Folio
 from mm.hugetlb import dissolve_free_hugetlb_folio, free_hpage_workfn, hugetlb_map, hugetlb_unmap
 from mm.hugetlb_sysfs import demote_store, nr_hugepages_store, nr_overcommit_hugepages_store
 from mm.kernel import BootRequest, Kernel
-from mm.machine import Machine
+from mm.kmem import kmem_block, state_store
+from mm.machine import Machine, OnlineType
 from mm.memory_failure import memory_failure, soft_offline_page, unpoison_memory
-from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
+from mm.memory_hotplug import (
+    add_memory,
+    memory_block_offline,
+    memory_block_online,
+    offline_and_remove_memory_ranges,
+    remove_memory,
+)
 from mm.page_alloc import Extents, KernelBug, pages_alloc, pages_free
-from mm.pgmap import PgMap
 from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
 
 Args = dict[str, Any]
 MakePaths = Callable[[Kernel], VmemmapPaths]
 Profile = Literal["posted", "merged"]
+
+ONLINE_TYPES: Final[dict[str, OnlineType]] = {
+    "kernel": "online_kernel",
+    "movable": "online_movable",
+    "default": "online",
+}
+"""What `zone=` of the language writes into memoryN/state."""
 
 FULL_EVERY = 128
 """Operations between two full comparisons."""
@@ -189,7 +203,7 @@ def _block(side: Side, args: Args) -> int:
 
 def _memory_online(side: Side, args: Args, result: str | None) -> int:
     block = _block(side, args)
-    return -ENODEV if block < 0 else memory_block_online(side.kernel, block, args["zone"])
+    return -ENODEV if block < 0 else memory_block_online(side.kernel, block, ONLINE_TYPES[args["zone"]])
 
 
 def _memory_offline(side: Side, args: Args, result: str | None) -> int:
@@ -219,6 +233,16 @@ def _unpoison(side: Side, args: Args, result: str | None) -> int:
     return unpoison_memory(side.kernel, args["at"] >> side.page_shift)
 
 
+def _memory_unplug(side: Side, args: Args, result: str | None) -> int:
+    memory = side.handles.get(args["m"])
+    if memory is None:
+        return -ENODEV
+    rc = offline_and_remove_memory_ranges(side.kernel, [memory])
+    if rc == 0:
+        del side.handles[args["m"]]
+    return rc
+
+
 def _dax_create(side: Side, args: Args, result: str | None) -> int:
     ranges = []
     for at, size in zip(args["at"], args["size"], strict=True):
@@ -226,20 +250,55 @@ def _dax_create(side: Side, args: Args, result: str | None) -> int:
         if pfns is None:
             return -EINVAL
         ranges.append((pfns[0], pfns[0] + pfns[1]))
-    made = dev_dax_probe(side.kernel, ranges, args["align"], args["altmap"], args["node"])
-    if isinstance(made, PgMap):
-        if result:
-            side.handles[result] = made
-        return 0
-    return made
+    made = create_dev_dax(side.kernel, ranges, args["align"], args["altmap"], args["node"], args["driver"])
+    if isinstance(made, int):
+        return made
+    if result:
+        side.handles[result] = made
+    return 0
 
 
 def _dax_destroy(side: Side, args: Args, result: str | None) -> int:
-    pgmap = side.handles.pop(args["d"], None)
-    if pgmap is None:
+    device = side.handles.pop(args["d"], None)
+    if device is None:
         return -ENODEV
-    dev_dax_remove(side.kernel, pgmap)
+    unregister_dev_dax(side.kernel, device)
     return 0
+
+
+def _dax_rebind(side: Side, args: Args, result: str | None) -> int:
+    device = side.handles.get(args["d"])
+    if device is None:
+        return -ENODEV
+    dax_bus_remove(side.kernel, device)
+    return dax_bus_probe(side.kernel, device, args["driver"])
+
+
+def _dax_set(side: Side, args: Args, result: str | None) -> int:
+    device = side.handles.get(args["d"])
+    return -ENODEV if device is None else memmap_on_memory_store(side.kernel, device, args["memmap_on_memory"])
+
+
+def _dax_state(side: Side, args: Args, result: str | None) -> int:
+    device = side.handles.get(args["d"])
+    return -ENODEV if device is None else state_store(side.kernel, device, args["state"])
+
+
+def _device_block(side: Side, args: Args) -> int:
+    """The block device that d and block= name, -1 if there is none."""
+    device: DevDax | None = side.handles.get(args["d"])
+    block = -1 if device is None else kmem_block(side.kernel, device, args["block"])
+    return block if side.kernel.memory_blocks.zone.get(block) is not None else -1
+
+
+def _dax_online(side: Side, args: Args, result: str | None) -> int:
+    block = _device_block(side, args)
+    return -ENODEV if block < 0 else memory_block_online(side.kernel, block, ONLINE_TYPES[args["zone"]])
+
+
+def _dax_offline(side: Side, args: Args, result: str | None) -> int:
+    block = _device_block(side, args)
+    return -ENODEV if block < 0 else memory_block_offline(side.kernel, block)
 
 
 def _pages_alloc(side: Side, args: Args, result: str | None) -> int:
@@ -279,11 +338,17 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "memory online": _memory_online,
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
+    "memory unplug": _memory_unplug,
     "memory hard_offline": _hard_offline,
     "memory soft_offline": _soft_offline,
     "memory unpoison": _unpoison,
     "dax create": _dax_create,
     "dax destroy": _dax_destroy,
+    "dax rebind": _dax_rebind,
+    "dax set": _dax_set,
+    "dax state": _dax_state,
+    "dax online": _dax_online,
+    "dax offline": _dax_offline,
     "pages alloc": _pages_alloc,
     "pages free": _pages_free,
     "fail alloc": _fail_alloc,

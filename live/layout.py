@@ -57,6 +57,8 @@ def unsupported(machine: Machine) -> str | None:
         return "the kernel and its tools need 1G"
     if machine.ram < LOW_RAM_LIMIT and _region_below(region_start(machine.ram)) < 2 * M:
         return "there is no room for a region below 2816M"
+    if machine.memhp_default_state != "offline":
+        return "blocks are onlined one by one"
     if not machine.deferred_init:
         return "deferred struct page initialisation is a configuration of the kernel, not a parameter"
     return None

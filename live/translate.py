@@ -34,6 +34,12 @@ WITHOUT_COUNTERPART: Final = {
     "memory hard_offline": "takes pages of the guest's memory out of use for good",
     "memory soft_offline": "takes pages of the guest's memory out of use for good",
     "memory unpoison": "takes pages of the guest's memory out of use for good",
+    "memory unplug": "only virtio-mem and daxN.M/state call it",
+    "dax rebind": "not translated: a device has one driver here as long as it lives",
+    "dax set": "not translated: a device has one driver here as long as it lives",
+    "dax state": "not translated: no device here is system RAM",
+    "dax online": "not translated: no device here is system RAM",
+    "dax offline": "not translated: no device here is system RAM",
 }
 """Operations that cannot be done live at all."""
 
@@ -199,6 +205,8 @@ def _check_remove(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str
 
 
 def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    if args["driver"] != "devdax":
+        return "not translated: fsdev, and kmem for a device (memory add is kmem)"
     ranges = list(zip(args["at"], args["size"], strict=True))
     if len(ranges) == 1 and ranges[0] in names.namespaces:
         return _check_namespace(args, names)
@@ -364,7 +372,7 @@ def _state(args: Args, guest: Guest, names: Names, word: str) -> int:
 
 
 def _online(args: Args, result: str | None, guest: Guest, names: Names) -> int:
-    return _state(args, guest, names, f"online_{args['zone']}")
+    return _state(args, guest, names, "online" if args["zone"] == "default" else f"online_{args['zone']}")
 
 
 def _offline(args: Args, result: str | None, guest: Guest, names: Names) -> int:

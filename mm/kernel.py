@@ -17,7 +17,7 @@ from mm.page import MemMap
 from mm.page_alloc import PageAllocator
 from mm.pgmap import PgMap
 from mm.pgtable import VmemmapTables
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 from mm.tlb import Tlb
 from mm.vmstat import Vmstat
 
@@ -60,6 +60,9 @@ class Kernel:
         self.memory_blocks = MemoryBlocks(arch)
         self.pgmaps: list[PgMap] = []
         """Live device page maps, in the order they were made (the kernel's pgmap_array)."""
+        self.remaps: list[tuple[PgMap, RunSet | None]] = []
+        """What `mm.memremap` did since the oracle last looked: page maps it began to add, with the subsections that
+        existed before, and page maps it took away, with None."""
         self.hstates: dict[int, HState] = {}
         """Pools by order, largest first."""
         for shift in arch.hugetlb_shifts:

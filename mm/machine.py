@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mm.arch import ARCHES, Arch
+
+OnlineType: TypeAlias = Literal["offline", "online", "online_kernel", "online_movable"]
+"""enum mmop (include/linux/memory_hotplug.h), in the words of memoryN/state and memhp_default_state."""
 
 GRANULE = 2 << 20
 
@@ -22,6 +25,7 @@ class Machine:
     hugetlb_free_vmemmap: bool = True
     deferred_init: bool = True
     memmap_on_memory: str = "off"
+    memhp_default_state: OnlineType = "offline"
 
     @classmethod
     def coerced(cls, **keys: Any) -> Machine:

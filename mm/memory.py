@@ -1,7 +1,7 @@
 """Memory block devices (drivers/base/memory.c, Linux 7.3): which blocks exist, and which are online in which zone.
 
-The operations on them (add, remove, online, offline) are in `mm.memory_hotplug`. Left out: block groups, auto-online
-policy (the model behaves as memhp_default_state=offline), blocks larger than a section.
+The operations on them (add, remove, online, offline) are in `mm.memory_hotplug` and `mm.memory_online`. Left out: block
+groups.
 """
 
 from __future__ import annotations

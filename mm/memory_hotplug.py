@@ -3,8 +3,7 @@
 The memory map of a section is behind the seam; here is what surrounds it: resources, block devices, altmaps, and the
 order in which an error is undone. Blocks go online and offline in `mm.memory_online`.
 
-Left out: the direct map, memory groups, onlining by policy (the model behaves as memhp_default_state=offline), node
-hotplug, firmware map, memory that a driver manages.
+Left out: the direct map, memory groups, node hotplug, firmware map.
 """
 
 from __future__ import annotations
@@ -12,18 +11,22 @@ from __future__ import annotations
 from mm.altmap import Altmap
 from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM
 from mm.kernel import Kernel
+from mm.machine import OnlineType
 from mm.memmap_on_memory import altmap_free, mhp_altmap, mhp_supports_memmap_on_memory
 from mm.memory import MemoryBlocks
 from mm.memory_online import memory_block_offline, memory_block_online
+from mm.mmzone import ZONE_MOVABLE
 from mm.pgmap import PgMap
-from mm.resource import release_region, request_region
+from mm.resource import KMEM_RAM, release_region, request_region
 
 __all__ = [
     "add_memory",
+    "add_memory_driver_managed",
     "arch_add_memory",
     "arch_remove_memory",
     "memory_block_offline",
     "memory_block_online",
+    "offline_and_remove_memory_ranges",
     "remove_memory",
 ]
 
@@ -87,21 +90,40 @@ def create_memory_block_devices(k: Kernel, pfn: int, nr_pages: int, nid: int, al
 
 
 def add_memory(k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool) -> int:
-    """add_memory, add_memory_resource (mm/memory_hotplug.c, 7.3); 0 or an errno.
+    """add_memory (mm/memory_hotplug.c, 7.3); 0 or an errno. Blocks go online as memhp_default_state says.
 
     `memmap_on_memory` is the request flag MHP_MEMMAP_ON_MEMORY.
     """
+    return _add_memory(k, nid, start_pfn, nr, memmap_on_memory, k.machine.memhp_default_state, "hotplug")
+
+
+def add_memory_driver_managed(
+    k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool, online_type: OnlineType
+) -> int:
+    """__add_memory_driver_managed (mm/memory_hotplug.c, 7.3) inside the reservation of the kmem driver."""
+    return _add_memory(k, nid, start_pfn, nr, memmap_on_memory, online_type, KMEM_RAM)
+
+
+def _add_memory(
+    k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool, online_type: OnlineType, kind: str
+) -> int:
     if nr <= 0 or start_pfn + nr > 1 << (k.arch.physmem_bits - k.arch.page_shift):
         return -E2BIG
-    if not request_region(k, start_pfn, start_pfn + nr, "hotplug"):
+    if not request_region(k, start_pfn, start_pfn + nr, kind):
         return -EEXIST
-    rc = _add_memory_resource(k, nid, start_pfn, nr, memmap_on_memory)
+    rc = add_memory_resource(k, nid, start_pfn, nr, memmap_on_memory)
     if rc:
         release_region(k, start_pfn, start_pfn + nr)
-    return rc
+        return rc
+    if online_type != "offline":
+        per = k.memory_blocks.pages
+        for block in range(start_pfn // per, (start_pfn + nr) // per):
+            memory_block_online(k, block, online_type)  # a failure does not fail the add
+    return 0
 
 
-def _add_memory_resource(k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool) -> int:
+def add_memory_resource(k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool) -> int:
+    """__add_memory_resource (mm/memory_hotplug.c, 7.3) up to onlining; 0 or an errno."""
     if (start_pfn | nr) % k.memory_blocks.pages:
         return -EINVAL  # check_hotplug_memory_range
     if memmap_on_memory and mhp_supports_memmap_on_memory(k):
@@ -185,4 +207,34 @@ def remove_memory(k: Kernel, start_pfn: int, nr: int) -> int:
         blocks.drop(first, last)
         arch_remove_memory(k, start_pfn, nr, None, None)
     release_region(k, start_pfn, start_pfn + nr)
+    return 0
+
+
+def offline_and_remove_memory_ranges(k: Kernel, ranges: list[tuple[int, int]]) -> int:
+    """offline_and_remove_memory_ranges (mm/memory_hotplug.c, 7.3): all ranges (first pfn, pages), or none and an errno.
+
+    Every block of every range goes offline first. If one does not, those that did go online again, in ZONE_MOVABLE if
+    they were there, else in a kernel zone.
+    """
+    blocks = k.memory_blocks
+    per = blocks.pages
+    if not ranges or any(nr <= 0 or (start | nr) % per for start, nr in ranges):
+        return -EINVAL
+    offlined: list[tuple[int, OnlineType]] = []
+    rc = 0
+    for block in (b for start, nr in ranges for b in range(start // per, (start + nr) // per)):
+        zone = blocks.zone.get(block)
+        if zone is None or zone == MemoryBlocks.OFFLINE:
+            continue  # try_offline_memory_block: what is offline is fine
+        rc = memory_block_offline(k, block)
+        if rc:
+            break
+        offlined.append((block, "online_movable" if zone[1] == ZONE_MOVABLE else "online_kernel"))
+    if rc:
+        for block, online_type in offlined:
+            memory_block_online(k, block, online_type)  # try_reonline_memory_block
+        return rc
+    for start, nr in ranges:
+        if remove_memory(k, start, nr):
+            k.warn_once("WARNING: offline_and_remove_memory_ranges")
     return 0

@@ -3,19 +3,19 @@
 Onlining has no point of failure here. Offlining moves away what can be moved and dissolves the free huge pages. Where
 the kernel would try to migrate until a signal comes, the result here is -EBUSY.
 
-Left out: notifiers, memory groups, the auto-movable policy, the span of nodes, and that a zone's span
-does not shrink over the hole at the end of a partly backed boot section.
+Left out: notifiers, the auto-movable policy and its memory groups, the span of nodes, and that a zone's
+span does not shrink over the hole at the end of a partly backed boot section.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Literal
 
 from mm.errno import EBUSY, EHWPOISON, EINVAL, ENODEV
 from mm.hugetlb import dissolve_free_hugetlb_folios
 from mm.hugetlb_isolate import isolate_or_migrate
 from mm.kernel import Kernel
+from mm.machine import OnlineType
 from mm.memmap_on_memory import mhp_init_memmap_on_memory
 from mm.memory import MemoryBlocks
 from mm.mmzone import SECTION_IS_ONLINE, ZONE_MOVABLE, Zone
@@ -32,11 +32,21 @@ from mm.page_alloc import (
 MOVABLE_OWNERS = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 
 
-def memory_block_online(k: Kernel, block: int, zone: Literal["kernel", "movable"]) -> int:
-    """state_store of online_kernel or online_movable, memory_block_online (drivers/base/memory.c, 7.3); 0 or an errno.
-
-    Left out: the zone that plain "online" picks.
+def zone_for_pfn_range(k: Kernel, online_type: OnlineType, nid: int, start_pfn: int, end_pfn: int) -> Zone:
+    """zone_for_pfn_range, default_zone_for_pfn (mm/memory_hotplug.c, 7.3) with online_policy=contig-zones and without
+    movable_node: plain "online" takes the zone that the range meets, a kernel zone if it meets both kinds or none.
     """
+    movable = k.nodes[nid].zones[ZONE_MOVABLE]
+    if online_type == "online_movable":
+        return movable
+    kernel = default_zone_for_kernel_pfn(k.nodes, nid, start_pfn, end_pfn)
+    if online_type == "online" and movable.intersects(start_pfn, end_pfn) and not kernel.intersects(start_pfn, end_pfn):
+        return movable
+    return kernel
+
+
+def memory_block_online(k: Kernel, block: int, online_type: OnlineType) -> int:
+    """state_store of one of the online types, memory_block_online (drivers/base/memory.c, 7.3); 0 or an errno."""
     blocks = k.memory_blocks
     state = blocks.zone.get(block)
     nid = blocks.nid.get(block)
@@ -48,10 +58,7 @@ def memory_block_online(k: Kernel, block: int, zone: Literal["kernel", "movable"
         return -EHWPOISON
     start = block * blocks.pages
     end = start + blocks.pages
-    if zone == "movable":
-        target = k.nodes[nid].zones[ZONE_MOVABLE]
-    else:
-        target = default_zone_for_kernel_pfn(k.nodes, nid, start, end)
+    target = zone_for_pfn_range(k, online_type, nid, start, end)
     altmap = blocks.altmaps.get(block)
     if altmap is None:
         online_pages(k, start, end, target)

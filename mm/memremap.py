@@ -1,6 +1,7 @@
-"""Struct pages for device memory (mm/memremap.c, Linux 7.3), for page maps of type MEMORY_DEVICE_GENERIC.
+"""Struct pages for device memory (mm/memremap.c, Linux 7.3), for page maps of device DAX (MEMORY_DEVICE_GENERIC) and
+of fsdev (MEMORY_DEVICE_FS_DAX).
 
-Left out: private, coherent, fs-dax and p2p memory; page references; PAT tracking; the KASAN shadow; the search for a
+Left out: private, coherent and p2p memory; page references; PAT tracking; the KASAN shadow; the search for a
 conflicting page map or RAM in the range, which finds nothing because `mm.dax` owns the range's resource by then.
 """
 
@@ -21,6 +22,7 @@ def memremap_pages(k: Kernel, pgmap: PgMap) -> int:
     if pgmap.vmemmap_shift > k.arch.max_folio_order:
         k.warn_once("requested folio size unsupported")
         return -EINVAL
+    k.remaps.append((pgmap, k.sections.subsections.copy()))
     pgmap.nr_range = 0
     for range_id in range(len(pgmap.ranges)):
         rc = pagemap_range(k, pgmap, range_id)
@@ -54,6 +56,7 @@ def pagemap_range(k: Kernel, pgmap: PgMap, range_id: int) -> int:
 
 def memunmap_pages(k: Kernel, pgmap: PgMap) -> None:
     """memunmap_pages, pageunmap_range: take the finished ranges away, ascending. The span of ZONE_DEVICE stays."""
+    k.remaps.append((pgmap, None))
     for start, end in pgmap.ranges[: pgmap.nr_range]:
         arch_remove_memory(k, start, end - start, pgmap.altmap, pgmap)
     if pgmap.altmap is not None and pgmap.altmap.alloc:

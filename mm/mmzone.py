@@ -53,6 +53,10 @@ class Zone:
         """zone_spans_pfn (include/linux/mmzone.h)."""
         return self.start_pfn <= pfn < self.end_pfn
 
+    def intersects(self, start_pfn: int, end_pfn: int) -> bool:
+        """zone_intersects (include/linux/mmzone.h)."""
+        return self.start_pfn < end_pfn and start_pfn < self.end_pfn
+
     def grow_span(self, start_pfn: int, end_pfn: int) -> None:
         """resize_zone_range (mm/memory_hotplug.c)."""
         if self.start_pfn == self.end_pfn:

@@ -32,6 +32,8 @@ class Plain(NamedTuple):
 
     nid: int
     zone: int
+    use: str = ""
+    """"fsdax" for a device page of MEMORY_DEVICE_FS_DAX, whose reference count is 0; other device pages have 1."""
     kind: Literal["plain"] = "plain"
 
 
@@ -44,7 +46,7 @@ class Compound(NamedTuple):
     nid: int
     zone: int
     use: str
-    """"hugetlb" or "devdax"."""
+    """"hugetlb", or "devdax": MEMORY_DEVICE_GENERIC, whose heads have a reference count of 1."""
     kind: Literal["compound"] = "compound"
 
 

@@ -525,6 +525,6 @@ def default_zone_for_kernel_pfn(nodes: list[Node], nid: int, start_pfn: int, end
     """default_kernel_zone_for_pfn (mm/memory_hotplug.c): first kernel zone that intersects the range, else Normal."""
     for idx in range(ZONE_MOVABLE):
         zone = nodes[nid].zones[idx]
-        if zone.start_pfn < end_pfn and start_pfn < zone.end_pfn:
+        if zone.intersects(start_pfn, end_pfn):
             return zone
     return nodes[nid].zones[ZONE_NORMAL]

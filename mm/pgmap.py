@@ -21,4 +21,4 @@ class PgMap:
         self.altmap = altmap
         self.nid = nid
         self.type = type
-        """"generic" (device_dax), "fsdax"."""
+        """"generic" (device_dax) or "fsdax" (fsdev)."""

@@ -110,7 +110,8 @@ def memmap_init_zone_device(k: Kernel, zone: Zone, pfn: int, nr: int, pgmap: PgM
     if pgmap.altmap is not None:
         pfn = pgmap.altmap.base_pfn + pgmap.altmap.offset()
     if not pgmap.vmemmap_shift:
-        k.memmap.init(pfn, end - pfn, Plain(zone.nid, zone.idx))
+        # __init_zone_device_page: pages of MEMORY_DEVICE_FS_DAX begin with a reference count of 0.
+        k.memmap.init(pfn, end - pfn, Plain(zone.nid, zone.idx, "fsdax" if pgmap.type == "fsdax" else ""))
     else:
         stride = 1 << pgmap.vmemmap_shift
         content: Content = Compound(pgmap.vmemmap_shift, pfn % stride, zone.nid, zone.idx, "devdax")

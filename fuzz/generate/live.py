@@ -7,6 +7,7 @@ That, rather than the choice of an engine, is what reaches deep states.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from fuzz.program.model import Op
@@ -25,11 +26,13 @@ class Range(NamedTuple):
     size: int
 
 
-class Device(NamedTuple):
+@dataclass(slots=True)
+class Device:
     """A live DAX device; ranges are (address, size) in bytes."""
 
     name: str
     ranges: tuple[tuple[int, int], ...]
+    driver: str
 
 
 class Live:
@@ -135,7 +138,7 @@ class Live:
 
     def _dax_create(self, op: Op, rc: int) -> None:
         ranges = tuple(zip(op.args["at"], op.args["size"], strict=True))
-        self.devices.append(Device(str(op.result), ranges))
+        self.devices.append(Device(str(op.result), ranges, op.args["driver"]))
         for at, size in ranges:
             self._occupy(at + size)
 
@@ -147,6 +150,11 @@ class Live:
                 self._vacate(found.ranges)
                 return
         self.refused[DAX].remove(name)
+
+    def _dax_rebind(self, op: Op, rc: int) -> None:
+        for device in self.devices:
+            if device.name == op.args[DAX]:
+                device.driver = op.args["driver"] if rc == 0 else "none"
 
     def _hugetlb_map(self, op: Op, rc: int) -> None:
         self.mappings.append(str(op.result))
@@ -166,8 +174,10 @@ class Live:
 _MOVES: Final[dict[str, Callable[[Live, Op, int], None]]] = {
     "memory add": Live._memory_add,
     "memory remove": Live._memory_remove,
+    "memory unplug": Live._memory_remove,
     "dax create": Live._dax_create,
     "dax destroy": Live._dax_destroy,
+    "dax rebind": Live._dax_rebind,
     "hugetlb map": Live._hugetlb_map,
     "hugetlb unmap": Live._hugetlb_unmap,
     "pages alloc": Live._pages_alloc,

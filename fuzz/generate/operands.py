@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz.generate.live import Live
+from fuzz.generate.live import Device, Live
 from fuzz.generate.weights import Draw
 from mm.hstate import HState
 from mm.kernel import Kernel
@@ -353,6 +353,24 @@ def block(draw: Draw, live: Live, at: int, size: int, online: bool) -> int:
     if x < 0.97:
         return int(draw() * (last - first))
     return last - first if x < 0.99 else raw_number(draw)
+
+
+def device_block(draw: Draw, live: Live, device: Device, online: bool) -> int:
+    """Number among its whole blocks of a device's memory block that is online (or offline); sometimes of any, or of
+    none."""
+    blocks = live.kernel.memory_blocks
+    per = blocks.pages * live.kernel.arch.page
+    numbers = [b for at, size in device.ranges for b in range(-(-at // per), min((at + size) // per, at // per + 64))]
+    x = draw()
+    if x < 1 - RAW:
+        fitting = [
+            i
+            for i, block in enumerate(numbers)
+            if (state := blocks.zone.get(block)) is not None and (state != MemoryBlocks.OFFLINE) is online
+        ]
+        if fitting:
+            return fitting[int(draw() * len(fitting))]
+    return int(draw() * (len(numbers) + 1)) if x < 0.99 else raw_number(draw)
 
 
 def frames(draw: Draw, live: Live, nid: int, movable: bool) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from fuzz.generate import operands
-from fuzz.generate.live import Live, Range
+from fuzz.generate.live import Device, Live, Range
 from fuzz.generate.weights import FAILABLE, WEIGHTS, Draw
 from fuzz.program.model import Op
 from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
@@ -15,6 +15,9 @@ from mm.hstate import HState
 Maker = Callable[[Draw, Live], Op]
 Table = tuple[Maker, ...]
 """Makers, each as often as its operation's weight."""
+
+_DRIVERS: Final = ("kmem", "kmem", "devdax", "devdax", "fsdev", "none")
+_STATES: Final = ("online_kernel", "online", "online_kernel", "offline")
 
 
 def generate_op(draw: Draw, live: Live, table: Table) -> Op:
@@ -126,8 +129,12 @@ def _memory_online(draw: Draw, live: Live) -> Op:
     if found is None:
         return _memory_add(draw, live)
     number = operands.block(draw, live, found.at, found.size, online=False)
-    zone = "movable" if draw() < 0.6 else "kernel"
-    return Op("memory online", {MEMORY: found.name, "block": number, "zone": zone})
+    return Op("memory online", {MEMORY: found.name, "block": number, "zone": _zone(draw)})
+
+
+def _zone(draw: Draw) -> str:
+    x = draw()
+    return "movable" if x < 0.55 else "kernel" if x < 0.85 else "default"
 
 
 def _memory_offline(draw: Draw, live: Live) -> Op:
@@ -155,16 +162,80 @@ def _unpoison(draw: Draw, live: Live) -> Op:
     return Op("memory unpoison", {"at": operands.poisoned_address(draw, live)})
 
 
+def _memory_unplug(draw: Draw, live: Live) -> Op:
+    found = _some_memory(draw, live, 0.03)
+    return _memory_add(draw, live) if found is None else Op("memory unplug", {MEMORY: found.name})
+
+
 def _dax_create(draw: Draw, live: Live) -> Op:
     align = operands.align(draw, live)
     at, size = operands.device_ranges(draw, live, align)
-    args = {"at": at, "size": size, "align": align, "altmap": draw() >= 0.8, "node": operands.node(draw, live)}
+    y = draw()
+    driver = "devdax" if y < 0.72 else "kmem" if y < 0.9 else "fsdev"
+    args = {
+        "at": at,
+        "size": size,
+        "align": align,
+        "altmap": draw() >= 0.8,
+        "node": operands.node(draw, live),
+        "driver": driver,
+    }
     return Op("dax create", args, live.fresh(DAX))
 
 
 def _dax_destroy(draw: Draw, live: Live) -> Op:
     name = _handle(draw, live, DAX, [device.name for device in live.devices])
     return _dax_create(draw, live) if name is None else Op("dax destroy", {DAX: name})
+
+
+def _dax_rebind(draw: Draw, live: Live) -> Op:
+    name = _handle(draw, live, DAX, [device.name for device in live.devices])
+    if name is None:
+        return _dax_create(draw, live)
+    return Op("dax rebind", {DAX: name, "driver": _DRIVERS[int(draw() * len(_DRIVERS))]})
+
+
+def _system_ram(draw: Draw, live: Live) -> Device | None:
+    """A device that is system RAM; rarely any other, or one that stands for nothing."""
+    refused = live.refused[DAX]
+    if refused and draw() < 0.04:
+        return Device(refused[int(draw() * len(refused))], (), "none")
+    found = [device for device in live.devices if device.driver == "kmem"]
+    if not found or draw() < 0.08:
+        found = live.devices
+    return found[int(draw() * len(found))] if found else None
+
+
+def _dax_set(draw: Draw, live: Live) -> Op:
+    bound = draw() < 0.2
+    name = _handle(draw, live, DAX, [device.name for device in live.devices if (device.driver == "kmem") is bound])
+    if name is None:
+        return _dax_create(draw, live)
+    return Op("dax set", {DAX: name, "memmap_on_memory": draw() < 0.8})
+
+
+def _dax_state(draw: Draw, live: Live) -> Op:
+    device = _system_ram(draw, live)
+    if device is None:
+        return _dax_create(draw, live)
+    x = draw()
+    state = "unplugged" if x < 0.5 else "online_movable" if x < 0.75 else _STATES[int(draw() * len(_STATES))]
+    return Op("dax state", {DAX: device.name, "state": state})
+
+
+def _dax_online(draw: Draw, live: Live) -> Op:
+    device = _system_ram(draw, live)
+    if device is None:
+        return _dax_create(draw, live)
+    number = operands.device_block(draw, live, device, online=False)
+    return Op("dax online", {DAX: device.name, "block": number, "zone": _zone(draw)})
+
+
+def _dax_offline(draw: Draw, live: Live) -> Op:
+    device = _system_ram(draw, live)
+    if device is None:
+        return _dax_create(draw, live)
+    return Op("dax offline", {DAX: device.name, "block": operands.device_block(draw, live, device, online=True)})
 
 
 def _pages_alloc(draw: Draw, live: Live) -> Op:
@@ -198,11 +269,17 @@ MAKERS: Final[dict[str, Maker]] = {
     "memory online": _memory_online,
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
+    "memory unplug": _memory_unplug,
     "memory hard_offline": _hard_offline,
     "memory soft_offline": _soft_offline,
     "memory unpoison": _unpoison,
     "dax create": _dax_create,
     "dax destroy": _dax_destroy,
+    "dax rebind": _dax_rebind,
+    "dax set": _dax_set,
+    "dax state": _dax_state,
+    "dax online": _dax_online,
+    "dax offline": _dax_offline,
     "pages alloc": _pages_alloc,
     "pages free": _pages_free,
     "fail alloc": _fail_alloc,

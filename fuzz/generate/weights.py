@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mm.machine import GRANULE, Machine
+from mm.machine import GRANULE, Machine, OnlineType
 
 Draw = Callable[[], float]
 """A source of floats in [0, 1)."""
@@ -27,11 +27,17 @@ WEIGHTS: Final = {
     "memory online": 20,
     "memory offline": 18,
     "memory remove": 15,
+    "memory unplug": 7,
     "memory hard_offline": 7,
     "memory soft_offline": 7,
     "memory unpoison": 5,
-    "dax create": 18,
-    "dax destroy": 15,
+    "dax create": 20,
+    "dax destroy": 13,
+    "dax rebind": 9,
+    "dax set": 2,
+    "dax state": 7,
+    "dax online": 7,
+    "dax offline": 5,
     "pages alloc": 15,
     "pages free": 11,
     "fail alloc": 18,
@@ -49,6 +55,9 @@ FAILABLE: Final = (
     *("memory online",) * 2,
     *("memory hard_offline",) * 2,
     "memory soft_offline",
+    *("dax rebind",) * 2,
+    *("dax state",) * 2,
+    "memory unplug",
     "hugetlb demote",
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""
@@ -60,6 +69,7 @@ G: Final = 1 << 30
 # With a memmap of 1/64 of RAM, a program of some dozen operations fills these machines, and each boots in a few runs.
 _SMALL: Final = (4 * G, 1 * G, 2 * G, 3 * G, 5 * G, 6 * G, 1536 * M, 2560 * M, 2816 * M, 4096 * M + 512 * M)
 _TINY: Final = (512 * M, 640 * M, 768 * M)
+_ONLINE_TYPES: Final[tuple[OnlineType, ...]] = ("online_movable", "online", "online_kernel")
 _LARGE: Final = (64 * G, 128 * G, 1 << 40, 16 << 40)
 
 
@@ -85,6 +95,7 @@ def choose_machine(draw: Draw) -> Machine:
     if draw() >= 0.6:
         ram += GRANULE * int(draw() * 64)  # up to one section less 2M
     mode = draw()
+    policy = draw()
     return Machine.coerced(
         arch=arch,
         page=page,
@@ -93,6 +104,7 @@ def choose_machine(draw: Draw) -> Machine:
         hugetlb_free_vmemmap=draw() < 0.88,
         deferred_init=draw() < 0.7,
         memmap_on_memory="off" if mode < 0.5 else "on" if mode < 0.75 else "force",
+        memhp_default_state="offline" if policy < 0.6 else _ONLINE_TYPES[int((policy - 0.6) / 0.4 * 3)],
     )
 
 

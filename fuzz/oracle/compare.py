@@ -38,11 +38,9 @@ from mm.errno import EEXIST, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import Tail
+from mm.pgmap import PgMap
 from mm.runs import RunSet
 
-DAX = frozenset({"dax create", "dax destroy"})
-MOVING = frozenset({"memory offline", "memory soft_offline"})
-"""Operations that move pages."""
 POISONING = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
 
 
@@ -83,7 +81,10 @@ class Oracle:
             owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
         ]
         """What each operation touches; emptied after it."""
+        self._added: PgMap | None = None
+        """The device memory that the operation has begun to add, if any."""
         self._subsections = RunSet()
+        """The subsections that existed before that."""
         self._short = 0, 0
         self._tails: tuple[Tails, Tails] = {}, {}
         """Names of the shared tail frames, by side."""
@@ -104,8 +105,6 @@ class Oracle:
         elif faults.points is not None:
             faults.points = cand.faults.points = None
         self._short = ref.pages.short, cand.pages.short
-        if op.name == "dax create":
-            self._subsections = ref.sections.subsections.copy()
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
@@ -113,6 +112,8 @@ class Oracle:
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
+        if self.ref.remaps:
+            self._remapped()
         diff = None
         if rc != 0 or rc2 != 0 or self.ref.log or self.cand.log:
             diff = self._returns(op, rc, rc2)
@@ -120,10 +121,10 @@ class Oracle:
                 self.dead = True
                 return None
         name = op.name
-        touched = any(self._lists)
+        touched = any(self._lists) or bool(self.ref.remaps)
         if diff is None:
-            if touched and (name in DAX or (self.pieces.runs.starts and self.ref.sections.touched)):
-                self._expect(op, rc)
+            if self.ref.remaps:
+                self._expect(rc)
             elif name == "boot":
                 more = rules.boot_initialized(self.ref.machine, self.ref)
                 if more:
@@ -137,21 +138,21 @@ class Oracle:
                 if over:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
-            self.accounting.moved = name in MOVING
+            self.accounting.moved = name in rules.MOVING or len(self.ref.remaps) > 1
             if touched:
-                diff = self._touched(name)
+                diff = self._touched()
             else:
                 diff = self._pageblocks() or self._accounting(quiet=True)
             if diff is None and full:
                 diff = self._everything()
         if diff is not None:
-            clause = self._known(op, rc, rc2, diff)
+            clause = self._known(rc, rc2, diff)
             if clause is not None:
                 diff = None
             else:
                 clause = self._fork(op, rc, rc2)
                 if clause is not None:
-                    diff = self._parted(op)
+                    diff = self._parted()
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause
@@ -162,6 +163,9 @@ class Oracle:
         if touched:
             for ranges in self._lists:
                 ranges.clear()
+            self._added = None
+            self.ref.remaps.clear()
+            self.cand.remaps.clear()
         self.accounting.forget()
         return finding
 
@@ -175,11 +179,11 @@ class Oracle:
         name = "end" if op is None else op.name
         return Finding(diff.layer, diff.field, name, ("", ""), diff.page_class, diff.drift, diff.detail)
 
-    def _touched(self, name: str) -> Difference | None:
+    def _touched(self) -> Difference | None:
         ref, cand = self.ref, self.cand
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
-        if not (mapped or written or ref.pages.touched or cand.pages.touched or name in DAX):
+        if not (mapped or written or ref.pages.touched or cand.pages.touched or ref.remaps):
             diff = self._sections() if ref.sections.touched or cand.sections.touched else None
             diff = diff or self._pageblocks()
             return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
@@ -231,8 +235,8 @@ class Oracle:
             field = "crash" if "crash: " in (a[:7], b[:7]) else "bug"
             return Difference("returns", field, "died", f"reference: {rc}; candidate: {rc2}")
         wanted = rc
-        if rc == -EEXIST and op.name == "dax create":
-            if rules.partial_add_unsupported(self.pieces, self._subsections, self._ranges(op)):
+        if rc == -EEXIST and self._added is not None:
+            if rules.partial_add_unsupported(self.pieces, self._subsections, self._added.ranges):
                 self.clauses.add("dax-partial-add-unsupported")
                 wanted = -EOPNOTSUPP
         if wanted != rc2:
@@ -337,49 +341,47 @@ class Oracle:
                 diff = accounting.layout()
         return diff
 
-    def _ranges(self, op: OpLike) -> list[tuple[int, int]]:
-        shift = self.ref.arch.page_shift
-        both = zip(op.args["at"], op.args["size"], strict=True)
-        return [(at >> shift, (at + size) >> shift) for at, size in both if size]
+    def _remapped(self) -> None:
+        """Device memory came or went: the pieces of what went are gone. At most one page map is added by an
+        operation."""
+        for pgmap, subsections in self.ref.remaps:
+            if subsections is not None:
+                self._added, self._subsections = pgmap, subsections
+            else:
+                self.pieces.destroyed(pgmap.ranges[: pgmap.nr_range])
 
-    def _order(self, op: OpLike) -> int:
-        """Order of the compound pages of a device."""
-        order: int = op.args["align"].bit_length() - 1 - self.ref.arch.page_shift
-        return order
-
-    def _refused(self, op: OpLike) -> tuple[int, ...]:
-        """What a creation may be refused with when it gets further: it meets memory that exists."""
-        if op.name != "dax create":
+    def _refused(self) -> tuple[int, ...]:
+        """What adding device memory may be refused with when it gets further: it meets memory that exists."""
+        if self._added is None:
             return ()
         sub = self.ref.arch.pages_per_subsection
-        meets = any(self._subsections.overlaps(start // sub, -(-end // sub)) for start, end in self._ranges(op))
+        meets = any(self._subsections.overlaps(start // sub, -(-end // sub)) for start, end in self._added.ranges)
         return (-EEXIST, -EOPNOTSUPP) if meets else ()
 
-    def _created(self, k: Kernel, pieces: Pieces, op: OpLike) -> int:
-        """Add what a `dax create` has added to `k`; the order of its compound pages, 0 if it optimizes none."""
-        order = self._order(op)
-        if op.args["altmap"] or order <= k.arch.spp.bit_length():
+    def _created(self, k: Kernel, pieces: Pieces, pgmap: PgMap) -> int:
+        """Add what a page map has added to `k`; the order of its compound pages, 0 if it optimizes none."""
+        order = pgmap.vmemmap_shift
+        if pgmap.altmap is not None or order <= k.arch.spp.bit_length():
             return 0
-        pieces.created(k, self._subsections, self._ranges(op), order, op.args["node"])
+        pieces.created(k, self._subsections, pgmap.ranges, order, pgmap.nid)
         return order
 
-    def _expect(self, op: OpLike, rc: Outcome) -> None:
+    def _expect(self, rc: Outcome) -> None:
         """Keep `pieces` up to date, and what the counters must differ by."""
-        ref, pieces = self.ref, self.pieces
-        pieces.prune(ref, ref.sections.touched)
+        ref, pieces, added = self.ref, self.pieces, self._added
         initialized: list[int] = []
-        if op.name == "dax create":
-            order = self._created(ref, pieces, op)
+        if added is not None:
+            order = self._created(ref, pieces, added)
             if order:
-                initialized = rules.dax_initialized(ref, self._ranges(op), order)
+                initialized = rules.dax_initialized(ref, added.ranges, order)
                 if rc == 0:
                     del initialized[:-1]
                     if initialized[0]:
                         self.clauses.add("dax-struct-pages-initialized")
         self._device_tails |= rules.device_tails(pieces)
-        if rc and op.name == "dax create":
-            # A creation that failed may have made a tail frame before it did (unified-framework.md 5.13 h).
-            key = op.args["node"], ZONE_DEVICE
+        if rc and added is not None:
+            # Adding that failed may have made a tail frame before it did (unified-framework.md 5.13 h).
+            key = added.nid, ZONE_DEVICE
             self._device_tails |= {name for name in self._names()[1].values() if name[0] == key}
         if pieces.runs.starts or self._device_tails:
             self.parted = True
@@ -412,13 +414,13 @@ class Oracle:
                     return Difference("frames", "candidate: references", drift, detail)
         return None
 
-    def _parted(self, op: OpLike) -> Difference | None:
+    def _parted(self) -> Difference | None:
         """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""
         sides = []
         for k in (self.ref, self.cand):
             pieces = self.pieces.on(k)
-            if op.name == "dax create":
-                self._created(k, pieces, op)
+            if self._added is not None:
+                self._created(k, pieces, self._added)
             sides.append(pieces)
         mine, theirs = sides
         over = self.over_surplus
@@ -428,11 +430,12 @@ class Oracle:
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
-    def _known(self, op: OpLike, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
+    def _known(self, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
         """The open finding that explains a difference, if one does. What the kernels look like afterwards says
         nothing."""
-        if op.name == "dax create" and not op.args["altmap"]:
-            if known.dax_unaligned_start(self.ref, self._ranges(op), self._order(op), (rc, rc2), diff):
+        added = self._added
+        if added is not None and added.altmap is None:
+            if known.dax_unaligned_start(self.ref, added.ranges, added.vmemmap_shift, (rc, rc2), diff):
                 return "dax-1g-unaligned-start"
         return None
 
@@ -441,22 +444,20 @@ class Oracle:
         ref, cand = self.ref, self.cand
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
-        dax = op.name == "dax create"
-        rcs, refused = (rc, rc2), self._refused(op)
+        added = self._added
+        rcs, refused = (rc, rc2), self._refused()
         if rules.poison_fork(ref, cand, self._hit):
             return "placement-fork"
-        if ref.faults.armed:
-            device = (self._ranges(op), 0 if op.args["altmap"] else self._order(op)) if dax else ([], 0)
-            if rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, device):
-                return "fault-fork"
-        if not (self.parted or dax):
+        if ref.faults.armed and rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, added):
+            return "fault-fork"
+        if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
-        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(), refused):
+        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(), refused, bool(ref.remaps)):
             return "memory-fork"
-        if op.name == "memory offline" and rules.placement_fork(ref, cand, rcs):
+        if op.name in rules.OFFLINING and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
-        if rc == rc2 and (op.name in MOVING or op.name.startswith("hugetlb")):
+        if rc == rc2 and (op.name in rules.MOVING or op.name.startswith("hugetlb")):
             n = op.args["size"] >> ref.arch.page_shift if "size" in op.args else 1 << ref.arch.pmd_order
             zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if op.name in POISONING else None
             if rules.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):

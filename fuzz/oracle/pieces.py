@@ -4,8 +4,9 @@ A *piece* is the part of a device's range that lies in one section. The referenc
 only pieces that are a whole section (unified-framework.md 4, "DAX granularity"). Everything that the ledger's DAX
 clauses need follows from the pieces: mapping, contents, NR_MEMMAP and free pages.
 
-Pieces are found in the reference's section bitmaps after each `dax create`, so those that a failed creation leaves
-behind (separate-paths.md, Q12) are among them. Formulas: separate-paths.md 2.7, 3.19; unified-framework.md 3.4, 3.7.
+Pieces are found in the reference's section bitmaps after device memory was added, so those that a failed binding
+leaves behind (separate-paths.md, Q12) are among them. Formulas: separate-paths.md 2.7, 3.19; unified-framework.md 3.4,
+3.7.
 """
 
 from __future__ import annotations
@@ -92,6 +93,13 @@ class Pieces:
                 stop = min(hi, end // per * per)
                 self.runs.set(lo, stop, Piece(order, nid, start, True))
             lo = stop
+
+    def destroyed(self, ranges: list[tuple[int, int]]) -> None:
+        """Forget the pieces of ranges that were taken away."""
+        for lo, hi in ranges:
+            if self.runs.overlaps(lo, hi):
+                self.runs.clear(lo, hi)
+                self.recount()
 
     def prune(self, ref: Kernel, sections: list[tuple[int, int]]) -> None:
         """Forget the pieces of changed `sections` that are gone."""

@@ -23,9 +23,15 @@ from mm.page_alloc import (
     OWNER_SELFHOSTED,
     Poisoned,
 )
+from mm.pgmap import PgMap
 from mm.runs import RunMap, RunSet
 
 Clauses = set[str]
+
+OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
+"""Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
+MOVING = OFFLINING | {"memory soft_offline"}
+"""Operations that move pages."""
 
 # -- mapping and contents -------------------------------------------------------------------------------------------
 
@@ -250,17 +256,17 @@ def fault_fork(
     cand: Kernel,
     merged: bool,
     refused: tuple[int, ...],
-    device: tuple[list[tuple[int, int]], int],
+    device: PgMap | None,
 ) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
     Up to the armed number both sides must have reached the same points once the kinds that may differ are out, as far
     as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
     failed allocation must have failed with -ENOMEM, and only then; a side that got further may have met what refuses it
-    with one of `refused`. And it must have got further on one side: a failure in the same piece of a `device` (ranges
-    and order of its compound pages) is undone to the same state.
+    with one of `refused`. And it must have got further on one side: a failure in the same piece of the `device` that is
+    added is undone to the same state.
     """
-    adding = operation in ("dax create", "memory add")
+    adding = device is not None or operation == "memory add"
     if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
             if rc not in (0, -ENOMEM, *refused):
@@ -272,12 +278,14 @@ def fault_fork(
     a, b = ref.faults.points, cand.faults.points
     if not nth or a is None or b is None:
         return False
-    moved = ROOTS | (DAX_POINTS if operation == "dax create" else frozenset()) | (HOOKS if merged else frozenset())
+    moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
     if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
-        done = pieces_done(ref, *device, frames)
+        ranges = [] if device is None else device.ranges
+        order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
+        done = pieces_done(ref, ranges, order, frames)
         return done[0] != done[1]
     if out == out2:
         return False
@@ -290,26 +298,28 @@ def memory_fork(
     short: tuple[int, int],
     free: tuple[list[int], list[int]],
     refused: tuple[int, ...],
+    device: bool,
 ) -> bool:
     """Whether a side ran out of memory that the other had, which may then have met what refuses it with one of
     `refused`.
 
     `short`: how many allocations of the operation got less than they asked for, by side; `free`: free pages of each
-    node before it. What may differ then is how far the operation got: it failed with -ENOMEM, a pool took what it
-    could, or a memmap got base pages for want of a block. Where single frames are wanted and only one side ran short,
-    it must have had less memory on some node, or else the operation is one that takes other amounts on the two sides.
+    node before it; `device`: whether it adds or takes away device memory. What may differ then is how far it got: it
+    failed with -ENOMEM, a pool took what it could, a huge page that another moved to stayed as it was, or a memmap got
+    base pages for want of a block. Where single frames are wanted and only one side ran short, it must have had less
+    memory on some node, or else the operation is one that takes other amounts on the two sides.
     """
     if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY, *refused) for rc in rcs):
         return False
     if operation.startswith("hugetlb") or operation in ("memory hard_offline", "memory soft_offline"):
         return True
-    if operation in ("memory add", "dax create") and -ENOMEM not in rcs:
-        return True  # one had a block where the other took base pages
-    if not all(short) and operation != "dax create":
+    if (operation == "memory add" or operation.startswith("dax")) and -ENOMEM not in rcs:
+        return True  # one had a block where the other took base pages; or kmem went without a range
+    if not all(short) and not device:
         poor = 0 if short[0] else 1
         if all(a >= b for a, b in zip(free[poor], free[1 - poor], strict=True)):
             return False
-    return -ENOMEM in rcs or (operation == "memory offline" and -EBUSY in rcs)
+    return -ENOMEM in rcs or operation in OFFLINING
 
 
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:

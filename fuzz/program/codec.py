@@ -48,7 +48,7 @@ from fuzz.program.operations import AFTER_BOOT, BEFORE_BOOT, BOOT, MACHINE, MAKE
 from fuzz.program.scope import SECTION, Scope
 from mm.machine import Machine
 
-WIDTH: Final = 12
+WIDTH: Final = 13
 """Bytes of a record: the widest operation, dax create, fills it."""
 
 EXTENSION: Final = 240
@@ -176,7 +176,7 @@ def _encode_op(op: Op, scope: Scope) -> list[bytes]:
 
 
 def _extension(index: int, flags: int, number: int) -> bytes:
-    return bytes((EXTENSION, index, flags, 0)) + number.to_bytes(8, "big")
+    return (bytes((EXTENSION, index, flags, 0)) + number.to_bytes(8, "big")).ljust(WIDTH, b"\0")
 
 
 def _from_number(argument: Argument, number: int, scope: Scope) -> Any:

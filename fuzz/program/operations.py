@@ -134,6 +134,8 @@ _DEMOTABLE: Final = (1 * G, 2 * G, 2 * M)
 _ALIGNS: Final = (4 * K, 2 * M, 1 * G, 16 * K, 64 * K, 1 * M, 16 * M, 32 * M, 512 * M)
 _NODE: Final = Argument("node", Type.NODE, 0, placeholder="K")
 _AT: Final = Argument("at", Type.ADDRESS, placeholder="ADDR")
+_ZONE: Final = Argument("zone", Type.CHOICE, "movable", ("kernel", "movable", "default"))
+_STATES: Final = ("unplugged", "online", "online_kernel", "online_movable", "offline")
 _ALONG: Final = "[,{0}…]"
 
 _ENTRIES: Final = (
@@ -216,7 +218,7 @@ _ENTRIES: Final = (
         (
             _handle(MEMORY),
             _block(),
-            Argument("zone", Type.CHOICE, "movable", ("kernel", "movable")),
+            _ZONE,
         ),
     ),
     Operation(
@@ -229,6 +231,13 @@ _ENTRIES: Final = (
         "memory remove",
         "Hot-remove a range; the handle stays usable.",
         "remove_memory",
+        (_handle(MEMORY),),
+        returns="0 or errno; ends m iff 0",
+    ),
+    Operation(
+        "memory unplug",
+        "Offline all blocks of a range and remove it, or leave it as it was; the handle stays usable.",
+        "offline_and_remove_memory, as virtio-mem calls it",
         (_handle(MEMORY),),
         returns="0 or errno; ends m iff 0",
     ),
@@ -260,10 +269,48 @@ _ENTRIES: Final = (
             _size("align", *_ALIGNS, default=2 * M),
             _on_off("altmap"),
             _NODE,
+            Argument("driver", Type.CHOICE, "devdax", ("devdax", "fsdev", "kmem")),
         ),
         makes=DAX,
     ),
-    Operation("dax destroy", "Unbind a DAX device.", "unbind, memunmap_pages", (_handle(DAX),), ends=True, returns="0"),
+    Operation(
+        "dax destroy",
+        "Unbind a DAX device and delete it.",
+        "unbind, unregister_dev_dax",
+        (_handle(DAX),),
+        ends=True,
+        returns="0",
+    ),
+    Operation(
+        "dax rebind",
+        "Unbind a DAX device and bind another driver, or none.",
+        "unbind, bind",
+        (_handle(DAX), Argument("driver", Type.CHOICE, choices=("devdax", "fsdev", "kmem", "none"))),
+    ),
+    Operation(
+        "dax set",
+        "Write the attribute memmap_on_memory of a DAX device.",
+        "daxN.M/memmap_on_memory",
+        (_handle(DAX), _on_off("memmap_on_memory", None)),
+    ),
+    Operation(
+        "dax state",
+        "Write the state of a DAX device that is system RAM.",
+        "daxN.M/state, which kmem gives a device",
+        (_handle(DAX), Argument("state", Type.CHOICE, choices=_STATES)),
+    ),
+    Operation(
+        "dax online",
+        "Online one memory block of a DAX device that is system RAM.",
+        "memoryN/state, N the I-th whole block of the ranges of d",
+        (_handle(DAX), _block(), _ZONE),
+    ),
+    Operation(
+        "dax offline",
+        "Offline one memory block of a DAX device that is system RAM.",
+        "memoryN/state",
+        (_handle(DAX), _block()),
+    ),
     Operation(
         "pages alloc",
         "Allocate order-0 pages.",
@@ -304,5 +351,6 @@ MACHINE: Final[tuple[Argument, ...]] = (
     Argument("hugetlb_free_vmemmap", Type.BOOL, True),
     Argument("deferred_init", Type.BOOL, True),
     Argument("memmap_on_memory", Type.CHOICE, "off", ("off", "on", "force")),
+    Argument("memhp_default_state", Type.CHOICE, "offline", ("offline", "online", "online_kernel", "online_movable")),
 )
 """The keys of the `machine` line, by the names and in the order of the fields of `mm.machine.Machine`."""

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import pytest
 
 from mm.boot import boot
-from mm.dax import dev_dax_probe, dev_dax_remove
+from mm.dax import create_dev_dax, unregister_dev_dax
+from mm.dev_dax import DevDax
 from mm.errno import EBUSY, EINVAL
 from mm.hugetlb_sysfs import nr_hugepages_store
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
 from mm.page_alloc import pages_alloc
-from mm.pgmap import PgMap
 from mm.pgtable import Leaf, Pte, Shared, Strided, private_frames
 from reference.paths import SeparatePaths
 
@@ -82,9 +82,9 @@ def mapping(k, pfn, end):
 
 
 def probe(k, ranges, align="2M", altmap=False):
-    pgmap = dev_dax_probe(k, ranges, SIZES[align], altmap, 0)
-    assert isinstance(pgmap, PgMap)
-    return pgmap
+    device = create_dev_dax(k, ranges, SIZES[align], altmap, 0)
+    assert isinstance(device, DevDax)
+    return device
 
 
 # -- DIMMs ----------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_online_movable_block(mode, pages, kilobytes):
     assert add_memory(k, 0, TOP, BLOCK, True) == 0
     before = read(k)
     managed = sum(zone.managed_pages for zone in k.nodes[0].zones)
-    assert memory_block_online(k, TOP // BLOCK, "movable") == 0
+    assert memory_block_online(k, TOP // BLOCK, "online_movable") == 0
     assert read(k).since(before) == (0, 0, pages)
     assert (sum(zone.managed_pages for zone in k.nodes[0].zones) - managed) * 4 == kilobytes
     assert memory_block_offline(k, TOP // BLOCK) == 0
@@ -132,7 +132,7 @@ def test_online_movable_block(mode, pages, kilobytes):
 def test_40_hugepages_on_self_hosted_memory():
     k = start(memmap_on_memory="on")
     assert add_memory(k, 0, TOP, BLOCK, True) == 0
-    assert memory_block_online(k, TOP // BLOCK, "movable") == 0
+    assert memory_block_online(k, TOP // BLOCK, "online_movable") == 0
     assert nr_hugepages_store(k, 9, 1, 0) == 0  # the zone's tail frame is there from now on
     assert nr_hugepages_store(k, 9, 0, 0) == 0
     before = read(k)
@@ -145,7 +145,7 @@ def test_40_hugepages_on_self_hosted_memory():
 def test_offline_block_holding_6_free_hvo_pages():
     k = start()
     assert add_memory(k, 0, TOP, BLOCK, False) == 0
-    assert memory_block_online(k, TOP // BLOCK, "movable") == 0
+    assert memory_block_online(k, TOP // BLOCK, "online_movable") == 0
     assert nr_hugepages_store(k, 9, 6, 0) == 0
     assert mapping(k, TOP, TOP + BLOCK).ro == 42
     before = read(k)
@@ -164,7 +164,7 @@ def test_offline_again_and_online_kernel_block_with_slab():
     assert add_memory(k, 0, TOP, BLOCK, False) == 0
     block = TOP // BLOCK
     assert memory_block_offline(k, block) == -EINVAL
-    assert memory_block_online(k, block, "kernel") == 0
+    assert memory_block_online(k, block, "online_kernel") == 0
     assert not isinstance(pages_alloc(k, 0, 1, movable=False), int)
     holder = next(lo // BLOCK for lo, _, owner in k.pages.owners.items() if owner == "pages")
     before = read(k)
@@ -186,10 +186,10 @@ def test_offline_again_and_online_kernel_block_with_slab():
 def test_devdax_3g_map_mem(align, mm, free, maps):
     k = start()
     before = read(k)
-    pgmap = probe(k, [(TOP, TOP + 3 * G)], align)
+    device = probe(k, [(TOP, TOP + 3 * G)], align)
     assert read(k).since(before) == (mm, 0, free)
     assert mapping(k, TOP, TOP + 3 * G) == maps
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert read(k) == before
     assert mapping(k, TOP, TOP + 3 * G) == (0, 0, 0, 0)
 
@@ -198,13 +198,13 @@ def test_devdax_3g_map_mem(align, mm, free, maps):
 def test_devdax_3g_map_dev(align):
     k = start()
     before = read(k)
-    pgmap = probe(k, [(TOP, TOP + 3 * G)], align, altmap=True)
+    device = probe(k, [(TOP, TOP + 3 * G)], align, altmap=True)
     assert read(k).since(before) == (12288, 0, 0)
     assert mapping(k, TOP, TOP + 3 * G) == (24, 0, 0, 0)
     for vpn, end, leaf in k.tables.runs(TOP // 64, (TOP + 3 * G) // 64):
         assert isinstance(leaf, Leaf)
-        assert TOP <= vpn + leaf.delta < end + leaf.delta <= TOP + pgmap.altmap.offset()
-    dev_dax_remove(k, pgmap)
+        assert TOP <= vpn + leaf.delta < end + leaf.delta <= TOP + device.pgmap.altmap.offset()
+    unregister_dev_dax(k, device)
     assert read(k) == before
 
 
@@ -218,9 +218,9 @@ def test_two_pmem_regions_sharing_one_section(first):
     assert read(k).mm - before.mm == 64 + 192
     assert mapping(k, TOP, TOP + 256 * M) == (0, 1024, 0, 256)
     table = TOP // 64 // 512
-    dev_dax_remove(k, (a, b)[first])
+    unregister_dev_dax(k, (a, b)[first])
     assert k.tables.tables[0].get(table) is not None
-    dev_dax_remove(k, (b, a)[first])
+    unregister_dev_dax(k, (b, a)[first])
     assert k.tables.tables[0].get(table) is None
     assert read(k) == before
 
@@ -229,7 +229,7 @@ def test_pmem_starting_mid_section_after_ram():
     k = start(ram=(1 << 30) + (64 << 20))
     before = read(k)
     end_of_ram = G + 64 * M
-    pgmap = probe(k, [(end_of_ram, end_of_ram + 64 * M + 7 * BLOCK)])
+    device = probe(k, [(end_of_ram, end_of_ram + 64 * M + 7 * BLOCK)])
     assert read(k).since(before)[:2] == (896, 0)
     assert mapping(k, G, G + BLOCK) == (1, 0, 0, 0)  # the boot section keeps its PMD leaf
     assert mapping(k, G + BLOCK, G + 8 * BLOCK) == (0, 7 * 512, 0, 896)
@@ -237,7 +237,7 @@ def test_pmem_starting_mid_section_after_ram():
     assert nr_hugepages_store(k, 9, 1, None) == 0
     assert read(k).since(before)[:2] == (896 + 1, -8)
     assert nr_hugepages_store(k, 9, 0, None) == 0
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert read(k).since(before)[:2] == (8, -8)
 
 
@@ -254,10 +254,10 @@ def test_dax_hmem(sizes):
     for size in sizes:
         ranges.append((at, at + size * M))
         at += (size + 512) * M
-    pgmap = probe(k, ranges)
+    device = probe(k, ranges)
     # 2 per 2M, and a table for each section that is touched
     sections = sum(-(-size // 128) for size in sizes)
     assert read(k).since(before) == (sum(sizes), 0, -sum(sizes) - sections)
     assert mapping(k, TOP, at) == (0, 4 * sum(sizes), 0, sum(sizes))
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert read(k) == before

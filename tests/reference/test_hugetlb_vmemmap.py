@@ -389,7 +389,7 @@ def test_self_hosted(boot_kernel, tally, trace, checked):
     k = boot_kernel(memmap_on_memory="on")
     start = 0x280000000 >> 12
     assert add_memory(k, 0, start, 32768, True) == 0
-    assert memory_block_online(k, start // 32768, "movable") == 0
+    assert memory_block_online(k, start // 32768, "online_movable") == 0
     assert k.pages.owners.get(start) == OWNER_SELFHOSTED
     pfn = start + 512
     zone = k.pages.zone_of.get(pfn)

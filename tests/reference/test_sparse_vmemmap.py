@@ -6,7 +6,8 @@ import pytest
 
 from mm.altmap import Altmap
 from mm.arch import X86_64
-from mm.dax import dev_dax_probe, dev_dax_remove
+from mm.dax import create_dev_dax, unregister_dev_dax
+from mm.dev_dax import DevDax
 from mm.folio import Folio
 from mm.page import POISON, Compound, Plain
 from mm.page_alloc import KernelBug
@@ -299,10 +300,10 @@ def test_device_from_the_middle_of_a_boot_section(boot_kernel, tally):
     k = boot_kernel(ram=(512 << 20) + (64 << 20))
     start = (576 << 20) >> 12
     before = tally(k)
-    pgmap = dev_dax_probe(k, [(start, start + 15 * SECTION // 2)], 2 << 20, False, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, [(start, start + 15 * SECTION // 2)], 2 << 20, False, 0)
+    assert isinstance(device, DevDax)
     assert (tally(k) - before)[:2] == (896, 0)
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert (tally(k) - before)[:2] == (0, 0)
 
 

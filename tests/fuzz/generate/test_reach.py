@@ -19,7 +19,20 @@ from fuzz.program.model import Op, Program
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
-from mm.errno import E2BIG, EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOMEM, ENOTRECOVERABLE, ENXIO
+from mm.errno import (
+    E2BIG,
+    EBUSY,
+    EEXIST,
+    EHWPOISON,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOTRECOVERABLE,
+    ENXIO,
+    EOPNOTSUPP,
+)
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb import folio_at
@@ -110,6 +123,27 @@ def free_folio(live: Live, at: int, optimized: bool) -> bool:
         for free in h.free
         for folio in free.values()
     )
+
+
+def driver(live: Live, args: dict[str, Any]) -> str | None:
+    """The driver of the device that the operation names."""
+    return next((device.driver for device in live.devices if device.name == args["d"]), None)
+
+
+def blocks(live: Live, args: dict[str, Any]) -> list[bool | None]:
+    """Whether each whole block of the named device is online; None where there is no block device."""
+    ranges = [entry for device in live.devices if device.name == args["d"] for entry in device.ranges]
+    zones = [
+        live.kernel.memory_blocks.zone.get(block)
+        for at, size in ranges
+        for block in range(-(-at // SECTION), (at + size) // SECTION)
+    ]
+    return [None if zone is None else zone != MemoryBlocks.OFFLINE for zone in zones]
+
+
+def device_block(live: Live, args: dict[str, Any]) -> bool | None:
+    states = blocks(live, args)
+    return states[args["block"]] if args["block"] < len(states) else None
 
 
 CLASSES: dict[str, tuple[str, Class]] = {
@@ -240,6 +274,38 @@ CLASSES: dict[str, tuple[str, Class]] = {
     "device of no size": ("dax create", lambda live, a: 0 in a["size"]),
     "destroy": ("dax destroy", lambda live, a: a["d"] in [device.name for device in live.devices]),
     "destroy what was refused": ("dax destroy", lambda live, a: a["d"] in live.refused["d"]),
+    "unplug a range": ("memory unplug", lambda live, a: a["m"] in [name for name, _, _ in live.memory]),
+    "unplug boot memory": ("memory unplug", lambda live, a: a["m"].startswith("ram")),
+    "online where the zones say": (
+        "memory online",
+        lambda live, a: a["zone"] == "default" and online(live, a) is False,
+    ),
+    "device as system RAM": ("dax create", lambda live, a: a["driver"] == "kmem"),
+    "device with altmap as system RAM": ("dax create", lambda live, a: a["driver"] == "kmem" and a["altmap"]),
+    "fsdev": ("dax create", lambda live, a: a["driver"] == "fsdev"),
+    "bind again": ("dax rebind", lambda live, a: a["driver"] == driver(live, a) != "kmem"),
+    "from device_dax to kmem": ("dax rebind", lambda live, a: (driver(live, a), a["driver"]) == ("devdax", "kmem")),
+    "from kmem to device_dax": ("dax rebind", lambda live, a: (driver(live, a), a["driver"]) == ("kmem", "devdax")),
+    "from fsdev to device_dax": ("dax rebind", lambda live, a: (driver(live, a), a["driver"]) == ("fsdev", "devdax")),
+    "kmem away while a block is online": (
+        "dax rebind",
+        lambda live, a: driver(live, a) == "kmem" and any(state is True for state in blocks(live, a)),
+    ),
+    "bind after a failure": ("dax rebind", lambda live, a: driver(live, a) == "none"),
+    "self-hosted memmap wanted": ("dax set", lambda live, a: a["memmap_on_memory"]),
+    "attribute while kmem is bound": ("dax set", lambda live, a: driver(live, a) == "kmem"),
+    "unplug what is online": (
+        "dax state",
+        lambda live, a: a["state"] == "unplugged" and any(state is True for state in blocks(live, a)),
+    ),
+    "plug again": ("dax state", lambda live, a: a["state"].startswith("online") and set(blocks(live, a)) == {None}),
+    "state of a device without it": ("dax state", lambda live, a: driver(live, a) != "kmem"),
+    "online a device's block": ("dax online", lambda live, a: device_block(live, a) is False),
+    "online a device's block where the zones say": ("dax online", lambda live, a: a["zone"] == "default"),
+    "online a device's block twice": ("dax online", lambda live, a: device_block(live, a) is True),
+    "offline a device's block": ("dax offline", lambda live, a: device_block(live, a) is True),
+    "offline a device's block twice": ("dax offline", lambda live, a: device_block(live, a) is False),
+    "no such block of a device": ("dax offline", lambda live, a: device_block(live, a) is None),
     "all free pages": ("pages alloc", lambda live, a: a["count"] == free_frames(live, a)),
     "all free pages but one": ("pages alloc", lambda live, a: 0 < a["count"] == free_frames(live, a) - 1),
     "one page more than is free": ("pages alloc", lambda live, a: 0 < a["count"] == free_frames(live, a) + 1),
@@ -274,11 +340,17 @@ ANSWERS = {
     "memory online": {0, -EINVAL, -ENODEV, -EHWPOISON},
     "memory offline": {0, -EINVAL, -EBUSY, -ENODEV},
     "memory remove": {0, -EBUSY, -ENODEV},
+    "memory unplug": {0, -EINVAL, -EBUSY, -ENODEV},
     "memory hard_offline": {0, -EBUSY, -EHWPOISON, -ENXIO},
     "memory soft_offline": {0, -EBUSY, -EIO, -ENOMEM, -ENOTRECOVERABLE, -ENXIO},
     "memory unpoison": {0, -EBUSY, -EIO},
     "dax create": {0, -EINVAL, -ENOMEM, -EBUSY, -EEXIST, -ENXIO},
     "dax destroy": {0, -ENODEV},
+    "dax rebind": {0, -EINVAL, -EBUSY, -ENOMEM, -ENODEV},
+    "dax set": {0, -EOPNOTSUPP, -EBUSY, -ENODEV},
+    "dax state": {0, -EINVAL, -EBUSY, -ENOENT, -ENODEV},
+    "dax online": {0, -EINVAL, -ENODEV},
+    "dax offline": {0, -EINVAL, -EBUSY, -ENODEV},
     "pages alloc": {0, -EINVAL, -ENOMEM},
     "pages free": {0, -ENODEV},
     "fail alloc": {0},

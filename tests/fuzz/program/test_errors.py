@@ -49,7 +49,7 @@ def test_the_whole_message() -> None:
         ("hugetlb rezise size=2M to=3", "1: unknown operation 'hugetlb rezise', did you mean 'hugetlb resize'?"),
         ("hugepages resize size=2M to=3", "1: unknown operation 'hugepages', did you mean 'hugetlb resize'?"),
         ("systcl hugetlb_optimize_vmemmap=on", "1: unknown operation 'systcl', did you mean 'sysctl'?"),
-        ("dax size=1G", "1: unknown operation 'dax'; expected one of dax create, dax destroy"),
+        ("dax size=1G", "1: unknown operation 'dax', did you mean 'dax set'?"),
         ("d0 =", "5: the operation is missing; expected 'd0 = operation ...'"),
         ("d0=dax create at=8G size=1G", "1: the '=' of a result stands between spaces; expected 'd0 = dax ...'"),
         ("vmm 1", "1: a second version line; expected an operation"),
@@ -110,7 +110,7 @@ def test_an_unlike_operation_gets_the_list() -> None:
             "sysctl hugetlb_optimize_vmemmap=1",
             "33: hugetlb_optimize_vmemmap='1' is neither on nor off; expected on or off",
         ),
-        ("memory online ram0 block=0 zone=dma", "33: zone cannot be 'dma'; expected one of kernel, movable"),
+        ("memory online ram0 block=0 zone=dma", "33: zone cannot be 'dma'; expected one of kernel, movable, default"),
         ("fail alloc nth=0", "16: nth cannot be 0; expected a number from 1 up"),
         (
             "d0 = dax create at=8G,9G size=1G",
@@ -155,7 +155,8 @@ def test_a_number_of_ten_thousand_digits(digits: str) -> None:
             "dax create at=8G size=1G",
             (
                 "1: dax create makes a handle, which needs a name; expected 'd = dax create at=ADDR[,ADDR…] "
-                "size=SIZE[,SIZE…] [align=4K|2M|1G|16K|64K|1M|16M|32M|512M] [altmap=on|off] [node=K]'"
+                "size=SIZE[,SIZE…] [align=4K|2M|1G|16K|64K|1M|16M|32M|512M] [altmap=on|off] [node=K] "
+                "[driver=devdax|fsdev|kmem]'"
             ),
         ),
         (

@@ -59,7 +59,7 @@ def test_lists_of_ranges_come_in_pairs() -> None:
     ("name", "usage"),
     [
         ("boot", "boot"),
-        ("memory online", "memory online m block=I [zone=kernel|movable]"),
+        ("memory online", "memory online m block=I [zone=kernel|movable|default]"),
         ("hugetlb map", "u = hugetlb map size=2M|1G|1M|16M|32M|512M|2G count=N [node=K]"),
         ("sysctl", "sysctl hugetlb_optimize_vmemmap=on|off"),
     ],
@@ -86,7 +86,17 @@ def test_every_operation_has_a_record() -> None:
             "p": "p0 = pages alloc count=1\n",
             "m": "m0 = memory add at=8G size=128M\n",
         }
-        values = {"count": "3", "to": "3", "nth": "3", "block": "3", "at": "5G", "hugetlb_optimize_vmemmap": "off"}
+        values = {
+            "count": "3",
+            "to": "3",
+            "nth": "3",
+            "block": "3",
+            "at": "5G",
+            "hugetlb_optimize_vmemmap": "off",
+            "memmap_on_memory": "off",
+            "state": "unplugged",
+            "driver": "kmem",
+        }
         words = [operation.name]
         for argument in operation.arguments:
             if argument.type is Type.HANDLE:

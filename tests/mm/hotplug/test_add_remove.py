@@ -194,7 +194,7 @@ def test_parts_can_be_removed(make, state):
 def test_online_blocks_are_not_removed(make, state):
     k = make()
     assert add_memory(k, 0, TOP, 2 * SECTION, False) == 0
-    assert memory_block_online(k, BLOCK + 1, "movable") == 0
+    assert memory_block_online(k, BLOCK + 1, "online_movable") == 0
     before = state(k)
     assert remove_memory(k, TOP, 2 * SECTION) == -EBUSY
     assert state(k) == before

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mm.dax import dev_dax_probe, dev_dax_remove
+from mm.dax import create_dev_dax, unregister_dev_dax
+from mm.dev_dax import DevDax
 from mm.errno import EBUSY, EINVAL, ENOMEM, ENXIO
 from mm.memory_hotplug import add_memory
 from mm.memremap import memremap_pages
@@ -25,8 +26,9 @@ def ranges(*pairs):
 def test_create_and_destroy(make, state, align, shift):
     k = make()
     before = state(k)
-    pgmap = dev_dax_probe(k, [(TOP, TOP + PER_G)], align, False, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, [(TOP, TOP + PER_G)], align, False, 0)
+    assert isinstance(device, DevDax)
+    pgmap = device.pgmap
     assert (pgmap.vmemmap_shift, pgmap.nr_range, pgmap.altmap) == (shift, 1, None)
     assert k.pgmaps == [pgmap]
     assert k.paths.calls == [
@@ -37,7 +39,7 @@ def test_create_and_destroy(make, state, align, shift):
     zone = k.nodes[0].zones[ZONE_DEVICE]
     assert (zone.start_pfn, zone.end_pfn, zone.present_pages) == (TOP, TOP + PER_G, 0)
     k.paths.calls.clear()
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert k.paths.calls == [("remove", TOP + i * SECTION, SECTION, None, pgmap) for i in range(8)]
     assert state(k) == before
     assert (zone.start_pfn, zone.end_pfn) == (TOP, TOP + PER_G)  # never shrinks
@@ -66,22 +68,22 @@ def test_create_and_destroy(make, state, align, shift):
 def test_refused(make, state, pairs, align, altmap, errno):
     k = make()
     assert add_memory(k, 0, TOP + 4096 * PER_M, SECTION, False) == 0
-    assert isinstance(dev_dax_probe(k, ranges((8192, 256)), M2, False, 0), PgMap)
+    assert isinstance(create_dev_dax(k, ranges((8192, 256)), M2, False, 0), DevDax)
     before = state(k)
-    assert dev_dax_probe(k, ranges(*pairs), align, altmap, 0) == -errno
+    assert create_dev_dax(k, ranges(*pairs), align, altmap, 0) == -errno
     assert state(k) == before
 
 
 def test_start_that_is_no_subsection_is_a_warning(make):
     k = make()
-    assert dev_dax_probe(k, ranges((1, 128)), M2, False, 0) == -EINVAL
+    assert create_dev_dax(k, ranges((1, 128)), M2, False, 0) == -EINVAL
     assert [text.split(":")[0] for text in k.log] == ["WARNING", "WARNING"]
     assert k.paths.calls == []
 
 
 def test_start_need_not_be_aligned_to_the_compound_size(make):
     k = make()
-    assert isinstance(dev_dax_probe(k, ranges((2, 1024)), G1, False, 0), PgMap)
+    assert isinstance(create_dev_dax(k, ranges((2, 1024)), G1, False, 0), DevDax)
     assert [call[2:4] for call in k.paths.calls if call[0] == "add"][::8] == [
         (TOP + 512, SECTION - 512),
         (TOP + PER_G, 512),
@@ -92,8 +94,9 @@ def test_several_ranges_go_in_order(make, state):
     k = make()
     before = state(k)
     rs = ranges((512, 128), (0, 256), (1024, 2))
-    pgmap = dev_dax_probe(k, rs, M2, False, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, rs, M2, False, 0)
+    assert isinstance(device, DevDax)
+    pgmap = device.pgmap
     # The last field is nr_range while the range is being added.
     assert [(c[2], c[3], c[5]) for c in k.paths.calls if c[0] == "add"] == [
         (rs[0][0], SECTION, 0),
@@ -104,7 +107,7 @@ def test_several_ranges_go_in_order(make, state):
     assert [c[2] for c in k.paths.calls if c[0] == "init device"] == [start for start, _ in rs]
     assert pgmap.nr_range == 3
     k.paths.calls.clear()
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert [c[1] for c in k.paths.calls] == [rs[0][0], TOP, TOP + SECTION, rs[2][0]]
     assert state(k) == before
 
@@ -113,7 +116,7 @@ def test_a_failing_range_undoes_those_before_it_but_not_itself(make):
     k = make()
     rs = ranges((0, 128), (256, 128), (512, 384))
     k.paths.fail_section = (TOP + 768 * PER_M) // SECTION  # third of the last range
-    assert dev_dax_probe(k, rs, M2, False, 0) == -ENOMEM
+    assert create_dev_dax(k, rs, M2, False, 0) == -ENOMEM
     assert [c[1] for c in k.paths.calls if c[0] == "remove"] == [rs[0][0], rs[1][0]]
     first = rs[2][0] // SECTION
     assert [bool(k.sections.word(nr)) for nr in range(TOP // SECTION, first + 3)] == [False] * 4 + [True, True, False]
@@ -125,7 +128,7 @@ def test_a_failing_range_undoes_those_before_it_but_not_itself(make):
 def test_first_range_fails(make):
     k = make()
     k.paths.fail_section = TOP // SECTION
-    assert dev_dax_probe(k, ranges((0, 128), (256, 128)), M2, False, 0) == -ENOMEM
+    assert create_dev_dax(k, ranges((0, 128), (256, 128)), M2, False, 0) == -ENOMEM
     assert [c[0] for c in k.paths.calls] == ["add"]
 
 
@@ -143,8 +146,9 @@ def test_first_range_fails(make):
 def test_layout_of_a_static_device(make, state, size, align, data, end):
     k = make()
     before = state(k)
-    pgmap = dev_dax_probe(k, ranges((0, size)), align, True, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, ranges((0, size)), align, True, 0)
+    assert isinstance(device, DevDax)
+    pgmap = device.pgmap
     assert pgmap.ranges == ranges((0, end))
     altmap = pgmap.altmap
     assert (altmap.base_pfn, altmap.reserve, altmap.offset()) == (TOP, 2, data * PER_M)
@@ -158,7 +162,7 @@ def test_layout_of_a_static_device(make, state, size, align, data, end):
         ("init device", (0, ZONE_DEVICE), TOP, end * PER_M),
     ]
     assert k.pageblocks.get(TOP // 512 + 1) == ("movable" if data > 2 else None)
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     assert altmap.alloc == 0
     assert state(k) == before
     assert k.log == []
@@ -177,14 +181,15 @@ def test_namespaces_that_are_too_small(make, state, at, size, align, rc):
     """Seen on Linux 7.3.4 with namespaces at these addresses."""
     k = make(ram=4 << 30)
     before = state(k)
-    assert dev_dax_probe(k, [(at >> 12, (at >> 12) + size * PER_M)], align, True, 0) == rc
+    assert create_dev_dax(k, [(at >> 12, (at >> 12) + size * PER_M)], align, True, 0) == rc
     assert state(k) == before
 
 
 def test_static_device_ends_at_a_multiple_of_its_alignment(make):
     k = make()
-    pgmap = dev_dax_probe(k, ranges((2, 3072)), G1, True, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, ranges((2, 3072)), G1, True, 0)
+    assert isinstance(device, DevDax)
+    pgmap = device.pgmap
     assert pgmap.ranges == ranges((2, 3070))
     assert pgmap.altmap.offset() == 1022 * PER_M
     assert k.iomem.get(TOP + 3072 * PER_M) is None
@@ -193,7 +198,7 @@ def test_static_device_ends_at_a_multiple_of_its_alignment(make):
 def test_altmap_of_a_device_that_fails_keeps_what_was_taken(make):
     k = make()
     k.paths.fail_section = TOP // SECTION + 3
-    assert dev_dax_probe(k, ranges((0, 1024)), M2, True, 0) == -ENOMEM
+    assert create_dev_dax(k, ranges((0, 1024)), M2, True, 0) == -ENOMEM
     assert k.pages.owners.runs(TOP, TOP + PER_G) == [(TOP + 2, TOP + 512 + 3 * 512, OWNER_ALTMAP)]
     assert k.log == ["WARNING: add_pages", "failed to free all reserved pages"]
     assert k.iomem.runs(TOP, TOP + PER_G) == []
@@ -201,8 +206,8 @@ def test_altmap_of_a_device_that_fails_keeps_what_was_taken(make):
 
 def test_sections_that_a_device_shares_are_tainted(make):
     k = make()
-    assert isinstance(dev_dax_probe(k, ranges((64, 192)), M2, False, 0), PgMap)
-    assert isinstance(dev_dax_probe(k, ranges((256, 66)), M2, False, 0), PgMap)
+    assert isinstance(create_dev_dax(k, ranges((64, 192)), M2, False, 0), DevDax)
+    assert isinstance(create_dev_dax(k, ranges((256, 66)), M2, False, 0), DevDax)
     first = TOP // SECTION
     assert [bool(k.sections.word(first + i) & SECTION_TAINT_ZONE_DEVICE) for i in range(3)] == [True, False, True]
 
@@ -211,11 +216,11 @@ def test_device_beside_ram_in_one_section(make, state):
     k = make(ram=(1 << 30) + (64 << 20))
     before = state(k)
     start = 0x44000
-    pgmap = dev_dax_probe(k, [(start, start + 192 * PER_M)], M2, False, 0)
-    assert isinstance(pgmap, PgMap)
+    device = create_dev_dax(k, [(start, start + 192 * PER_M)], M2, False, 0)
+    assert isinstance(device, DevDax)
     assert [c[2:4] for c in k.paths.calls if c[0] == "add"] == [(start, SECTION // 2), (start + SECTION // 2, SECTION)]
     assert k.vmstat.nr_memmap == 512  # the first half reuses the boot memmap
-    dev_dax_remove(k, pgmap)
+    unregister_dev_dax(k, device)
     after = state(k)
     assert after.pop("sections")[1] == before.pop("sections")[1]
     assert after == {**before, "memmap": after["memmap"]}

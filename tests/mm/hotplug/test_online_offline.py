@@ -27,7 +27,7 @@ def plugged(make):
     return k
 
 
-@pytest.mark.parametrize(("kind", "idx"), [("movable", ZONE_MOVABLE), ("kernel", ZONE_NORMAL)])
+@pytest.mark.parametrize(("kind", "idx"), [("online_movable", ZONE_MOVABLE), ("online_kernel", ZONE_NORMAL)])
 def test_online_and_offline_account_a_block(plugged, state, kind, idx):
     k = plugged
     before = state(k)
@@ -53,15 +53,15 @@ def test_online_and_offline_account_a_block(plugged, state, kind, idx):
 
 def test_codes_of_a_second_write(plugged):
     assert memory_block_offline(plugged, BLOCK) == -EINVAL
-    assert memory_block_online(plugged, BLOCK, "movable") == 0
-    assert memory_block_online(plugged, BLOCK, "movable") == -EINVAL
-    assert memory_block_online(plugged, BLOCK, "kernel") == -EINVAL
+    assert memory_block_online(plugged, BLOCK, "online_movable") == 0
+    assert memory_block_online(plugged, BLOCK, "online_movable") == -EINVAL
+    assert memory_block_online(plugged, BLOCK, "online_kernel") == -EINVAL
     assert memory_block_offline(plugged, BLOCK) == 0
     assert memory_block_offline(plugged, BLOCK) == -EINVAL
 
 
 def test_no_such_block(plugged):
-    assert memory_block_online(plugged, BLOCK + 4, "movable") == -ENODEV
+    assert memory_block_online(plugged, BLOCK + 4, "online_movable") == -ENODEV
     assert memory_block_offline(plugged, BLOCK + 4) == -ENODEV
 
 
@@ -69,10 +69,10 @@ def test_kernel_zone_is_the_first_that_intersects(make):
     k = make(ram=1 << 30)
     assert add_memory(k, 0, 9 * SECTION, 2 * SECTION, False) == 0
     # Outside of DMA32, which ends with RAM: Normal, though below 4G.
-    assert memory_block_online(k, 9, "kernel") == 0
+    assert memory_block_online(k, 9, "online_kernel") == 0
     assert k.memory_blocks.zone.get(9) == (0, ZONE_NORMAL)
     assert memory_block_offline(k, 5) == 0  # a boot block in the middle of DMA32
-    assert memory_block_online(k, 5, "kernel") == 0
+    assert memory_block_online(k, 5, "online_kernel") == 0
     assert k.memory_blocks.zone.get(5) == (0, ZONE_DMA32)
 
 
@@ -83,7 +83,7 @@ def test_self_hosted_block(make, state):
     before.pop("memmap")
     frames = free(k)
     k.paths.calls.clear()
-    assert memory_block_online(k, BLOCK, "movable") == 0
+    assert memory_block_online(k, BLOCK, "online_movable") == 0
     zone = k.nodes[0].zones[ZONE_MOVABLE]
     # live-linux.md: 32256 pages of a self-hosted block come free.
     assert (zone.present_pages, zone.managed_pages, free(k) - frames) == (SECTION, 32256, 32256)
@@ -107,7 +107,7 @@ def test_span_follows_the_outer_blocks(plugged):
         return zone.start_pfn // SECTION - BLOCK, zone.end_pfn // SECTION - BLOCK
 
     for i in (1, 0, 3, 2):
-        assert memory_block_online(k, BLOCK + i, "movable") == 0
+        assert memory_block_online(k, BLOCK + i, "online_movable") == 0
     assert span() == (0, 4)
     assert memory_block_offline(k, BLOCK + 1) == 0
     assert span() == (0, 4)
@@ -121,7 +121,7 @@ def test_span_follows_the_outer_blocks(plugged):
 
 def test_span_skips_blocks_of_other_zones(plugged):
     k = plugged
-    for i, kind in enumerate(("movable", "kernel", "movable", "kernel")):
+    for i, kind in enumerate(("online_movable", "online_kernel", "online_movable", "online_kernel")):
         assert memory_block_online(k, BLOCK + i, kind) == 0
     movable, normal = k.nodes[0].zones[ZONE_MOVABLE], k.nodes[0].zones[ZONE_NORMAL]
     assert memory_block_offline(k, BLOCK + 3) == 0
@@ -154,7 +154,7 @@ def test_unmovable_pages_hold_their_block(make, state, pages):
 
 def test_movable_pages_are_moved_and_can_still_be_freed(plugged, state):
     k = plugged
-    assert memory_block_online(k, BLOCK, "movable") == 0
+    assert memory_block_online(k, BLOCK, "online_movable") == 0
     empty = state(k)
     first = pages_alloc(k, 0, 1000, movable=True)
     second = pages_alloc(k, 0, 70, movable=True)
@@ -167,7 +167,7 @@ def test_movable_pages_are_moved_and_can_still_be_freed(plugged, state):
     for pfn, n in first:
         assert k.pages.holders.get(pfn) is first, n
     # Onto another block and away again, in pieces.
-    assert memory_block_online(k, BLOCK, "movable") == 0
+    assert memory_block_online(k, BLOCK, "online_movable") == 0
     pages_free(k, first)
     pages_free(k, second)
     assert k.pages.holders.items() == []
@@ -179,7 +179,7 @@ def test_movable_pages_are_moved_and_can_still_be_freed(plugged, state):
 def test_a_range_that_lies_half_in_the_block_moves_half(plugged):
     k = plugged
     for i in range(2):
-        assert memory_block_online(k, BLOCK + i, "movable") == 0
+        assert memory_block_online(k, BLOCK + i, "online_movable") == 0
     held = pages_alloc(k, 0, SECTION + 1024, movable=True)  # from the high end: block 1 and a part of block 0
     assert memory_block_offline(k, BLOCK + 1) == 0
     assert sum(n for _, n in held) == SECTION + 1024
@@ -193,7 +193,7 @@ def test_a_range_that_lies_half_in_the_block_moves_half(plugged):
 def test_no_room_for_what_must_move(make, state):
     k = make(ram=512 << 20)
     assert add_memory(k, 0, 8 * SECTION, SECTION, False) == 0
-    assert memory_block_online(k, 8, "movable") == 0
+    assert memory_block_online(k, 8, "online_movable") == 0
     held = pages_alloc(k, 0, 100, movable=True)
     filler = pages_alloc(k, 0, free(k) - k.nodes[0].zones[ZONE_MOVABLE].free_pages(9) - 30, movable=False)
     assert isinstance(filler, list)
@@ -212,7 +212,7 @@ def test_no_room_for_what_must_move(make, state):
 def test_pages_move_to_the_other_node(make):
     k = make(ram=1 << 30, nodes=2)
     assert add_memory(k, 0, 16 * SECTION, SECTION, False) == 0
-    assert memory_block_online(k, 16, "movable") == 0
+    assert memory_block_online(k, 16, "online_movable") == 0
     held = pages_alloc(k, 0, 10, movable=True)
     assert memory_block_offline(k, 16) == 0
     assert [k.pages.zone_of.get(pfn).nid for pfn, _ in held] == [1]
@@ -220,7 +220,7 @@ def test_pages_move_to_the_other_node(make):
 
 def test_huge_pages_of_a_block(plugged):
     k = plugged
-    assert memory_block_online(k, BLOCK, "movable") == 0
+    assert memory_block_online(k, BLOCK, "online_movable") == 0
     assert nr_hugepages_store(k, 9, 4, None) == 0
     mapped = []
     assert hugetlb_map(k, 9, 2, None, mapped) == 0
@@ -241,7 +241,7 @@ def test_gigantic_page_that_lies_partly_in_the_block(make, state):
     assert memory_block_offline(k, pfn // SECTION + 1) == 0
     assert sum(k.hstates[18].nr) == 0
     assert k.pages.is_free(pfn, pfn + SECTION)
-    assert memory_block_online(k, pfn // SECTION + 1, "kernel") == 0
+    assert memory_block_online(k, pfn // SECTION + 1, "online_kernel") == 0
     assert state(k) == before
 
 
@@ -257,7 +257,7 @@ def test_mapped_gigantic_page_stays(make, state):
 
 def test_isolated_frames_cannot_be_allocated(plugged):
     k = plugged
-    assert memory_block_online(k, BLOCK, "movable") == 0
+    assert memory_block_online(k, BLOCK, "online_movable") == 0
     zone = k.nodes[0].zones[ZONE_MOVABLE]
     pages = k.pages
     held = pages_alloc(k, 0, 700, movable=True)
