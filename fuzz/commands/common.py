@@ -102,7 +102,9 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], right: int, fold: int = -1) -> None:
+def print_table(
+    title: str, columns: list[str], rows: list[list[str]], right: int, fold: int = -1, width: int = 100
+) -> None:
     """A table on stdout; columns from number `right` on hold numbers, and column `fold` gives way if it is too wide."""
     from rich import box
     from rich.console import Console
@@ -114,8 +116,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: in
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    # A file or a pipe has no width: 100 columns hold every table of numbers.
-    console = console if console.is_terminal else Console(highlight=False, markup=False, width=100)
+    # A file or a pipe has no width.
+    console = console if console.is_terminal else Console(highlight=False, markup=False, width=width)
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Commands that ask how much of the surface was reached: `vmemmap-fuzz sweep`."""
+"""Commands that ask how much of the surface was reached: `vmemmap-fuzz sweep` and `coverage`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    SeedOption,
     app,
+    fail,
     guarded,
     name_of,
     print_json,
+    print_table,
     read,
     writable,
 )
 
 if TYPE_CHECKING:
+    from fuzz.surface import Cell, Surface
     from fuzz.sweep import Swept
 
 
@@ -74,6 +78,96 @@ def sweep_command(
                 print(f"     FINDING with 'fail alloc nth={nth}' in front: {signature}")
         print(_sentence(rows))
     raise typer.Exit(DIFFERENT if any(row.findings for row in rows) else SAME)
+
+
+def _labels(names: list[str] | None) -> list[str]:
+    """The architectures that were asked for, all if none was."""
+    from fuzz.surface import LABELS
+
+    if not names:
+        return list(LABELS)
+    out = [label for label in LABELS if label in names or label.partition("/")[0] in names]
+    for name in names:
+        if not any(name in (label, label.partition("/")[0]) for label in LABELS):
+            raise fail(f"--arch {name}: no such architecture; expected one of {', '.join(LABELS)}")
+    return out
+
+
+@app.command()
+@guarded
+def coverage(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Programs that run first.", show_default=False)
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to run random programs, all architectures.")] = 60.0,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Only this one: x86_64, arm64/16K, ... Can be given again.")
+    ] = None,
+    seed: SeedOption = 0,
+    profile: ProfileOption = Profile.posted,
+    as_json: JsonOption = False,
+) -> None:
+    """Print which outcomes of which operations were reached on which architecture.
+
+    Random programs run on every architecture. What the specifications call reachable (fuzz/surface.toml names the
+    place) and was not reached is marked EMPTY: the generator has a hole, or the time was too short.
+    """
+    from fuzz.execute import run_program
+    from fuzz.session import Progress
+    from fuzz.surface import Surface, explore
+
+    labels = _labels(arch)
+    programs = [read(path) for path in files or []]
+    surface = Surface()
+    for program in programs:
+        surface.record(program, run_program(program, profile=name_of(profile)))
+    progress = Progress()
+    try:
+        for _ in explore(surface, seconds, seed, name_of(profile), labels):
+            progress.show(
+                f"{surface.programs} programs, {surface.operations:,} operations, "
+                f"{len(surface.empty_on(labels))} cells empty, findings: {len(surface.findings)}"
+            )
+    except KeyboardInterrupt:
+        progress.say("interrupted; this is what was reached until then")
+    progress.clear()
+    if as_json:
+        print_json({"seed": seed, "profile": profile.value, "architectures": labels, **surface.to_json(labels)})
+    else:
+        _print_surface(surface, labels)
+    raise typer.Exit(DIFFERENT if surface.findings else SAME)
+
+
+def _print_surface(surface: Surface, labels: list[str]) -> None:
+    from fuzz.surface import Cell, reachable
+
+    known = reachable()
+    outcomes = {(cell.operation, cell.outcome): None for cell in (*known, *surface.unexpected)}
+    rows = []
+    for operation, outcome in outcomes:
+        cells = [Cell(operation, outcome, label) for label in labels]
+        if any(cell in known or surface.cells[cell] for cell in cells):
+            rows.append([operation, outcome, *(_cell(surface, cell) for cell in cells)])
+    print_table("", ["operation", "outcome", *labels], rows, right=2, width=36 + 10 * len(labels))
+    empty, unexpected = surface.empty_on(labels), [cell for cell in surface.unexpected if cell.arch in labels]
+    wanted = sum(cell.arch in labels for cell in known)
+    print(f"{surface.programs:,} programs, {surface.operations:,} operations")
+    print(f"{wanted - len(empty)} of {wanted} reachable cells reached, {len(empty)} empty")
+    for cell in empty:
+        print(f"  EMPTY {cell.operation}: {cell.outcome} on {cell.arch} ({known[cell]})")
+    for cell in unexpected:
+        print(f"  not in fuzz/surface.toml: {cell.operation}: {cell.outcome} on {cell.arch}")
+    for signature in sorted(surface.findings):
+        print(f"finding: {signature}")
+
+
+def _cell(surface: Surface, cell: Cell) -> str:
+    from fuzz.surface import reachable
+
+    count = surface.cells[cell]
+    if count:
+        return str(count) if count < 10_000 else f"{count // 1000}k"
+    return "EMPTY" if cell in reachable() else "-"
 
 
 def _counts(numbers: dict[str, int]) -> str:

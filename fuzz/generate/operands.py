@@ -206,7 +206,7 @@ def poison_address(draw: Draw, live: Live) -> int:
                 if folio.hwpoison:
                     hit = (*folio.raw_hwp, folio.pfn)[0]
                     return (hit if draw() < 0.5 else folio.pfn + int(draw() * h.pages)) * page
-    if x < 0.68 and kernel.hpage_freelist:
+    if x < 0.74 and kernel.hpage_freelist:
         waiting = kernel.hpage_freelist
         return waiting[int(draw() * len(waiting))].pfn * page
     if x < 0.8:

@@ -9,7 +9,7 @@ from fuzz.generate import operands
 from fuzz.generate.live import Device, Live, Range
 from fuzz.generate.weights import FAILABLE, WEIGHTS, Draw
 from fuzz.program.model import Op
-from fuzz.program.operations import DAX, MAPPING, MEMORY, PAGES
+from fuzz.program.operations import DAX, MAPPING, MEMORY, OPERATIONS, PAGE_SIZES, PAGES
 from mm.hstate import HState
 
 Maker = Callable[[Draw, Live], Op]
@@ -18,6 +18,7 @@ Table = tuple[Maker, ...]
 
 _DRIVERS: Final = ("kmem", "kmem", "devdax", "devdax", "fsdev", "none")
 _STATES: Final = ("online_kernel", "online", "online_kernel", "offline")
+_DEMOTABLE: Final = OPERATIONS["hugetlb demote"].arguments[0].choices
 
 
 def generate_op(draw: Draw, live: Live, table: Table) -> Op:
@@ -30,6 +31,11 @@ def generate_op(draw: Draw, live: Live, table: Table) -> Op:
 
 def _size(live: Live, pool: HState) -> int:
     return pool.pages * live.kernel.arch.page
+
+
+def _any_size(draw: Draw, live: Live, pool: HState) -> int:
+    """The size of a pool's pages, or rarely any size, which few machines have."""
+    return _size(live, pool) if draw() < 0.985 else PAGE_SIZES[int(draw() * len(PAGE_SIZES))]
 
 
 def reserve(draw: Draw, live: Live) -> Op:
@@ -51,12 +57,12 @@ def _hugetlb_resize(draw: Draw, live: Live) -> Op:
     pool = operands.huge_page(draw, live)
     nid = operands.any_node(draw, live)
     to = operands.pool_target(draw, live, pool, nid)
-    return Op("hugetlb resize", {"size": _size(live, pool), "to": to, "node": nid})
+    return Op("hugetlb resize", {"size": _any_size(draw, live, pool), "to": to, "node": nid})
 
 
 def _hugetlb_overcommit(draw: Draw, live: Live) -> Op:
     pool = operands.huge_page(draw, live)
-    return Op("hugetlb overcommit", {"size": _size(live, pool), "to": operands.overcommit(draw, live, pool)})
+    return Op("hugetlb overcommit", {"size": _any_size(draw, live, pool), "to": operands.overcommit(draw, live, pool)})
 
 
 def _hugetlb_demote(draw: Draw, live: Live) -> Op:
@@ -67,6 +73,8 @@ def _hugetlb_demote(draw: Draw, live: Live) -> Op:
         to = pool.persistent + 1 + int(draw() * 2)
         return Op("hugetlb resize", {"size": size, "to": to, "node": nid})
     nid = operands.any_node(draw, live)
+    if draw() >= 0.97:
+        size = _DEMOTABLE[int(draw() * len(_DEMOTABLE))]
     return Op("hugetlb demote", {"size": size, "count": operands.demote_count(draw, pool, nid), "node": nid})
 
 
@@ -89,10 +97,12 @@ def _handle(draw: Draw, live: Live, kind: str, names: list[str]) -> str | None:
 
 def _hugetlb_unmap(draw: Draw, live: Live) -> Op:
     name = _handle(draw, live, MAPPING, live.mappings)
-    return _hugetlb_map(draw, live) if name is None else Op("hugetlb unmap", {MAPPING: name, "flush": draw() < 0.75})
+    return _hugetlb_map(draw, live) if name is None else Op("hugetlb unmap", {MAPPING: name, "flush": draw() < 0.7})
 
 
 def _hugetlb_flush(draw: Draw, live: Live) -> Op:
+    if not live.kernel.hpage_freelist and live.mappings and draw() < 0.75:
+        return Op("hugetlb unmap", {MAPPING: live.mappings[int(draw() * len(live.mappings))], "flush": False})
     return Op("hugetlb flush")
 
 

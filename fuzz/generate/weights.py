@@ -20,7 +20,7 @@ WEIGHTS: Final = {
     "hugetlb demote": 1,  # of one 1G page it makes 512 folios: the time of a hundred other operations
     "hugetlb map": 18,
     "hugetlb unmap": 15,
-    "hugetlb flush": 3,
+    "hugetlb flush": 5,
     "hugetlb dissolve": 13,
     "sysctl": 10,
     "memory add": 16,
@@ -82,9 +82,9 @@ def choose_arch(draw: Draw) -> tuple[str, int]:
     return _ARCHES[int(draw() * len(_ARCHES))]
 
 
-def choose_machine(draw: Draw) -> Machine:
+def choose_machine(draw: Draw, of: tuple[str, int] | None = None) -> Machine:
     """Mostly 1G to 6G with 1 or 2 nodes, often a partial last section; sometimes tiny, rarely as large as a host."""
-    arch, page = choose_arch(draw)
+    arch, page = of or choose_arch(draw)
     size = draw()
     if size < 0.86:
         ram = _SMALL[int(draw() * len(_SMALL))]

@@ -33,7 +33,7 @@ from fuzz.oracle.observe import (
     union,
     unlike,
 )
-from fuzz.oracle.pieces import Pieces
+from fuzz.oracle.pieces import Pieces, shares_tails
 from mm.errno import EEXIST, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
@@ -361,7 +361,7 @@ class Oracle:
     def _created(self, k: Kernel, pieces: Pieces, pgmap: PgMap) -> int:
         """Add what a page map has added to `k`; the order of its compound pages, 0 if it optimizes none."""
         order = pgmap.vmemmap_shift
-        if pgmap.altmap is not None or order <= k.arch.spp.bit_length():
+        if not shares_tails(k.arch, order, pgmap.altmap is not None):
             return 0
         pieces.created(k, self._subsections, pgmap.ranges, order, pgmap.nid)
         return order

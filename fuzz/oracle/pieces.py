@@ -25,6 +25,11 @@ REF_KEEP = 2
 """VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
 
 
+def shares_tails(arch: Arch, order: int, altmap: bool) -> bool:
+    """Whether either tree can share the tails of a device's compound pages of `order` (separate-paths.md P4)."""
+    return arch.dax_dedup and not altmap and arch.vmemmap_pages(order) > REF_KEEP
+
+
 class Piece(NamedTuple):
     """What is the same for all pieces of a range that are whole sections, or all that are not."""
 

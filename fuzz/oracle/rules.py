@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, in_row, unlike
-from fuzz.oracle.pieces import REF_KEEP, Pieces
+from fuzz.oracle.pieces import REF_KEEP, Pieces, shares_tails
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
@@ -239,7 +239,7 @@ def pieces_done(ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: 
             heads = (hi - lo) >> order if size < per else int((lo - start) % size == 0)
             if hi - lo < per and ref.sections.early(lo):
                 needs = 0, 0
-            elif order <= spp.bit_length():
+            elif not shares_tails(ref.arch, order, altmap=False):
                 needs = (0, 0) if hi - lo == per else ((hi - lo) // spp,) * 2
             else:
                 needs = REF_KEEP * heads, heads if hi - lo == per else (hi - lo) // spp

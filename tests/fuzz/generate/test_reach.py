@@ -19,6 +19,7 @@ from fuzz.program.model import Op, Program
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
+from fuzz.surface import answer, reachable
 from mm.errno import (
     E2BIG,
     EBUSY,
@@ -70,7 +71,7 @@ def walk(seed: int) -> Iterator[tuple[Live, Op, Callable[[], int | str]]]:
 
 
 def pool(live: Live, args: dict[str, Any]) -> HState:
-    return live.kernel.hstates[args["size"].bit_length() - 13]
+    return live.kernel.hstates.get(args["size"].bit_length() - 13, HState(0, 0, live.kernel.machine.nodes, False))
 
 
 def now(live: Live, args: dict[str, Any]) -> int:
@@ -328,8 +329,8 @@ CLASSES: dict[str, tuple[str, Class]] = {
 ANSWERS = {
     "reserve": {0, -EINVAL},
     "boot": {0},
-    "hugetlb resize": {0, -EINVAL, -ENOMEM},
-    "hugetlb overcommit": {0},
+    "hugetlb resize": {0, -EINVAL, -ENOENT, -ENOMEM},
+    "hugetlb overcommit": {0, -ENOENT},
     "hugetlb demote": {0, -EINVAL, -ENOMEM},
     "hugetlb map": {0, -EINVAL, -ENOMEM},
     "hugetlb unmap": {0, -ENODEV},
@@ -380,6 +381,11 @@ def survey() -> tuple[Counter[str], Counter[tuple[str, int]], Counter[str]]:
 @pytest.mark.parametrize("label", CLASSES)
 def test_class_of_operands_is_reached(label: str) -> None:
     assert survey()[0][label] > 0
+
+
+def test_the_answers_are_those_that_the_surface_calls_reachable() -> None:
+    known = {(cell.operation, cell.outcome) for cell in reachable() if cell.arch == "x86_64/4K"}
+    assert {(name, answer(rc)) for name, rcs in ANSWERS.items() for rc in rcs} <= known
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

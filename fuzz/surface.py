@@ -1,0 +1,142 @@
+"""How much of the surface was reached: operation x outcome x architecture.
+
+`surface.toml` says which outcomes an operation can have on which architecture, and where that is written; a run of
+programs says which it had. A cell that can be reached and was not is *empty*: a hole in the generator, or a promise of
+the table that is not true.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from random import Random
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+from fuzz.engines.collector import paused
+from fuzz.execute import Profile, RunOutcome
+from fuzz.generate.program import run_generated
+from fuzz.generate.weights import choose_machine
+from fuzz.oracle.finding import Outcome
+from fuzz.program.arguments import format_size
+from fuzz.program.model import Program
+from fuzz.program.operations import OPERATIONS
+from mm.arch import ARCHES
+from mm.errno import errno_name
+
+Label = str
+"""An architecture with its page size: x86_64/4K."""
+
+LABELS: Final[dict[Label, tuple[str, int]]] = {f"{name}/{format_size(page)}": (name, page) for name, page in ARCHES}
+
+
+class Cell(NamedTuple):
+    """One outcome of one operation on one architecture."""
+
+    operation: str
+    outcome: str
+    arch: Label
+
+
+def answer(rc: Outcome) -> str:
+    """An outcome as the table names it; "died" for a kernel that did."""
+    if isinstance(rc, str):
+        return "died"
+    return errno_name(rc).removeprefix("-") if rc < 0 else "ok"
+
+
+@cache
+def reachable() -> dict[Cell, str]:
+    """The cells that can be reached, and the source that says so; a malformed table is a ValueError naming the
+    place."""
+    text = resources.files("fuzz").joinpath("surface.toml").read_text(encoding="utf-8")
+    out: dict[Cell, str] = {}
+    for operation, outcomes in tomllib.loads(text).items():
+        if operation not in OPERATIONS:
+            raise ValueError(f"surface.toml: no operation {operation!r}")
+        for outcome, entry in outcomes.items():
+            source, on, off = (entry, None, ()) if isinstance(entry, str) else _limited(operation, outcome, entry)
+            for label in LABELS:
+                name = label.partition("/")[0]
+                if (on is None or label in on or name in on) and label not in off and name not in off:
+                    out[Cell(operation, outcome, label)] = source
+    return out
+
+
+def _limited(operation: str, outcome: str, entry: dict[str, Any]) -> tuple[str, list[str] | None, list[str]]:
+    on, off = entry.get("on"), entry.get("not_on", [])
+    known = {*LABELS, *(name for name, _ in LABELS.values())}
+    unknown = {*(on or ()), *off} - known
+    if unknown or not isinstance(entry.get("source"), str):
+        raise ValueError(f"surface.toml, {operation}, {outcome}: {sorted(unknown) or 'the source is missing'}")
+    return entry["source"], on, off
+
+
+@dataclass(slots=True)
+class Surface:
+    """What programs reached."""
+
+    programs: int = 0
+    operations: int = 0
+    cells: Counter[Cell] = field(default_factory=Counter)
+    findings: dict[str, Program] = field(default_factory=dict)
+    """A program for each signature of an unexplained difference."""
+
+    def record(self, program: Program, outcome: RunOutcome) -> None:
+        """Count one run, with the reference's answers."""
+        label = f"{program.machine.arch}/{format_size(program.machine.page)}"
+        self.programs += 1
+        self.operations += outcome.ops_executed
+        for op, (rc, _) in zip(program.ops, outcome.rcs, strict=False):
+            self.cells[Cell(op.name, answer(rc), label)] += 1
+        if outcome.finding is not None:
+            self.findings.setdefault(outcome.finding.signature, program)
+
+    def empty_on(self, labels: Collection[Label]) -> list[Cell]:
+        """Cells of some architectures that can be reached and were not, in the order of the table."""
+        return [cell for cell in reachable() if cell.arch in labels and not self.cells[cell]]
+
+    @property
+    def unexpected(self) -> list[Cell]:
+        """Cells that were reached although the table does not know them."""
+        known = reachable()
+        return sorted(cell for cell in self.cells if cell not in known)
+
+    def to_json(self, labels: Collection[Label]) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "programs": self.programs,
+            "operations": self.operations,
+            "reachable": sum(cell.arch in labels for cell in reachable()),
+            "empty_reachable": [cell._asdict() for cell in self.empty_on(labels)],
+            "unexpected": [cell._asdict() for cell in self.unexpected],
+            "findings": sorted(self.findings),
+            "cells": [{**cell._asdict(), "count": count} for cell, count in sorted(self.cells.items())],
+        }
+
+
+def explore(
+    surface: Surface, seconds: float, seed: int, profile: Profile, labels: Iterable[Label] = LABELS
+) -> Iterator[Surface]:
+    """Random programs, the architectures in turn and equally long, until the time is up; yields after each program.
+
+    An architecture that has no empty cell left is still fuzzed: the run is also a search for differences.
+    """
+    labels = list(labels)
+    share = seconds / len(labels)
+    random = Random()
+    for at, label in enumerate(labels):
+        end = monotonic() + share
+        number = 0
+        while monotonic() < end:
+            random.seed(seed << 40 | at << 32 | number)
+            number += 1
+            draw = random.random
+            machine = choose_machine(draw, LABELS[label])
+            with paused():
+                surface.record(*run_generated(draw, profile, machine=machine))
+            yield surface
