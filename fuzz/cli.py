@@ -20,6 +20,7 @@ __all__ = ["app", "exploring", "fuzzing", "programs", "surface"]
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )
+@guarded
 def live_command(context: typer.Context) -> None:
     """Run programs on a real Linux kernel under QEMU: conform, run, diff, kernels (docs/live.md)."""
     from live.cli import app as live  # a quarter of a second that the other commands need not wait for

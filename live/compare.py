@@ -14,15 +14,14 @@ from typing import Final
 
 from fuzz.oracle.finding import Difference, Outcome
 from live.folios import HugeFolio
+from live.mirror import model_blocks, model_ptes
 from live.observe import Snapshot
 from live.pagetable import PTRS, Leaf, decode
 from live.placement import ToldAllocator
 from mm.folio import Folio
 from mm.kernel import Kernel
-from mm.memory import MemoryBlocks
-from mm.mmzone import ZONE_NAMES
 from mm.pgtable import Leaf as ModelLeaf
-from mm.pgtable import Mapping, Pte, Shared, frame_at, writable
+from mm.pgtable import Mapping, frame_at
 
 FREE_NOISE: Final = 128
 """Pages by which free memory may wander from the model's, since the boot."""
@@ -194,10 +193,7 @@ class Comparison:
         return True
 
     def _blocks(self, live: Snapshot) -> Difference | None:
-        mine: dict[int, str] = {}
-        for lo, hi, (_, zone) in self.k.memory_blocks.zone.items():
-            for block in range(lo, hi):
-                mine[block] = "offline" if zone == MemoryBlocks.OFFLINE[1] else ZONE_NAMES[zone]
+        mine = model_blocks(self.k)
         for block in sorted(mine.keys() | live.blocks.keys()):
             a, b = mine.get(block, "absent"), live.blocks.get(block, "absent")
             # "none": the block reaches into more than one zone.
@@ -259,22 +255,6 @@ def _section_pairs(
 
 def _pte(pte: int) -> str:
     return "unmapped" if pte < 0 else "writable" if pte & 1 else "read-only"
-
-
-def model_ptes(section: int, runs: list[tuple[int, int, Mapping]]) -> list[int]:
-    """The model's entries of a section, as `live.pagetable.decode` gives the kernel's."""
-    out = [-1] * PTRS
-    base = section * PTRS
-    for lo, hi, m in runs:
-        if isinstance(m, ModelLeaf):
-            out[lo - base : hi - base] = range((lo + m.delta) * 2 + 1, (hi + m.delta) * 2 + 1, 2)
-        elif isinstance(m, Pte):
-            out[lo - base : hi - base] = range((lo + m.delta) * 2 + m.rw, (hi + m.delta) * 2 + m.rw, 2)
-        elif isinstance(m, Shared):
-            out[lo - base : hi - base] = [m.frame * 2 + m.rw] * (hi - lo)
-        else:
-            out[lo - base : hi - base] = [frame_at(m, vpn) * 2 + writable(m, vpn) for vpn in range(lo, hi)]
-    return out
 
 
 def _model_counters(k: Kernel) -> tuple[int, int, int, int, list[int]]:

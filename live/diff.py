@@ -9,21 +9,23 @@ addresses are the program's.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from random import Random
+from pathlib import Path
 from typing import Any, Final
 
 from fuzz.oracle.finding import Difference
-from fuzz.program.model import Op, Program
+from fuzz.program.model import Op
 from live.agent import GuestDied
-from live.conform import LENGTH, TRIES, Disagreement, Tally, make_template
-from live.generate import PROFILES, Draw, Profile
+from live.conform import cpus, file_tasks, make_template
+from live.crew import Progress, Task, pieces, run_crew
+from live.generate import PROFILES, Profile
 from live.guest import Guest, Template
 from live.install import Kit
 from live.observe import Snapshot
 from live.pagetable import SECTION_PFNS, Leaf, decode
-from live.pair import BOOT
+from live.runner import Engine, Item, MakeStage, Match, Step
+from live.tally import Tally
 from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
+from live.triage import triage
 
 FREE_STEP: Final = 64
 """Pages by which the free memory of two kernels may part in one operation; they allocate for themselves too."""
@@ -114,83 +116,95 @@ def _free(life: Life) -> list[int]:
     return [now - then for now, then in zip(life.seen.free, life.first.free, strict=True)]
 
 
-def diff(a: Kit, b: Kit, programs: int, seed: int) -> Tally:
-    """Run `programs` random programs on both kernels."""
-    tally = Tally()
-    number = min(len(PROFILES), max(1, programs // 5))
-    known: set[str] = set()
-    for i, profile in enumerate(PROFILES[:number]):
+class Versus:
+    """One life of both guests."""
+
+    def __init__(self, profile: Profile, templates: tuple[Template, Template]) -> None:
+        self.lives = Life(profile, templates[0]), Life(profile, templates[1])
+        self.explained: set[str] = set()
+        self.spent = {"guests": 0.0, "compare": 0.0}
+
+    @property
+    def names(self) -> Names:
+        """Those of the first guest; the second has the same."""
+        return self.lives[0].names
+
+    @property
+    def seen(self) -> Snapshot:
+        """The first guest's state, which programs are drawn against."""
+        return self.lives[0].seen
+
+    def opening(self) -> Step:
+        """The two guests right after the boot."""
+        return self._step("boot", (0, 0))
+
+    def refusal(self, op: Op) -> str | None:
+        """Why an operation cannot be done on one of the two."""
+        if op.name == "hugetlb dissolve":
+            return "the two kernels' huge pages are at different addresses"
+        return next((why for one in self.lives if (why := refusal(op, one.guest, one.names, one.seen))), None)
+
+    def step(self, op: Op) -> Step:
+        """Do an operation on both and compare."""
         begin = time.perf_counter()
-        templates = make_template(a, profile), make_template(b, profile)
-        tally.seconds["boot"] += time.perf_counter() - begin  # type: ignore[assignment]
-        for at in range(programs * i // number, programs * (i + 1) // number):
-            draw = Draw(Random(seed << 32 | at), profile.machine)
-            found = _run(profile, templates, _drawn(draw, tally), tally)
-            if found is not None:
-                if found.signature not in known:
-                    known.add(found.signature)
-                    found = _minimize(profile, templates, found)
-                tally.disagreements.append(found)
-        for template in templates:
-            template.close()
-    return tally
+        rcs = self.lives[0].step(op), self.lives[1].step(op)
+        done = time.perf_counter()
+        step = self._step(op.name, rcs)
+        self.spent["guests"] += done - begin
+        self.spent["compare"] += time.perf_counter() - done
+        return step
 
+    def _step(self, operation: str, rcs: tuple[int | str, int | str]) -> Step:
+        a, b = self.lives
+        found = first_difference(a, b, rcs)
+        if found is None:
+            return Step(rcs)
+        states = (a.first, a.seen), (b.first, b.seen)
+        return Step(rcs, found, triage(operation, found, rcs, states, ("kernel A", "kernel B")))
 
-Source = Any
-"""A function from the first kernel's life to its next operation, None at the end."""
-
-
-def _drawn(draw: Draw, tally: Tally) -> Source:
-    left = iter(range(LENGTH))
-
-    def following(life: Life) -> Op | None:
-        if next(left, None) is None:
-            return None
-        for _ in range(TRIES):
-            op = draw.next(life.names, life.seen)
-            why = refusal(op, life.guest, life.names, life.seen)
-            if why is None:
-                return op
-            tally.refused[why] += 1
-        return None
-
-    return following
-
-
-def _run(
-    profile: Profile, templates: tuple[Template, Template], following: Source, tally: Tally | None
-) -> Disagreement | None:
-    lives = [Life(profile, template) for template in templates]
-    done: list[Op] = []
-    try:
-        while (op := following(lives[0])) is not None:
-            # Addresses of huge pages are the first kernel's; the second has none there.
-            if op.name == "hugetlb dissolve" or refusal(op, lives[1].guest, lives[1].names, lives[1].seen):
-                continue
-            rcs = lives[0].step(op), lives[1].step(op)
-            done.append(op)
-            if tally is not None:
-                tally.operations += 1
-                tally.kinds[op.name] += 1
-            found = first_difference(lives[0], lives[1], rcs)
-            if found is not None:
-                program = Program(profile.machine, (*profile.reserves, BOOT, *done))
-                return Disagreement(program, found, op.name)
-    finally:
-        if tally is not None:
-            tally.programs += 1
-        for life in lives:
+    def close(self) -> None:
+        """End both guests."""
+        for life in self.lives:
             life.guest.close()
-    return None
 
 
-def _minimize(profile: Profile, templates: tuple[Template, Template], found: Disagreement) -> Disagreement:
-    start = len(profile.reserves) + 1
-    best, at = found, len(found.program.ops) - 2
-    while at >= start:
-        rest: Iterator[Op] = iter([*best.program.ops[start:at], *best.program.ops[at + 1 :]])
-        got = _run(profile, templates, lambda life, rest=rest: next(rest, None), None)
-        if got is not None and got.signature == found.signature:
-            best = got
-        at = min(at, len(best.program.ops) - 1) - 1
-    return best
+class KernelStage:
+    """The same machine, booted with two kernels."""
+
+    def __init__(self, kits: tuple[Kit, Kit], profile: Profile) -> None:
+        self.profile = profile
+        self.templates = make_template(kits[0], profile), make_template(kits[1], profile)
+
+    def begin(self) -> Match:
+        """A new life of both."""
+        return Versus(self.profile, self.templates)
+
+    def close(self) -> None:
+        """Forget the machines."""
+        for template in self.templates:
+            template.close()
+
+
+def two_kernels(a: Kit, b: Kit) -> MakeStage:
+    """Makes stages on which two kernels are compared."""
+    return lambda profile: KernelStage((a, b), profile)
+
+
+def diff_tasks(programs: int) -> list[Task]:
+    """Random programs, an equal share for each profile; every other one by the engines' generator."""
+    n = min(len(PROFILES), max(1, programs // 5))
+    tasks = []
+    for i, profile in enumerate(PROFILES[:n]):
+        share = range(programs * i // n, programs * (i + 1) // n)
+        items: tuple[Item, ...] = tuple(Engine(number) if number % 2 else number for number in share)
+        tasks.append(Task(profile, items))
+    return pieces(tasks)
+
+
+def diff(
+    a: Kit, b: Kit, programs: int, seed: int, corpus: list[Path], workers: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tally, dict[str, str]]:  # fmt: skip
+    """Run `programs` random programs and those of the corpus on both kernels. Second: file -> why it was not run."""
+    tasks, skipped = file_tasks(corpus)
+    return run_crew(two_kernels(a, b), tasks + diff_tasks(programs), seed, workers or cpus(), progress), skipped

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from live.agent import Agent, GuestDied
+from live.errors import LiveError
 from live.layout import Layout
 from live.observe import Observer, Snapshot
 from live.pagetable import GuestMemory
@@ -22,7 +23,7 @@ SLOTS = 12
 """Devices of a region."""
 
 
-class SetupError(Exception):
+class SetupError(LiveError):
     """The guest cannot be prepared: one sentence."""
 
 

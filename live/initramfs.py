@@ -16,6 +16,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from live.errors import LiveError
+
 AGENT = Path(__file__).with_name("agent.c")
 
 MODULES = ("device_dax", "dax_pmem", "nd_e820", "dax_hmem", "hwpoison_inject", "kmem")
@@ -25,7 +27,7 @@ namespaces for block devices; kmem last, since it takes the devices that a soft-
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 
 
-class InitramfsError(Exception):
+class InitramfsError(LiveError):
     """The archive cannot be made: one sentence."""
 
 

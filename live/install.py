@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from live.initramfs import InitramfsError, build
+from live.errors import LiveError
+from live.initramfs import build
 from live.packages import Apt, PackageError
 from live.qemu import Emulator
 
@@ -30,7 +31,7 @@ EMULATOR: Final = "qemu-system-x86_64"
 EMULATOR_PACKAGES: Final = ("qemu-system-x86", "seabios")
 
 
-class Unavailable(Exception):
+class Unavailable(LiveError):
     """Something needed cannot be had: one line for people."""
 
 
@@ -51,49 +52,93 @@ def cache_folder() -> Path:
     return Path(home) / "vmemmap-fuzz" if home else Path(__file__).resolve().parent.parent / ".cache" / "live"
 
 
-def make_kit(kernel: str = LINE, modules: Path | None = None, cache: Path | None = None, accel: str = "tcg") -> Kit:
+Say = Callable[[str], None]
+"""Told about work that takes a while."""
+
+
+def make_kit(
+    kernel: str = LINE,
+    modules: Path | None = None,
+    cache: Path | None = None,
+    accel: str = "auto",
+    say: Say = lambda text: None,
+) -> Kit:
     """A kit for a kernel: the path of an image, or a version prefix such as 7.3 or 6.12.113."""
     cache = cache or cache_folder()
-    apt = _lazy_apt(cache)
+    apt = _lazy_apt(cache, say)
+    if Path(kernel).exists():
+        image, version = check_image(Path(kernel)), kernel
+        if modules is not None:
+            check_modules(modules)
+        qemu = find_emulator(cache, apt, say)
+    elif re.fullmatch(r"\d+(\.\d+)*", kernel):
+        qemu = find_emulator(cache, apt, say)
+        folder = fetch_kernel(cache, apt, kernel, say)
+        facts = json.loads((folder / "manifest.json").read_text())
+        image, version = folder / facts["vmlinuz"], facts["version"]
+        modules = modules or (folder / facts["modules"] if facts["modules"] else None)
+    else:
+        raise Unavailable(f"{kernel} is neither a file nor a version such as {LINE}")
+    return Kit(version, str(image), str(build(cache, modules)), qemu, accelerator(accel))
+
+
+def check_image(image: Path) -> Path:
+    """An image that a boot loader would take (Documentation/arch/x86/boot.rst: "HdrS" at 0x202)."""
     try:
-        qemu = find_emulator(cache, apt)
-        if Path(kernel).exists():
-            image, version = Path(kernel), kernel
-        elif re.fullmatch(r"\d+(\.\d+)*", kernel):
-            folder = fetch_kernel(cache, apt, kernel)
-            facts = json.loads((folder / "manifest.json").read_text())
-            image, version = folder / facts["vmlinuz"], facts["version"]
-            modules = modules or (folder / facts["modules"] if facts["modules"] else None)
-        else:
-            raise Unavailable(f"{kernel} is neither a file nor a version such as {LINE}")
-        initrd = build(cache, modules)
-    except (PackageError, InitramfsError) as error:
-        raise Unavailable(str(error)) from error
-    return Kit(version, str(image), str(initrd), qemu, accel)
+        with image.open("rb") as stream:
+            header = stream.read(0x206)
+    except OSError as error:
+        raise Unavailable(f"{image}: {error.strerror}") from None
+    if header[0x202:0x206] != b"HdrS":
+        raise Unavailable(f"{image} is no Linux kernel for x86 (a bzImage was expected)")
+    return image
 
 
-def _lazy_apt(cache: Path) -> Callable[[], Apt]:
-    return functools.cache(lambda: Apt(cache / "apt"))
+def check_modules(folder: Path) -> None:
+    """A module tree, such as lib/modules/RELEASE."""
+    if not folder.is_dir():
+        raise Unavailable(f"{folder} is no folder (a module tree such as lib/modules/7.3.4 was expected)")
+    if next(folder.rglob("*.ko*"), None) is None:
+        raise Unavailable(f"there is no kernel module in {folder} (lib/modules/RELEASE was expected)")
+
+
+def accelerator(wanted: str) -> str:
+    """ "kvm" or "tcg" for "auto": KVM if this machine's CPU can and this user may."""
+    if wanted != "auto":
+        return wanted
+    flags = Path("/proc/cpuinfo").read_text().split()
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and ("vmx" in flags or "svm" in flags)
+    return "kvm" if usable else "tcg"
+
+
+def _lazy_apt(cache: Path, say: Say) -> Callable[[], Apt]:
+    def make() -> Apt:
+        say("reading the archive's lists of packages")
+        return Apt(cache / "apt")
+
+    return functools.cache(make)
 
 
 # -- emulator -------------------------------------------------------------------------------------------------------
 
 
-def find_emulator(cache: Path, apt: Callable[[], Apt]) -> Emulator:
+def find_emulator(cache: Path, apt: Callable[[], Apt], say: Say = lambda text: None) -> Emulator:
     """The machine's emulator, or one unpacked below the cache."""
     installed = shutil.which(EMULATOR)
     if installed:
         return Emulator((installed,))
-    return private_emulator(cache, apt)
+    return private_emulator(cache, apt, say)
 
 
-def private_emulator(cache: Path, apt: Callable[[], Apt]) -> Emulator:
+def private_emulator(cache: Path, apt: Callable[[], Apt], say: Say) -> Emulator:
     """Debian's emulator with everything that it needs, unpacked below the cache and run by its own loader."""
     root = cache / "qemu"
     if not root.exists():
         part = cache / "qemu.part"
         shutil.rmtree(part, ignore_errors=True)
-        sums = apt().unpack(apt().closure(EMULATOR_PACKAGES), part)
+        packages = apt().closure(EMULATOR_PACKAGES)
+        say(f"fetching {EMULATOR} ({len(packages)} packages)")
+        sums = apt().unpack(packages, part)
         (part / "manifest.json").write_text(json.dumps({"sha256": sums}, indent=1) + "\n")
         part.rename(root)
     loader = next(
@@ -162,23 +207,47 @@ def parts(apt: Apt, name: str, version: str) -> list[str] | None:
     return [f"{name}={version}", *(f"{n}={v}" for n, v in needed)]
 
 
-def fetch_kernel(cache: Path, apt: Callable[[], Apt], prefix: str) -> Path:
-    """The newest complete kernel of a line; from the cache when there is one and the archive cannot be reached."""
+def fetch_kernel(cache: Path, apt: Callable[[], Apt], prefix: str, say: Say = lambda text: None) -> Path:
+    """The newest complete kernel of a line; from the cache when there is one."""
     kept = cached(cache, prefix)
     if kept:
         os.utime(kept[-1])
         return kept[-1]
-    rows = offered(apt(), prefix)
-    for name, version in reversed(rows):
-        packages = parts(apt(), name, version)
-        if packages is not None:
-            folder = _unpack(cache, apt(), name, version, packages)
+    why = ""
+    try:
+        for name, version in reversed(offered(apt(), prefix)):
+            packages = parts(apt(), name, version)
+            if packages is None:
+                why = f"{version} is incomplete in the archive"
+                continue
+            say(f"fetching Linux {version} ({len(packages)} packages)")
+            try:
+                folder = _unpack(cache, apt(), name, version, packages)
+            except PackageError as error:
+                why = str(error)
+                continue
             prune(cache, folder)
             return folder
+    except PackageError as error:
+        raise Unavailable(f"{error}{_instead(cache, None, prefix)}") from None
+    why = f" ({why})" if why else ""
+    raise Unavailable(f"no kernel {prefix} to be had{why}{_instead(cache, apt(), prefix)}")
+
+
+def _instead(cache: Path, apt: Apt | None, prefix: str) -> str:
+    """The newest kernel of the same line that can be had, as the end of a sentence."""
     line = ".".join(prefix.split(".")[:2])
-    other = [v for _, v in offered(apt(), line)] or [v for _, v in offered(apt())]
-    hint = f"; the newest on offer is {other[-1]}" if other else ""
-    raise Unavailable(f"no complete kernel {prefix} in the archive{hint}")
+    kept = cached(cache, line)
+    if kept:
+        return f"; the newest {line} in the cache is {json.loads((kept[-1] / 'manifest.json').read_text())['version']}"
+    if apt is None:
+        return ""
+    for where, wanted in ((f"the newest {line} on offer", line), ("the newest kernel on offer", "")):
+        complete = (v for name, v in reversed(offered(apt, wanted)) if parts(apt, name, v) is not None)
+        version = next(complete, None)
+        if version is not None:
+            return f"; {where} is {version}"
+    return ""
 
 
 def cached(cache: Path, prefix: str) -> list[Path]:

@@ -124,6 +124,11 @@ def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
     return None
 
 
+def why_not(program: Program) -> str | None:
+    """Why a program's machine cannot be emulated, or None."""
+    return unsupported(program.machine) or reserves_unsupported(boot_ops(program))
+
+
 def reserved(reserves: tuple[Op, ...]) -> list[str]:
     """The reserves as kernel parameters."""
     out = []

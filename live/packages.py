@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from live.errors import LiveError
+
 ETC = Path("/etc/apt")
 RELEASES = ("bullseye", "bookworm", "trixie", "forky")
 ALWAYS = ("sid", "experimental")
@@ -27,7 +29,7 @@ ALL_KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """A later release may be signed by a key that the file of one release lacks."""
 
 
-class PackageError(Exception):
+class PackageError(LiveError):
     """Packages cannot be had: one sentence."""
 
 
@@ -137,6 +139,9 @@ class Apt:
             "APT::Architecture": "amd64",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
+            "Acquire::Retries": "1",
+            "Acquire::http::Timeout": "20",
+            "Acquire::https::Timeout": "20",
         }
         self.options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
         stamp = folder / "updated"

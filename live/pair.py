@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
 
 from fuzz.execute import Side
 from fuzz.oracle.finding import Difference, Outcome
 from fuzz.program.model import Op
 from live.agent import GuestDied
 from live.compare import Comparison
+from live.generate import Profile
 from live.guest import Guest, Template
+from live.mirror import model_snapshot
 from live.observe import Snapshot
 from live.pagetable import FRAME, PTRS, Leaf, decode
 from live.placement import tell, told
+from live.runner import BOOT, Step
 from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
-from mm.machine import Machine
+from live.triage import triage
+from mm.kernel import Kernel
+from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
 
-BOOT = Op("boot")
 DAX_REUSE_THROUGH_LEAF = "dax-reuse-through-leaf"
 """Linux 7.3: compound_section_tail_page takes the PMD leaf of a boot section for a page table. See docs/live.md."""
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one operation did."""
-
-    refused: str | None
-    """Why it was done on neither side."""
-    model: Outcome = 0
-    kernel: Outcome = 0
-    difference: Difference | None = None
-    ended: bool = False
-    """A known deviation of the kernel has left its state undefined; the program ends here."""
+MakePaths = Callable[[Kernel], VmemmapPaths]
 
 
 class Pair:
-    """One life of a guest and a model beside it. `close` ends both."""
+    """One life of a guest and a model beside it."""
 
-    def __init__(self, machine: Machine, reserves: tuple[Op, ...], template: Template) -> None:
-        self.template = template
-        self.model = Side(machine, told(SeparatePaths))
-        self.names = Names(machine, template.layout.region, template.namespaces)
-        for op in reserves:
+    def __init__(self, profile: Profile, template: Template, make_paths: MakePaths = SeparatePaths) -> None:
+        self.model = Side(profile.machine, told(make_paths))
+        self.names = Names(profile.machine, template.layout.region, template.namespaces)
+        self.spent = {"guest": 0.0, "look": 0.0, "model": 0.0, "compare": 0.0}
+        for op in profile.reserves:
             self.model.run(op)
         tell(self.model.kernel, Snapshot(), template.first)
         self.booted = self.model.run(BOOT)
         self.comparison = Comparison(self.model.kernel, template.first)
+        self.explained = self.comparison.explained
+        self.first = model_snapshot(self.model.kernel)
         self.seen = template.first
+        self.started = template.first
         self.guest: Guest = template.start()
 
-    def boot_difference(self) -> Difference | None:
+    def opening(self) -> Step:
         """What differs right after the boot; there, the boot counter is compared as it is."""
         found = self.comparison.difference("boot", self.booted, 0, self.seen)
-        if found is not None:
-            return found
-        mine, its = self.model.kernel.vmstat.nr_memmap_boot, self.seen.nr_memmap_boot
-        if mine == its:
-            return None
-        text = f"nr_memmap_boot after boot: {mine} in the model, {its} in the kernel"
-        return Difference("accounting", "nr_memmap_boot", "+" if its > mine else "-", text)
+        if found is None:
+            mine, its = self.model.kernel.vmstat.nr_memmap_boot, self.seen.nr_memmap_boot
+            if mine != its:
+                text = f"nr_memmap_boot after boot: {mine} in the model, {its} in the kernel"
+                found = Difference("accounting", "nr_memmap_boot", "+" if its > mine else "-", text)
+        return self._step("boot", (self.booted, 0), found)
 
     def refusal(self, op: Op) -> str | None:
         """Why an operation cannot be done live in this state."""
@@ -67,26 +63,41 @@ class Pair:
 
     def step(self, op: Op) -> Step:
         """Do one operation on the kernel, then on the model, and compare."""
-        why = self.refusal(op)
-        if why is not None:
-            return Step(why)
-        died = None
+        times = [time.perf_counter()]
         try:
             rc: Outcome = perform(op, self.guest, self.names)
+            times.append(time.perf_counter())
             seen = self.guest.look(op.name in CHANGES_BLOCKS)
         except GuestDied as error:
             died = f"bug: {error}"
+            outcomes = self.model.run(op), died
+            found = Difference("returns", "rc", "changed", f"the model returned {outcomes[0]}; {self.epitaph(died)}")
+            return self._step(op.name, outcomes, found, dead=True)
         except UnexpectedRefusal as error:
-            return Step(None, 0, 0, Difference("returns", "setup", "changed", str(error)))
-        if died is not None:
-            return Step(None, self.model.run(op), died, Difference("returns", "rc", "changed", self.epitaph(died)))
+            return self._step(op.name, (0, 0), Difference("returns", "setup", "changed", str(error)), dead=True)
+        times.append(time.perf_counter())
         tell(self.model.kernel, self.seen, seen)
         before, mine = self.seen, self.model.run(op)
         self.seen = seen
+        times.append(time.perf_counter())
         if rc == 0 and isinstance(mine, str) and "compound_section_tail_page" in mine and self._through_leaf(before):
-            self.comparison.explained.add(DAX_REUSE_THROUGH_LEAF)
-            return Step(None, mine, rc, None, ended=True)
-        return Step(None, mine, rc, self.comparison.difference(op.name, mine, rc, seen))
+            self.explained.add(DAX_REUSE_THROUGH_LEAF)
+            return Step((mine, rc), ended=True)
+        step = self._step(op.name, (mine, rc), self.comparison.difference(op.name, mine, rc, seen))
+        times.append(time.perf_counter())
+        for name, begin, end in zip(self.spent, times, times[1:], strict=False):
+            self.spent[name] += end - begin
+        return step
+
+    def _step(
+        self, operation: str, outcomes: tuple[Outcome, Outcome], found: Difference | None, dead: bool = False
+    ) -> Step:
+        if found is None:
+            return Step(outcomes)
+        states = None
+        if not dead:
+            states = (self.first, model_snapshot(self.model.kernel)), (self.started, self.seen)
+        return Step(outcomes, found, triage(operation, found, outcomes, states))
 
     def _through_leaf(self, before: Snapshot) -> bool:
         """Whether the new memmap is what the kernel makes of a word of a leaf's memory that it takes for a PTE."""

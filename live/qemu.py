@@ -26,6 +26,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from live.errors import LiveError
+
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -37,7 +39,7 @@ COMMAND_LINE = (
 M = 1 << 20
 
 
-class QemuError(Exception):
+class QemuError(LiveError):
     """The emulator did not do what it was asked: one sentence."""
 
 

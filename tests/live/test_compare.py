@@ -8,16 +8,14 @@ import pytest
 
 from fuzz.execute import Side
 from fuzz.program.model import make_op
-from live.compare import BOOT_TAIL_REFCOUNT, Comparison, model_ptes
+from live.compare import BOOT_TAIL_REFCOUNT, Comparison
 from live.folios import HugeFolio
+from live.mirror import model_snapshot
 from live.observe import Pool, Snapshot
-from live.pagetable import PTRS, Entry, Leaf
-from live.placement import ToldAllocator, tell, told
+from live.pagetable import Leaf
+from live.placement import tell, told
 from mm.kernel import Kernel
 from mm.machine import Machine
-from mm.memory import MemoryBlocks
-from mm.mmzone import ZONE_NAMES
-from mm.pgtable import Leaf as ModelLeaf
 from reference.paths import SeparatePaths
 
 M, G = 1 << 20, 1 << 30
@@ -25,34 +23,15 @@ RENAME = 0x1234567
 """The kernel's frames are the model's, exclusive-or this."""
 
 
-def entry(k: Kernel, section: int) -> Entry | None:
-    runs = k.tables.entries.runs(section * PTRS, (section + 1) * PTRS)
-    if not runs:
-        return None
-    if isinstance(runs[0][2], ModelLeaf):
-        return Leaf(section * PTRS + runs[0][2].delta ^ RENAME, True)
-    ptes = model_ptes(section, runs)
-    return array.array("Q", [0 if p < 0 else ((p >> 1) ^ RENAME) << 12 | (p & 1) << 1 | 1 for p in ptes]).tobytes()
-
-
 def as_seen(k: Kernel) -> Snapshot:
-    """The model's state as a guest would show it."""
-    assert isinstance(k.pages, ToldAllocator)
-    v = k.vmstat
-    out = Snapshot(v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, k.pages.all_managed())
-    out.free = [k.pages.node_free(node.nid) for node in k.nodes]
-    for order, h in k.hstates.items():
-        out.pools[order] = Pool(list(h.nr), [len(f) for f in h.free], list(h.surplus), h.resv, h.nr_overcommit)
-        after: dict[int, int | None] = {}
-        for free in h.free:
-            row = list(reversed(free))
-            after.update(zip(row, [*row[1:], None], strict=False))
-        for pfn, f in h.folios.items():
-            out.folios[pfn] = HugeFolio(pfn, order, f.vmemmap_optimized, pfn in after, f.refcount, after.get(pfn))
-    for lo, hi, (_, zone) in k.memory_blocks.zone.items():
-        name = "offline" if zone == MemoryBlocks.OFFLINE[1] else ZONE_NAMES[zone]
-        out.blocks.update(dict.fromkeys(range(lo, hi), name))
-    out.mapping = {s: e for s in range(64) if (e := entry(k, s)) is not None}
+    """The model's state as a guest would show it, frames renamed."""
+    out = model_snapshot(k)
+    for section, entry in out.mapping.items():
+        if isinstance(entry, Leaf):
+            out.mapping[section] = Leaf(entry.frame ^ RENAME, True)
+        else:
+            words = [pte and pte ^ RENAME << 12 for pte in array.array("Q", entry)]
+            out.mapping[section] = array.array("Q", words).tobytes()
     return out
 
 
