@@ -9,6 +9,7 @@ addresses are the program's.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from fuzz.program.model import Op
 from live.agent import GuestDied
 from live.conform import cpus, file_tasks, make_template
 from live.crew import Progress, Task, pieces, run_crew
+from live.faults import AREAS, Target, arm, disarm
 from live.generate import PROFILES, Profile
 from live.guest import Guest, Template
 from live.install import Kit
@@ -39,10 +41,15 @@ class Life:
         self.names = Names(profile.machine, template.layout.region, template.namespaces)
         self.first = self.seen = template.first
 
-    def step(self, op: Op) -> int | str:
-        """Do an operation and look; what it returned, or how the guest ended."""
+    def step(self, op: Op, target: Target | None = None) -> int | str:
+        """Do an operation, with an allocation that fails, and look; what it returned, or how the guest ended."""
+        guest = self.guest
         try:
-            rc: int | str = perform(op, self.guest, self.names)
+            if target is not None and guest.faults:
+                arm(guest.agent, guest.faults, target)
+            rc: int | str = perform(op, guest, self.names)
+            if target is not None and guest.faults:
+                disarm(guest.agent)
             self.seen = self.guest.look(op.name in CHANGES_BLOCKS)
         except GuestDied as error:
             return f"bug: {error}"
@@ -123,6 +130,10 @@ class Versus:
         self.lives = Life(profile, templates[0]), Life(profile, templates[1])
         self.explained: set[str] = set()
         self.spent = {"guests": 0.0, "compare": 0.0}
+        self.left_out: Counter[str] = Counter()
+        self.faults = all(life.guest.faults for life in self.lives)
+        self.nth = 0
+        """Number of the allocation that the next operation fails, in the area that it works in."""
 
     @property
     def names(self) -> Names:
@@ -146,8 +157,14 @@ class Versus:
 
     def step(self, op: Op) -> Step:
         """Do an operation on both and compare."""
+        if op.name == "fail alloc":
+            self.nth = op.args["nth"]
+            return Step((0, 0))
         begin = time.perf_counter()
-        rcs = self.lives[0].step(op), self.lives[1].step(op)
+        nth, self.nth = self.nth, 0
+        area = AREAS["HEAD" if op.name.startswith(("hugetlb", "memory offline")) else "VMF"]
+        target = Target(area, nth) if nth else None
+        rcs = self.lives[0].step(op, target), self.lives[1].step(op, target)
         done = time.perf_counter()
         step = self._step(op.name, rcs)
         self.spent["guests"] += done - begin

@@ -59,18 +59,22 @@ WEIGHTS: Final = {
     "dax destroy": 9,
 }
 
+FAULTS: Final = {"fail alloc": 24}
+"""The same on a kernel where allocations can be made to fail."""
+
 
 class Draw:
     """Draws the operations of one program; `next` looks at the names and the guest's last snapshot."""
 
-    def __init__(self, random: Random, machine: Machine) -> None:
+    def __init__(self, random: Random, machine: Machine, faults: bool = False) -> None:
         self.random = random
         self.machine = machine
+        self.weights = WEIGHTS | FAULTS if faults else WEIGHTS
         self.made = 0
 
     def next(self, names: Names, seen: Snapshot) -> Op:
         """An operation; whether the guest can do it is the caller's to check."""
-        name = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        name = self.random.choices(list(self.weights), list(self.weights.values()))[0]
         return _DRAWS[name](self, names, seen)
 
     def handle(self, kind: str) -> str:
@@ -227,6 +231,11 @@ def _claim(d: Draw, at: int, size: int) -> Op:
     return make_op("dax create", d.handle("d"), **args)
 
 
+def _fail(d: Draw, names: Names, seen: Snapshot) -> Op:
+    r = d.random
+    return make_op("fail alloc", nth=r.choice((1, 2, 3, r.randrange(1, 12), r.randrange(1, 40), r.randrange(1, 700))))
+
+
 def _destroy(d: Draw, names: Names, seen: Snapshot) -> Op:
     if not names.devices:
         return _resize(d, names, seen)
@@ -247,4 +256,5 @@ _DRAWS: Final[dict[str, Callable[[Draw, Names, Snapshot], Op]]] = {
     "memory remove": _remove,
     "dax create": _create,
     "dax destroy": _destroy,
+    "fail alloc": _fail,
 }

@@ -10,6 +10,7 @@ import re
 
 from live.agent import Agent, GuestDied
 from live.errors import LiveError
+from live.faults import Ranges, prepare
 from live.layout import Layout
 from live.observe import Observer, Snapshot
 from live.pagetable import GuestMemory
@@ -37,6 +38,7 @@ class Guest:
         devices: list[str],
         blocks: dict[int, str] | None,
         namespaces: dict[tuple[int, int], str] | None = None,
+        faults: Ranges | None = None,
     ) -> None:
         self.qemu = qemu
         self.agent = Agent(qemu.agent)
@@ -45,6 +47,8 @@ class Guest:
         """Devices without ranges."""
         self.namespaces = namespaces or {}
         """(address, size) -> number of the nvdimm region that is this one namespace."""
+        self.faults = faults
+        """Where allocations can be made to fail, None on a kernel that cannot."""
         self.made = 0
         """Devices made of namespaces so far."""
         self.blocks = blocks
@@ -68,6 +72,7 @@ class Template:
         self.layout = layout
         self.devices: list[str] = []
         self.namespaces: dict[tuple[int, int], str] = {}
+        self.faults: Ranges | None = None
         qemu = Qemu.boot(hardware)
         try:
             agent = Agent(qemu.agent)
@@ -87,7 +92,7 @@ class Template:
     def start(self) -> Guest:
         """A new life."""
         qemu = Qemu.resume(self.hardware, self.saved)
-        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks, self.namespaces)
+        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks, self.namespaces, self.faults)
 
     def close(self) -> None:
         """Forget the saved state."""
@@ -106,6 +111,7 @@ class Template:
         # kmem last: it would take the devices that the region begins with.
         if "kmem" in modules and (rc := agent.insert_module(modules["kmem"])):
             raise SetupError(f"module kmem does not load: error {-rc}")
+        self.faults = prepare(agent)
         agent.write("/proc/sys/vm/stat_refresh", "1")
 
     def _find_namespaces(self, agent: Agent) -> None:

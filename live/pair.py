@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from fuzz.execute import Side
@@ -10,12 +11,13 @@ from fuzz.oracle.finding import Difference, Outcome
 from fuzz.program.model import Op
 from live.agent import GuestDied
 from live.compare import Comparison
+from live.faults import BEYOND, EXPECTED, RETRIES, Target, arm, disarm, number, points, target
 from live.generate import Profile
 from live.guest import Guest, Template
 from live.mirror import model_snapshot
 from live.observe import Snapshot
 from live.pagetable import FRAME, PTRS, Leaf, decode
-from live.placement import tell, told
+from live.placement import new_folios, tell, told
 from live.runner import BOOT, Step
 from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
 from live.triage import triage
@@ -39,12 +41,16 @@ class Pair:
         for op in profile.reserves:
             self.model.run(op)
         tell(self.model.kernel, Snapshot(), template.first)
+        self.left_out: Counter[str] = Counter()
+        self.nth = 0
+        """Number of the allocation point that the next operation fails."""
         self.booted = self.model.run(BOOT)
         self.comparison = Comparison(self.model.kernel, template.first)
         self.explained = self.comparison.explained
         self.first = model_snapshot(self.model.kernel)
         self.seen = template.first
         self.started = template.first
+        self.faults = template.faults is not None
         self.guest: Guest = template.start()
 
     def opening(self) -> Step:
@@ -63,9 +69,14 @@ class Pair:
 
     def step(self, op: Op) -> Step:
         """Do one operation on the kernel, then on the model, and compare."""
+        if op.name == "fail alloc":
+            self.nth = op.args["nth"]
+            return Step((0, 0))
         times = [time.perf_counter()]
+        aim = self._target(op)
         try:
             rc: Outcome = perform(op, self.guest, self.names)
+            fired = aim is not None and disarm(self.guest.agent)
             times.append(time.perf_counter())
             seen = self.guest.look(op.name in CHANGES_BLOCKS)
         except GuestDied as error:
@@ -77,6 +88,10 @@ class Pair:
             return self._step(op.name, (0, 0), Difference("returns", "setup", "changed", str(error)), dead=True)
         times.append(time.perf_counter())
         tell(self.model.kernel, self.seen, seen)
+        if fired and aim is not None:
+            seen.complaints = [line for line in seen.complaints if EXPECTED not in line]
+            row = points(self.model, op, new_folios(self.seen, seen))
+            self.model.kernel.faults.nth = number(row, aim)
         before, mine = self.seen, self.model.run(op)
         self.seen = seen
         times.append(time.perf_counter())
@@ -88,6 +103,23 @@ class Pair:
         for name, begin, end in zip(self.spent, times, times[1:], strict=False):
             self.spent[name] += end - begin
         return step
+
+    def _target(self, op: Op) -> Target | None:
+        """Arm the guest for the allocation that this operation is to fail."""
+        nth, self.nth = self.nth, 0
+        areas = self.guest.faults
+        if not nth or areas is None:
+            return None
+        if op.name == "hugetlb dissolve":
+            self.left_out[RETRIES] += 1
+            return None
+        found = target(points(self.model, op, None), nth)
+        if isinstance(found, str):
+            self.left_out[BEYOND.format(found)] += 1
+            return None
+        if found is not None:
+            arm(self.guest.agent, areas, found)
+        return found
 
     def _step(
         self, operation: str, outcomes: tuple[Outcome, Outcome], found: Difference | None, dead: bool = False

@@ -14,6 +14,7 @@ free and managed pages of their node.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from live.folios import HugeFolio, list_order
 from live.observe import Snapshot
@@ -43,11 +44,13 @@ def node_base(nid: int) -> int:
 class ToldAllocator(PageAllocator):
     """A page allocator that puts huge pages where it is told to."""
 
-    __slots__ = ("imaginary", "wanted")
+    __slots__ = ("anywhere", "imaginary", "wanted")
 
     def __init__(self, like: PageAllocator) -> None:
         super().__init__(like.nodes, like.block_order)
         self.wanted: Wanted = {}
+        self.anywhere = False
+        """Huge pages go where the model would put them."""
         self.imaginary: list[Zone] = []
         for node in like.nodes:
             zone = Zone(node.nid, ZONE_NORMAL)
@@ -64,6 +67,8 @@ class ToldAllocator(PageAllocator):
         self, order: int, n: int, nid: int, owner: str, thisnode: bool, zones: tuple[int, ...] = MOVABLE_ZONES
     ) -> Extents:
         """Up to `n` of the wanted blocks of that order, those of `nid` first."""
+        if self.anywhere:
+            return super().alloc_blocks(order, n, nid, owner, thisnode, zones)
         out: Extents = []
         wanted = self.wanted.get(order, [])
         for node in [nid] if thisnode else [nid, *(z.nid for z in self.imaginary if z.nid != nid)]:
@@ -123,6 +128,8 @@ def told(make_paths: Callable[[Kernel], VmemmapPaths]) -> Callable[[Kernel], Vme
     """`make_paths` for a kernel whose allocators are told where huge pages go."""
 
     def make(k: Kernel) -> VmemmapPaths:
+        # How large a kernel image is, and where, shows in where there are no huge pages.
+        k.arch = replace(k.arch, image=())
         k.pages = ToldAllocator(k.pages)
         k.memblock = ToldMemblock(len(k.nodes))
         return make_paths(k)
@@ -134,7 +141,15 @@ def tell(k: Kernel, before: Snapshot, after: Snapshot) -> None:
     """Say where the kernel's operation between two snapshots put huge pages."""
     if not isinstance(k.pages, ToldAllocator) or not isinstance(k.memblock, ToldMemblock):
         raise TypeError("the model's allocators cannot be told")
-    k.pages.wanted = new_folios(before, after)
+    want(k, new_folios(before, after))
+
+
+def want(k: Kernel, wanted: Wanted | None) -> None:
+    """Say where huge pages go; None: anywhere."""
+    assert isinstance(k.pages, ToldAllocator)
+    assert isinstance(k.memblock, ToldMemblock)
+    k.pages.anywhere = wanted is None
+    k.pages.wanted = wanted or {}
     k.memblock.wanted = sorted(k.pages.wanted.get(18, []), reverse=True)
 
 

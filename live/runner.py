@@ -7,6 +7,7 @@ What is compared with what is the stage's business: `live.conform` puts the refe
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final, NamedTuple, Protocol
@@ -46,6 +47,10 @@ class Match(Protocol):
     """Known deviations of the kernel that were seen."""
     spent: dict[str, float]
     """Seconds by what they were spent on."""
+    left_out: Counter[str]
+    """Reason -> parts of operations that were left out on both sides."""
+    faults: bool
+    """Whether allocations can be made to fail."""
 
     @property
     def names(self) -> Names:
@@ -114,9 +119,9 @@ class Runner:
 
     def drawn(self, random: Random) -> Following:
         """Operations drawn against the state of the guest."""
-        draw = Draw(random, self.profile.machine)
 
         def following(match: Match) -> Iterator[Op]:
+            draw = Draw(random, self.profile.machine, match.faults)
             for _ in range(LENGTH):
                 for _ in range(TRIES):
                     op = draw.next(match.names, match.seen)
@@ -182,6 +187,7 @@ class Runner:
             if count:
                 tally.count_program(machine)
                 tally.explained.update(match.explained)
+                tally.refused.update(match.left_out)
                 tally.spend("reset", begun - begin)
                 tally.spend("run", time.perf_counter() - begun)
                 tally.parts.update(match.spent)

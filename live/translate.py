@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fuzz.program.model import Op
+from live.faults import NEEDED
 from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
 from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
 from live.pagetable import SECTION_PFNS
@@ -29,7 +30,6 @@ UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
 WITHOUT_COUNTERPART: Final = {
     "pages alloc": "no interface takes single pages of one node and keeps them where they are",
     "pages free": "no interface takes single pages of one node and keeps them where they are",
-    "fail alloc": "needs a kernel built with fault injection by number",
     "hugetlb flush": "a kernel worker frees queued pages by itself, at once",
     "memory hard_offline": "takes pages of the guest's memory out of use for good",
     "memory soft_offline": "takes pages of the guest's memory out of use for good",
@@ -93,6 +93,8 @@ def refusal(op: Op, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     """Why this operation cannot be done on this guest now, or None."""
     if op.name in WITHOUT_COUNTERPART:
         return WITHOUT_COUNTERPART[op.name]
+    if op.name == "fail alloc" and guest.faults is None:
+        return NEEDED
     check = _CHECKS.get(op.name)
     node = op.args.get("node")
     if node is not None and node >= names.machine.nodes:
