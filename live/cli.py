@@ -19,7 +19,7 @@ from live.diff import diff
 from live.errors import LiveError
 from live.install import LINE, Kit, cache_folder, make_kit, offered
 from live.packages import Apt
-from live.tally import UNSEEN, Disagreement, Tally
+from live.tally import UNSEEN, Tally
 
 app = typer.Typer(
     help="Run programs on a real Linux kernel under QEMU.",
@@ -102,10 +102,10 @@ def _table(total: Tally) -> None:
         typer.echo(f"not seen: {what}")
 
 
-def _report(found: list[Disagreement], reports: Path, engine: str, plant: str | None = None) -> None:
-    if found:
+def _report(total: Tally, reports: Path, engine: str, plant: str | None = None) -> None:
+    if total.disagreements:
         check_writable(reports)
-    for one in found:
+    for one, _ in total.kinds():
         report = Report(one.finding, one.program, one.original, engine, one.repeats, one.minimal)
         write(report, reports / "live", "posted", plant)
 
@@ -120,8 +120,8 @@ def _finish(total: Tally, title: str, facts: dict[str, Any], as_json: bool) -> N
         for name, why in facts.get("not_run", {}).items():
             typer.echo(f"not run: {name}: {why}")
         _table(total)
-        for found in total.disagreements:
-            typer.echo(f"\n{found.text()}")
+        for found, times in total.kinds():
+            typer.echo(f"\nin {times} programs: {found.text()}")
     raise typer.Exit(1 if total.disagreements else 0)
 
 
@@ -146,7 +146,7 @@ def conform_command(
     kit = _kit(kernel, modules, accel)
     with planted(plant):
         total = conform(kit, programs, seed, workers or cpus(), Progress())
-    _report(total.disagreements, reports, "live conform", plant)
+    _report(total, reports, "live conform", plant)
     _finish(total, f"Linux {kit.version}", {"kernel": kit.version, "seed": seed, "accel": kit.accel}, as_json)
 
 
@@ -165,7 +165,7 @@ def run_command(
     paths = _paths(files)
     kit = _kit(kernel, modules, accel)
     total, skipped = run_files(kit, paths, workers or cpus(), Progress())
-    _report(total.disagreements, reports, "live run")
+    _report(total, reports, "live run")
     _finish(total, f"Linux {kit.version}", {"kernel": kit.version, "not_run": skipped}, as_json)
 
 
@@ -194,7 +194,7 @@ def diff_command(
     paths = _paths(corpus or [])
     kits = _kit(a, modules_a, accel), _kit(b, modules_b, accel)
     total, skipped = diff(*kits, programs, seed, paths, workers or cpus(), Progress())
-    _report(total.disagreements, reports, "live diff")
+    _report(total, reports, "live diff")
     names = [k.version for k in kits]
     _finish(total, " against ".join(names), {"kernels": names, "seed": seed, "not_run": skipped}, as_json)
 

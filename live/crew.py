@@ -40,6 +40,10 @@ def pieces(tasks: Iterable[Task], chunk: int = CHUNK) -> list[Task]:
     return [Task(t.profile, t.items[at : at + chunk]) for t in tasks for at in range(0, len(t.items), chunk)]
 
 
+Order = tuple[Task, frozenset[str]]
+"""A task, and the signatures that somebody has minimized."""
+
+
 class Worker:
     """What one worker process does; `work` is its life."""
 
@@ -81,9 +85,11 @@ def _worker(make: MakeStage, seed: int, orders: Connection, parent: int) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = Worker(make, seed)
     while True:
-        task: Task | None = orders.recv()
-        if task is None:
+        order: Order | None = orders.recv()
+        if order is None:
             break
+        task, known = order
+        worker.known |= known
         try:
             orders.send(worker.work(task))
         except LiveError as error:
@@ -117,9 +123,10 @@ def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progre
                 if isinstance(got, LiveError):
                     raise got
                 total.add(got)
+                known = frozenset(found.finding.signature for found in total.disagreements)
                 if progress is not None:
                     progress(total)
-                _order(connection, todo, busy)
+                _order(connection, todo, busy, known)
     except KeyboardInterrupt:
         total.refused["interrupted before all programs were run"] += 1
     finally:
@@ -130,7 +137,12 @@ def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progre
     return total
 
 
-def _order(connection: Connection, todo: list[Task], busy: dict[Connection, Profile | None]) -> None:
+def _order(
+    connection: Connection,
+    todo: list[Task],
+    busy: dict[Connection, Profile | None],
+    known: frozenset[str] = frozenset(),
+) -> None:
     """Give a worker its next piece, of the machine it has booted if possible, or let it go."""
     if not todo:
         connection.send(None)
@@ -142,4 +154,4 @@ def _order(connection: Connection, todo: list[Task], busy: dict[Connection, Prof
     )
     todo.remove(task)
     busy[connection] = task.profile
-    connection.send(task)
+    connection.send((task, known))

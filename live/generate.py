@@ -61,6 +61,8 @@ WEIGHTS: Final = {
 
 FAULTS: Final = {"fail alloc": 24}
 """The same on a kernel where allocations can be made to fail."""
+ALLOCATING: Final = ("hugetlb resize", "hugetlb unmap", "hugetlb demote", "memory add", "dax create")
+"""Operations with points that the kernel can be told to fail."""
 
 
 class Draw:
@@ -71,10 +73,16 @@ class Draw:
         self.machine = machine
         self.weights = WEIGHTS | FAULTS if faults else WEIGHTS
         self.made = 0
+        self.armed = False
+        """The next operation has an allocation that fails."""
 
     def next(self, names: Names, seen: Snapshot) -> Op:
         """An operation; whether the guest can do it is the caller's to check."""
-        name = self.random.choices(list(self.weights), list(self.weights.values()))[0]
+        weights = self.weights
+        if self.armed:
+            weights = {name: weight for name, weight in weights.items() if name in ALLOCATING}
+        name = self.random.choices(list(weights), list(weights.values()))[0]
+        self.armed = name == "fail alloc"
         return _DRAWS[name](self, names, seen)
 
     def handle(self, kind: str) -> str:

@@ -108,6 +108,15 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
         self.disagreements += other.disagreements
 
+    def kinds(self) -> list[tuple[Disagreement, int]]:
+        """The smallest program of each signature, and how many programs showed it."""
+        out: dict[str, tuple[Disagreement, int]] = {}
+        for found in self.disagreements:
+            best, times = out.get(found.finding.signature, (found, 0))
+            better = (not found.minimal, len(found.program.ops)) < (not best.minimal, len(best.program.ops))
+            out[found.finding.signature] = found if better else best, times + 1
+        return list(out.values())
+
     def spend(self, what: str, seconds: float) -> None:
         """Count time."""
         self.seconds[what] += seconds  # type: ignore[assignment]
@@ -130,7 +139,7 @@ class Tally:
             "programs": self.programs,
             "operations": self.operations,
             "unexplained": len(self.disagreements),
-            "disagreements": [found.to_json() for found in self.disagreements],
+            "disagreements": [{**found.to_json(), "times": times} for found, times in self.kinds()],
             "explained": dict(self.explained),
             "cases": dict(sorted(self.cases.items())),
             "machines": dict(self.machines),
