@@ -20,7 +20,7 @@ from live.agent import Agent
 from live.placement import Wanted, want
 
 AREAS: Final = {
-    **dict.fromkeys(("VMF", "VMB", "PGT"), "vmemmap_alloc_block"),
+    **dict.fromkeys(("VMF", "VMB", "PGT", "PTBL"), "vmemmap_alloc_block"),
     **dict.fromkeys(("HEAD", "TAIL", "SPLIT", "RES"), "hugetlb_vmemmap_optimize_folio"),
 }
 """Kind of point -> a function of the file that it is in: mm/sparse-vmemmap.c, mm/hugetlb_vmemmap.c."""
@@ -28,6 +28,8 @@ NEEDED: Final = (
     "needs a kernel with CONFIG_FAIL_PAGE_ALLOC, CONFIG_FAULT_INJECTION_DEBUG_FS and"
     " CONFIG_FAULT_INJECTION_STACKTRACE_FILTER"
 )
+NEARBY: Final = 12
+"""How far the number of a point may move."""
 RETRIES: Final = "soft offline tries again when dissolving fails"
 EXPECTED: Final = "add_pages"
 """add_pages (arch/x86/mm/init_64.c) warns of every failure of __add_pages; an injected one is none of the kernel's."""
@@ -108,16 +110,21 @@ def disarm(agent: Agent) -> bool:
 # -- the model's points ---------------------------------------------------------------------------------------------
 
 
-def points(model: Side, op: Op, wanted: Wanted | None) -> list[tuple[str, int]]:
-    """The points that an operation reaches, as (kind, how many in a row), on a copy of the model; huge pages go where
-    they are wanted, or anywhere.
+def points(model: Side, op: Op, wanted: Wanted | None, nth: int) -> list[tuple[str, int]]:
+    """The points that an operation reaches up to the nth, which fails, as (kind, how many in a row), on a copy of the
+    model; huge pages go where they are wanted, or anywhere.
     """
     trial = copy.deepcopy(model)
     faults = trial.kernel.faults
     faults.points = []
+    faults.nth = nth
     want(trial.kernel, wanted)
     trial.run(op)
-    return list(faults.points)
+    row, left = [], nth
+    for kind, n in faults.points:
+        row.append((kind, min(n, left)))
+        left -= row[-1][1]
+    return row
 
 
 def target(row: list[tuple[str, int]], nth: int) -> Target | str | None:
@@ -133,13 +140,11 @@ def target(row: list[tuple[str, int]], nth: int) -> Target | str | None:
     return None
 
 
-def number(row: list[tuple[str, int]], wanted: Target) -> int:
-    """The number of a target among all points, 0 if it is not reached."""
-    before, left = 0, wanted.number
-    for kind, n in row:
-        if AREAS.get(kind) == wanted.area:
-            if left <= n:
-                return before + left
-            left -= n
-        before += n
+def number(model: Side, op: Op, wanted: Wanted, aim: Target, nth: int) -> int:
+    """The number of a target among the points of the operation as the kernel did it: `nth`, or one near it where
+    placement changed what came before; 0 if there is none.
+    """
+    for k in sorted(range(max(1, nth - NEARBY), nth + NEARBY), key=lambda k: abs(k - nth)):
+        if target(points(model, op, wanted, k), k) == aim:
+            return k
     return 0

@@ -73,6 +73,8 @@ class Template:
         self.devices: list[str] = []
         self.namespaces: dict[tuple[int, int], str] = {}
         self.faults: Ranges | None = None
+        self.log = ""
+        """What the kernel printed while it booted."""
         qemu = Qemu.boot(hardware)
         try:
             agent = Agent(qemu.agent)
@@ -85,7 +87,8 @@ class Template:
             self.first: Snapshot = guest.look(fresh_blocks=True)
             self.saved: Saved = qemu.save()
         except GuestDied as error:
-            raise SetupError(f"{error}; its last words: {_last_words(qemu.console())}") from error
+            last = _last_words(self.log + qemu.console())
+            raise SetupError(f"{hardware.kernel} does not boot: {error}; its last words: {last}") from error
         finally:
             qemu.close()
 
@@ -103,7 +106,10 @@ class Template:
         early = [name for name in modules if name != "kmem"]
         for name in early:
             if rc := agent.insert_module(modules[name]):
-                raise SetupError(f"module {name} does not load: error {-rc}")
+                raise SetupError(
+                    f"module {name} does not load into {self.hardware.kernel}: error {-rc}"
+                    " (is the module tree that of another kernel?)"
+                )
         self._find_namespaces(agent)
         regions = agent.names(DEVICES)
         if regions:

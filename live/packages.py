@@ -115,14 +115,14 @@ def with_other_suites(own: list[Source], keys: Path = ALL_KEYS) -> list[Source]:
 class Apt:
     """apt-get and apt-cache with a state of their own in `folder`."""
 
-    def __init__(self, folder: Path, max_age: float = FRESH) -> None:
+    def __init__(self, folder: Path, max_age: float = FRESH, etc: Path = ETC) -> None:
         if shutil.which("apt-get") is None:
             raise PackageError("there is no apt-get on this machine")
         for name in ("lists/partial", "cache/archives/partial", "empty"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
         sources = folder / "sources.list"
-        own = machine_sources()
+        own = machine_sources(etc)
         text = "".join(source.line() + "\n" for source in with_other_suites(own))
         self.release = next(s.suite for s in own if not s.security)
         """The machine's own release."""
@@ -148,7 +148,7 @@ class Apt:
         if changed or not stamp.exists() or time.time() - stamp.stat().st_mtime > max_age:
             done = self._run("apt-get", "-q", "update")
             if not any((folder / "lists").glob("*_Packages*")):
-                raise PackageError(f"the archive cannot be reached: {_last(done.stderr or done.stdout)}")
+                raise PackageError(f"the archive cannot be reached: {_why(done.stderr or done.stdout)}")
             stamp.touch()
 
     def _run(self, tool: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -185,7 +185,7 @@ class Apt:
         words = ("-q", "-y", "-t", self.release, "--no-install-recommends", "--print-uris", "install")
         done = self._run("apt-get", *words, *roots)
         if done.returncode:
-            raise PackageError(f"apt finds no way to have {' '.join(roots)}: {_last(done.stderr)}")
+            raise PackageError(f"apt finds no way to have {' '.join(roots)}: {_why(done.stderr)}")
         rows = [line.split()[1].split("_") for line in done.stdout.splitlines() if line.startswith("'")]
         return [f"{row[0]}={unquote(row[1])}" for row in rows]
 
@@ -197,7 +197,7 @@ class Apt:
         words = list(packages)
         done = self._run("apt-get", "-q", "download", *words, cwd=debs)
         if done.returncode:
-            raise PackageError(f"{words[0]} cannot be downloaded: {_last(done.stderr)}")
+            raise PackageError(f"{words[0]} cannot be downloaded: {_why(done.stderr)}")
         sums = {}
         folder.mkdir(parents=True, exist_ok=True)
         for deb in sorted(debs.glob("*.deb")):
@@ -207,6 +207,8 @@ class Apt:
         return sums
 
 
-def _last(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "without a word"
+def _why(text: str) -> str:
+    """The line of apt's complaints that says most: why a file cannot be fetched, else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if "Failed to fetch" in line] or lines[-1:] or ["without a word"]
+    return re.sub(r"^[EW]: ", "", lines[0])

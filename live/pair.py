@@ -73,7 +73,8 @@ class Pair:
             self.nth = op.args["nth"]
             return Step((0, 0))
         times = [time.perf_counter()]
-        aim = self._target(op)
+        nth, self.nth = self.nth, 0
+        aim = self._target(op, nth)
         try:
             rc: Outcome = perform(op, self.guest, self.names)
             fired = aim is not None and disarm(self.guest.agent)
@@ -90,8 +91,7 @@ class Pair:
         tell(self.model.kernel, self.seen, seen)
         if fired and aim is not None:
             seen.complaints = [line for line in seen.complaints if EXPECTED not in line]
-            row = points(self.model, op, new_folios(self.seen, seen))
-            self.model.kernel.faults.nth = number(row, aim)
+            self.model.kernel.faults.nth = number(self.model, op, new_folios(self.seen, seen), aim, nth)
         before, mine = self.seen, self.model.run(op)
         self.seen = seen
         times.append(time.perf_counter())
@@ -104,16 +104,15 @@ class Pair:
             self.spent[name] += end - begin
         return step
 
-    def _target(self, op: Op) -> Target | None:
+    def _target(self, op: Op, nth: int) -> Target | None:
         """Arm the guest for the allocation that this operation is to fail."""
-        nth, self.nth = self.nth, 0
         areas = self.guest.faults
         if not nth or areas is None:
             return None
         if op.name == "hugetlb dissolve":
             self.left_out[RETRIES] += 1
             return None
-        found = target(points(self.model, op, None), nth)
+        found = target(points(self.model, op, None, nth), nth)
         if isinstance(found, str):
             self.left_out[BEYOND.format(found)] += 1
             return None
