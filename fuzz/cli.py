@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import typer
 
-<<<<<<< HEAD
 from fuzz.commands import exploring, fuzzing, programs, surface  # in the order of --help
-from fuzz.commands.common import app
-=======
-from fuzz.commands import fuzzing, programs, surface  # in the order of --help
 from fuzz.commands.common import app, guarded
->>>>>>> 38b1dd1 (live: signatures are minimized once, shown once; docs of the command line)
 
 __all__ = ["app", "exploring", "fuzzing", "programs", "surface"]
 

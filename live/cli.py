@@ -13,13 +13,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from fuzz.findings import Report, check_writable, write
-from fuzz.plant import PLANTS, planted
 from live.conform import conform, cpus, run_files
 from live.diff import diff
 from live.errors import LiveError
 from live.install import LINE, Kit, cache_folder, make_kit, offered
 from live.packages import Apt
 from live.tally import UNSEEN, Tally
+from zoo import DEFECTS, find, planted
 
 app = typer.Typer(
     help="Run programs on a real Linux kernel under QEMU.",
@@ -135,16 +135,16 @@ def conform_command(
     workers: WorkersOption = 0,
     accel: AccelOption = Accel.auto,
     plant: Annotated[
-        str | None, typer.Option(help=f"Put a known defect into the model, which must be found: {', '.join(PLANTS)}.")
+        str | None, typer.Option(help="Put a known defect into the model, such as ACC-2026-03, to see it found.")
     ] = None,
     reports: ReportsOption = Path("reports"),
     as_json: JsonOption = False,
 ) -> None:
     """The reference model against a running kernel, program after program."""
-    if plant is not None and plant not in PLANTS:
-        raise LiveError(f"there is no planted defect {plant}; known: {', '.join(PLANTS)}")
+    if plant is not None and plant not in DEFECTS:
+        raise LiveError(f"there is no defect {plant}; known: {', '.join(sorted(DEFECTS))}")
     kit = _kit(kernel, modules, accel)
-    with planted(plant):
+    with planted(*([find(plant)] if plant else [])):
         total = conform(kit, programs, seed, workers or cpus(), Progress())
     _report(total, reports, "live conform", plant)
     _finish(total, f"Linux {kit.version}", {"kernel": kit.version, "seed": seed, "accel": kit.accel}, as_json)

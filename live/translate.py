@@ -239,7 +239,12 @@ def _check_namespace(args: Args, names: Names) -> str | None:
     return None
 
 
+def _check_unmap(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    return None if args["flush"] else WITHOUT_COUNTERPART["hugetlb flush"]
+
+
 _CHECKS: Final = {
+    "hugetlb unmap": _check_unmap,
     "hugetlb resize": _check_resize,
     "hugetlb map": _check_map,
     "hugetlb demote": _check_demote,

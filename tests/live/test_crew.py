@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fuzz.execute import Side
 from fuzz.oracle.finding import Difference
-from fuzz.plant import planted
 from fuzz.program.model import Op, make_op
 from live.conform import random_tasks
 from live.crew import Task, pieces, run_crew
@@ -26,15 +26,19 @@ from live.tally import Tally
 from live.translate import Names
 from mm.machine import Machine
 from reference.paths import SeparatePaths
+from zoo import find, planted
 
 M, G = 1 << 20, 1 << 30
 
 
 class TwoModels:
-    """A life of two reference models; the first one's devices are miscounted while a defect is planted."""
+    """A life of two reference models; the first one miscounts devices."""
 
     def __init__(self, profile: Profile) -> None:
-        self.sides = Side(profile.machine, told(SeparatePaths)), Side(profile.machine, told(SeparatePaths))
+        sound = Side(profile.machine, told(SeparatePaths))
+        self.defect = ExitStack()
+        self.defect.enter_context(planted(find("ACC-2026-03")))
+        self.sides = Side(profile.machine, told(SeparatePaths)), sound
         for op in (*profile.reserves, BOOT):
             for side in self.sides:
                 side.run(op)
@@ -58,9 +62,7 @@ class TwoModels:
         return None
 
     def step(self, op: Op) -> Step:
-        with planted("ACC-2026-03"):
-            mine = self.sides[0].run(op)
-        its = self.sides[1].run(op)
+        mine, its = self.sides[0].run(op), self.sides[1].run(op)
         counts = [side.kernel.vmstat.nr_memmap for side in self.sides]
         found = None
         if counts[0] != counts[1]:
@@ -68,7 +70,7 @@ class TwoModels:
         return Step((mine, its), found, "the second is right")
 
     def close(self) -> None:
-        pass
+        self.defect.close()
 
 
 class Models:

@@ -45,8 +45,8 @@ def test_target() -> None:
 
 
 def test_points_of_a_device_without_touching_the_model() -> None:
-    """A 1G device: each of 8 sections takes a usage slot and a PTE table, the first one a frame for the head and one for
-    the first tail as well (separate-paths.md, population of compound pages); nothing of it happens to the model itself.
+    """A 1G device: each of 8 sections takes a usage slot and a PTE table, the first one a frame for the head and one
+    for the first tail as well (separate-paths.md, population of compound pages); the model itself stays as it is.
     """
     side = Side(Machine(ram=G), told(SeparatePaths))
     side.run(make_op("boot"))

@@ -145,7 +145,13 @@ def test_1g_boot_pages():
     assert managed(k) - managed(off) == 1525206 - 1517033 == 8190 - 1 - 16
     # free boot 1G: exact
     assert resize(k, G1, 1) == (4095, 0, -4095, 258049)
-    # run-time 1G where it was: the boot head frame is replaced
+    assert resize(k, G1, 0) == (4095, 0, -4095, 258049)
+
+
+def test_runtime_1g_where_a_boot_page_was():
+    """The only free gigabyte is that of the boot page; its head frame is replaced."""
+    k = start(BootRequest(G1, 2, None), ram=3 << 30)
+    assert resize(k, G1, 1) == (4095, 0, -4095, 258049)
     assert resize(k, G1, 2) == (-4094, -1, 4095, -258049)
 
 
@@ -197,7 +203,7 @@ def test_40_hugepages_on_a_hot_added_node():
     k = start(nodes=2)
     top = 6 << 18
     assert add_memory(k, 1, top, BLOCK, False) == 0
-    assert memory_block_online(k, top // BLOCK, "movable") == 0
+    assert memory_block_online(k, top // BLOCK, "online_movable") == 0
     before, own = read(k), node_free(k, 1)
     assert nr_hugepages_store(k, M2, 40, 1) == 0
     movable = [pfn for pfn in k.hstates[M2].folios if pfn >= top]
@@ -233,7 +239,7 @@ def test_kmem_1g_whose_first_block_is_trimmed():
     assert add_memory(k, 0, top + BLOCK, 7 * BLOCK, False) == 0
     assert (read(k) - before)[:3] == (3584, 0, 0)
     # unbinding with a block online leaves it all
-    assert memory_block_online(k, top // BLOCK + 1, "movable") == 0
+    assert memory_block_online(k, top // BLOCK + 1, "online_movable") == 0
     held = read(k)
     assert remove_memory(k, top + BLOCK, 7 * BLOCK) == -EBUSY
     assert read(k) == held
