@@ -44,6 +44,19 @@ VMEMMAP_ARCHES: dict[str, VmemmapArch] = {
 }
 
 
+def vmemmap_range(k: Kernel, pfn: int, nr: int) -> tuple[int, int]:
+    """The vmemmap pages that the code of the architecture goes through for [pfn, pfn + nr).
+
+    arm64 goes from the first struct page in steps of a page, without rounding: where subsections are less than a page
+    (16K, 64K) and the range begins inside one, a page at its end is missed.
+    """
+    spp = k.arch.spp
+    lo = pfn // spp
+    if k.arch.name == "arm64":
+        return lo, lo - (-nr // spp)
+    return lo, -(-(pfn + nr) // spp)
+
+
 def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
     """vmemmap_populate of the architecture: 0 or -ENOMEM."""
     return VMEMMAP_ARCHES[k.arch.name].vmemmap_populate(k, lo, hi, nid, altmap)

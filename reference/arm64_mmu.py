@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from mm.altmap import Altmap
 from mm.kernel import Kernel
+from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE
 from reference.populate import vmemmap_populate_basepages, vmemmap_populate_hugepages
-from reference.teardown import crediting, unmap
+from reference.teardown import crediting, free_tables, unmap
 
 
 def leaves(k: Kernel) -> bool:
@@ -28,7 +29,9 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
 def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     """vmemmap_free, unmap_hotplug_range and free_empty_tables: a given altmap is credited with every frame.
 
-    A leaf is a whole section and goes as one. Left out: the complaint about frames reserved at boot.
+    A leaf is a whole section and goes as one. Tables run through pagetable_dtor though they had no constructor:
+    NR_PAGETABLE drifts down. Left out: the complaint about frames reserved at boot.
     """
     release = crediting(altmap)
     unmap(k, lo, hi, release, release)
+    free_tables(k, lo, hi, destroyed=(PTE_TABLE, PMD_TABLE, PUD_TABLE), reserved_too=True)

@@ -90,10 +90,11 @@ def memmap_row(k: Kernel, n: int, nid: int, altmap: Altmap | None = None) -> Ext
     return got if k.faults.grant("VMF", n) == n == sum([m for _, m in got]) else None
 
 
-def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
+def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int, constructed: tuple[int, ...] = ()) -> bool:
     """vmemmap_p4d_populate, vmemmap_pud_populate and, for `lowest` PTE_TABLE, vmemmap_pmd_populate at `vpn`; False:
     no memory.
 
+    Tables of the levels `constructed` run through pagetable_*_ctor, which raises NR_PAGETABLE, once the slab is up.
     With four levels the p4d is folded, so vmemmap_pgd_populate never allocates; with three the PUD is too.
     """
     tables = k.tables
@@ -106,6 +107,8 @@ def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
             if frame is None:
                 return False
             tables.tables[level].set(index, index + 1, frame - index)
+            if level in constructed and k.slab_available:
+                k.vmstat.nr_page_table_pages += 1
     return True
 
 

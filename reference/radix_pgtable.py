@@ -1,8 +1,8 @@
 """The vmemmap on powerpc with the radix MMU (arch/powerpc/mm/book3s64/radix_pgtable.c, Linux 7.3; separate-paths.md
 3.20), which has code of its own for ordinary and for compound pages.
 
-Left out: page table fragments (with 64K pages one frame holds many tables; here a table is a frame) and their share of
-NR_PAGETABLE.
+PTE and PMD tables made at run time are counted in NR_PAGETABLE. Left out: page table fragments (with 64K pages one
+frame holds many tables; here a table is a frame).
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
 from reference.hash_vmemmap import altmap_cross_boundary
 from reference.populate import VMEMMAP_RESERVE_NR, alloc_pmd_block, ensure_tables, map_compounds, memmap_row
-from reference.teardown import crediting_window, leaf_edges, unmap, vmemmap_populated
+from reference.teardown import crediting_window, free_tables, leaf_edges, unmap, vmemmap_populated
+
+CONSTRUCTED = (PTE_TABLE, PMD_TABLE)
+"""pte_alloc_kernel and pmd_alloc run constructors, pud_alloc does not."""
+
 
 # -- ordinary memmap ------------------------------------------------------------------------------------------------
 
@@ -29,7 +33,7 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
     for first in range(lo - lo % ptrs, hi, ptrs):
         vpn = first if altmap is None else max(first, lo)
         end = min(first + ptrs, hi)
-        if not ensure_tables(k, vpn, nid, PMD_TABLE):
+        if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED):
             return -ENOMEM
         if tables.tables[PTE_TABLE].get(first // ptrs) is None:
             if tables.get(vpn) is not None:
@@ -39,7 +43,7 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
                 if frame is not None:
                     tables.set(first, first + ptrs, Leaf(frame - first))
                     continue
-        if not ensure_tables(k, vpn, nid, PTE_TABLE):
+        if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
             return -ENOMEM
         for s, e in tables.holes(vpn, end):
             if not _populate_ptes(k, s, e, nid, altmap):
@@ -86,13 +90,13 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     pages = k.arch.vmemmap_pages(pgmap.vmemmap_shift)
     vpn = lo
     while vpn < hi:
-        if not ensure_tables(k, vpn, nid, PMD_TABLE):
+        if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED):
             return -ENOMEM
         pmd_end = min(hi, (vpn // ptrs + 1) * ptrs)
         if isinstance(tables.get(vpn), Leaf):
             vpn = pmd_end
             continue
-        if not ensure_tables(k, vpn, nid, PTE_TABLE):
+        if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
             return -ENOMEM
         run = tables.entries.run(vpn)
         if run is not None:
@@ -154,9 +158,9 @@ def _compound_tail_page(k: Kernel, first: int, nid: int) -> int | None:
     first with it; None where a leaf or a lack of memory is in the way.
     """
     vpn = first + 1
-    if not ensure_tables(k, vpn, nid, PMD_TABLE) or isinstance(k.tables.get(vpn), Leaf):
+    if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED) or isinstance(k.tables.get(vpn), Leaf):
         return None
-    if not ensure_tables(k, vpn, nid, PTE_TABLE):
+    if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
         return None
     if k.tables.get(vpn) is None:
         _populate_address(k, first, nid)
@@ -220,3 +224,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     lo, hi = leaf_edges(k, lo, hi, lambda first, end: vmemmap_populated(k, first, end))
     release = crediting_window(altmap)
     unmap(k, lo, hi, release, release)
+    free_tables(k, lo, hi, destroyed=CONSTRUCTED)

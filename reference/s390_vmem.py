@@ -10,7 +10,7 @@ from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf
 from reference.populate import alloc_pmd_block, ensure_tables, vmemmap_populate_basepages
-from reference.teardown import crediting, leaf_edges, unmap
+from reference.teardown import crediting, free_tables, leaf_edges, unmap
 
 
 def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
@@ -41,6 +41,8 @@ def modify_pagetable(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
             if frame is not None:
                 tables.set(first, first + ptrs, Leaf(frame - first))
                 continue
+        if not ensure_tables(k, vpn, nid, PTE_TABLE, constructed=(PTE_TABLE,)):
+            return -ENOMEM
         if vmemmap_populate_basepages(k, vpn, end, nid, altmap):
             return -ENOMEM
     return 0
@@ -51,11 +53,12 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     unused (vmemmap_unuse_sub_pmd).
 
     The kernel knows what is unused by a pattern that it writes there; here, by the subsections that are there outside
-    the range.
+    the range. Page tables (not segment and region tables) are constructed and destroyed, so NR_PAGETABLE counts them.
     """
     lo, hi = leaf_edges(k, lo, hi, lambda first, end: _in_use(k, first, lo) or _in_use(k, hi, end))
     release = crediting(altmap)
     unmap(k, lo, hi, release, release)
+    free_tables(k, lo, hi, destroyed=(PTE_TABLE,))
 
 
 def _in_use(k: Kernel, lo: int, hi: int) -> bool:

@@ -12,7 +12,7 @@ from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRES
 from mm.page import POISON
 from mm.pgmap import PgMap
 from mm.runs import RunSet
-from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages
+from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages, vmemmap_range
 from reference.populate import VMEMMAP_RESERVE_NR, vmemmap_can_optimize
 
 SIZEOF_MEM_SECTION = 16
@@ -34,8 +34,7 @@ def populate_section_memmap(k: Kernel, nid: int, pfn: int, nr: int, altmap: Altm
     """populate_section_memmap: 0 or -ENOMEM. NR_MEMMAP rises in any case; section_deactivate lowers it after a
     failure.
     """
-    arch = k.arch
-    lo, hi = pfn // arch.spp, -(-(pfn + nr) // arch.spp)
+    lo, hi = vmemmap_range(k, pfn, nr)
     if pgmap is not None and vmemmap_can_optimize(k, altmap, pgmap):
         rc = vmemmap_populate_compound_pages(k, pfn, lo, hi, nid, pgmap)
     else:
@@ -46,17 +45,15 @@ def populate_section_memmap(k: Kernel, nid: int, pfn: int, nr: int, altmap: Altm
 
 def depopulate_section_memmap(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
     """depopulate_section_memmap."""
-    spp = k.arch.spp
     k.vmstat.nr_memmap -= section_nr_vmemmap_pages(k, pfn, nr, altmap, pgmap)
-    vmemmap_free(k, pfn // spp, -(-(pfn + nr) // spp), altmap)
+    vmemmap_free(k, *vmemmap_range(k, pfn, nr), altmap)
 
 
 def free_map_bootmem(k: Kernel, section: int) -> None:
     """free_map_bootmem: the whole memmap of an early section, however its last part was removed."""
-    arch = k.arch
-    per, spp = arch.pages_per_section, arch.spp
-    k.vmstat.nr_memmap_boot -= arch.vmemmap_per_section
-    vmemmap_free(k, section * per // spp, -(-(section + 1) * per // spp), None)
+    per = k.arch.pages_per_section
+    k.vmstat.nr_memmap_boot -= k.arch.vmemmap_per_section
+    vmemmap_free(k, *vmemmap_range(k, section * per, per), None)
 
 
 def section_deactivate(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:

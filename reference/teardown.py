@@ -1,8 +1,7 @@
 """Taking vmemmap mappings away: what the architectures' vmemmap_free have in common (Linux 7.3; separate-paths.md 2.3,
 3.17).
 
-Ranges are half-open [lo, hi) in vmemmap pages. Left out: flushes, and the destructor that riscv64 and arm64 run on
-tables which had no constructor (it makes their NR_PAGETABLE drift down).
+Ranges are half-open [lo, hi) in vmemmap pages. Left out: flushes.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Callable
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY
-from mm.page_alloc import Extents
-from mm.pgtable import Leaf, Mapping, Pte, private_frames, shared_uses
+from mm.page_alloc import OWNER_PGTABLE
+from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf, Mapping, Pte, private_frames, shared_uses
 
 Release = Callable[[Kernel, int, int], None]
 """What becomes of frames [frame, frame + n): (k, frame, n)."""
@@ -74,7 +73,7 @@ def free_ptes(k: Kernel, lo: int, hi: int, m: Mapping, release: Release) -> None
 
 
 def unmap(k: Kernel, lo: int, hi: int, release_block: Release, release_page: Release) -> None:
-    """Take away all of [lo, hi), which cuts no PMD leaf, and the tables that became empty."""
+    """Take away what [lo, hi) maps; it cuts no PMD leaf."""
     if lo >= hi:
         return
     ptrs = k.arch.ptrs_per_pte
@@ -86,13 +85,30 @@ def unmap(k: Kernel, lo: int, hi: int, release_block: Release, release_page: Rel
         else:
             free_ptes(k, s, e, m, release_page)
     k.memmap.forget(lo * k.arch.spp, (hi - lo) * k.arch.spp)
-    free_tables(k, k.tables.pop_empty_tables(lo, hi))
 
 
-def free_tables(k: Kernel, frames: Extents) -> None:
-    """Page table pages go back to buddy."""
-    for frame, n in frames:
-        free_frames(k, frame, n)
+def free_tables(
+    k: Kernel,
+    lo: int,
+    hi: int,
+    levels: tuple[int, ...] = (PTE_TABLE, PMD_TABLE, PUD_TABLE),
+    destroyed: tuple[int, ...] = (),
+    reserved_too: bool = False,
+) -> None:
+    """The tables of `levels` over [lo, hi) that became empty go back to buddy.
+
+    Those of the levels `destroyed` run through pagetable_dtor, which lowers NR_PAGETABLE; tables from memblock only if
+    `reserved_too`.
+    """
+    if lo >= hi:
+        return
+    for level in levels:
+        for frame, n in k.tables.pop_empty_tables(lo, hi, (level,)):
+            if level in destroyed:
+                for s, e, owner in k.pages.owners.runs(frame, frame + n):
+                    if reserved_too or owner == OWNER_PGTABLE:
+                        k.vmstat.nr_page_table_pages -= e - s
+            free_frames(k, frame, n)
 
 
 def leaf_edges(k: Kernel, lo: int, hi: int, used: Callable[[int, int], bool]) -> tuple[int, int]:

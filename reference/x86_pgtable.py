@@ -9,7 +9,7 @@ from __future__ import annotations
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from reference.populate import vmemmap_populate_basepages, vmemmap_populate_hugepages
-from reference.teardown import crediting, free_frames, unmap
+from reference.teardown import crediting, free_frames, free_tables, unmap
 
 
 def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
@@ -30,3 +30,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     as with five levels.
     """
     unmap(k, lo, hi, crediting(altmap), free_frames)
+    free_tables(k, lo, hi)
