@@ -59,6 +59,8 @@ class LibFuzzer:
         self.profile = profile
         self.seeds = seeds or []
         """`.vmm` files that the corpus begins with, besides generated programs."""
+        self.module = "fuzz.engines.libfuzzer_child"
+        """What the child runs."""
         self.folder: Path | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.seen = 0
@@ -103,7 +105,7 @@ class LibFuzzer:
     def _launch(self, programs: int | None) -> None:
         assert self.folder is not None
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-P", "-m", "fuzz.engines.libfuzzer_child"]
+        command = [sys.executable, "-P", "-m", self.module]
         command += [str(self.folder), self.profile, str(self.seed), str(programs or 0)]
         log = (self.folder / "log").open("wb")
         with log:

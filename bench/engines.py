@@ -1,0 +1,353 @@
+"""The engines against each other, as ratios from one run: speed, races to the zoo's defects, scaling, instrumentation.
+
+- *speed*: differential operations per second of CPU time, and as a ratio to `uniform`; interleaved rounds, medians.
+- *races*: every engine looks for every defect of the zoo that a program can show, a number of trials with different
+  seeds, each up to a cap of CPU time. A trial ends with a program that shows a difference and is clean without the
+  defect. Of each cell: how many trials got there, the restricted mean of programs and CPU seconds (a trial that did not
+  get there counts with the cap: the mean survival time restricted to it), and A12, the probability that a trial of the
+  engine is faster than one of `uniform` (0.5: equal; 0.71 and more is called a large effect).
+- *scaling*: operations of two processes over those of one, per second of wall time, and per second of CPU time, which
+  is what sharing costs where the machine is busy with other things.
+- *instrumentation*: time of the same programs as they are, with state novelty watched, and with atheris' branch
+  coverage of the models on top.
+
+`--log FILE` appends every race to a file, and does not run again what is there: a table of thirty trials can be made in
+several sittings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from fuzz.engines import make
+from fuzz.engines.libfuzzer import ROOT, LibFuzzer, unavailable
+from fuzz.engines.protocol import Discovery, Engine
+from fuzz.engines.uniform import Uniform
+from fuzz.execute import run_program
+from zoo import DEFECTS, find, planted
+
+ENGINES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
+BASELINE: Final = "uniform"
+CHILD: Final = "bench.child.planted"
+SLICE: Final = 0.1
+"""Seconds between two looks at a process of libFuzzer."""
+
+
+class Race(NamedTuple):
+    """One trial: what it took, or the cap if it did not get there."""
+
+    engine: str
+    defect: str
+    seed: int
+    cap: float
+    found: bool
+    programs: int
+    seconds: float
+
+
+# -- races ----------------------------------------------------------------------------------------------------------
+
+
+def race(engine: str, defect: str, seed: int, cap: float) -> Race:
+    """Run one trial."""
+    run = _race_elsewhere if engine == "libfuzzer" else _race_here
+    found, programs, seconds = run(engine, defect, seed, cap)
+    return Race(engine, defect, seed, cap, found, programs, min(seconds, cap))
+
+
+def _shows(discoveries: Iterable[Discovery]) -> bool:
+    """Whether one of them is due to the defect, asked where none is planted: then the program must be clean."""
+    return any(run_program(discovery.program).finding is None for discovery in discoveries)
+
+
+def _race_here(name: str, defect: str, seed: int, cap: float) -> tuple[bool, int, float]:
+    engine: Engine = make(name, seed, "posted")
+    spent = 0.0
+    while spent < cap:
+        begin = process_time()
+        with planted(find(defect)):
+            discoveries = engine.advance(0.0, 1)
+        spent += process_time() - begin
+        if discoveries and _shows(discoveries):
+            return True, engine.statistics.programs, spent
+    return False, engine.statistics.programs, cap
+
+
+def _race_elsewhere(name: str, defect: str, seed: int, cap: float) -> tuple[bool, int, float]:
+    engine = LibFuzzer(seed)
+    engine.module = CHILD
+    os.environ["VMEMMAP_FUZZ_DEFECT"] = defect
+    begin = process_time()
+    engine.start()
+    own = process_time() - begin  # the generated programs that its corpus begins with
+    found = False
+    try:
+        while not found and own + _cpu(engine) < cap:
+            found = _shows(engine.advance(SLICE))
+        spent = own + _cpu(engine)
+    finally:
+        engine.stop()
+    return found, engine.statistics.programs, spent
+
+
+def _cpu(engine: LibFuzzer) -> float:
+    """CPU seconds of the engine's process so far (proc_pid_stat(5): utime, stime)."""
+    if engine.child is None:
+        return 0.0
+    try:
+        fields = Path(f"/proc/{engine.child.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def restricted_mean(values: Sequence[float], cap: float) -> float:
+    """Mean survival time restricted to `cap`. All censoring is at the cap, so the area under the Kaplan-Meier curve is
+    the mean of the times, each cut there.
+    """
+    return statistics.fmean(min(value, cap) for value in values)
+
+
+def a12(faster: Sequence[float], slower: Sequence[float]) -> float:
+    """Vargha and Delaney's A12 for times: the probability that one of `faster` is less than one of `slower`.
+
+    Ties count half.
+    """
+    wins = sum((x < y) + 0.5 * (x == y) for x in faster for y in slower)
+    return wins / (len(faster) * len(slower))
+
+
+def run_races(
+    engines: Sequence[str], defects: Sequence[str], trials: int, cap: float, log: Path | None, quiet: bool
+) -> list[Race]:
+    """All trials, engine by engine within a trial, so that a busy hour of the machine hits all of them."""
+    known = _read(log)
+    races = []
+    for seed in range(trials):
+        for defect in defects:
+            for engine in engines:
+                done = known.get((engine, defect, seed, cap))
+                if done is None:
+                    done = race(engine, defect, seed, cap)
+                    if log is not None:
+                        with log.open("a") as file:
+                            file.write(json.dumps(done._asdict()) + "\n")
+                races.append(done)
+                if not quiet:
+                    print(f"\r{len(races)} of {trials * len(defects) * len(engines)} races", end="", file=sys.stderr)
+    if not quiet:
+        print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+    return races
+
+
+def _read(log: Path | None) -> dict[tuple[str, str, int, float], Race]:
+    if log is None or not log.exists():
+        return {}
+    races = [Race(**json.loads(line)) for line in log.read_text().splitlines() if line.strip()]
+    return {(r.engine, r.defect, r.seed, r.cap): r for r in races}
+
+
+def summarize(races: Iterable[Race], cap: float) -> dict[str, dict[str, dict[str, float]]]:
+    """defect -> engine -> found, trials, mean programs, mean seconds, A12 in seconds and programs against uniform."""
+    cells: dict[str, dict[str, list[Race]]] = {}
+    for one in races:
+        cells.setdefault(one.defect, {}).setdefault(one.engine, []).append(one)
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for defect, by_engine in cells.items():
+        base = by_engine.get(BASELINE, [])
+        for engine, runs in by_engine.items():
+            out.setdefault(defect, {})[engine] = {
+                "found": sum(one.found for one in runs),
+                "trials": len(runs),
+                "programs": statistics.fmean(one.programs for one in runs),
+                "seconds": restricted_mean([one.seconds for one in runs], cap),
+                "a12_seconds": a12(_times(runs), _times(base)) if base else 0.5,
+            }
+    return out
+
+
+def _times(runs: Iterable[Race]) -> list[float]:
+    """CPU seconds; one that did not get there is later than every one that did."""
+    return [one.seconds if one.found else float("inf") for one in runs]
+
+
+# -- speed ----------------------------------------------------------------------------------------------------------
+
+
+def speed(engines: Sequence[str], rounds: int, seconds: float) -> dict[str, float]:
+    """Operations per CPU second of each engine, the median over the rounds."""
+    numbers: dict[str, list[float]] = {engine: [] for engine in engines}
+    for seed in range(rounds):
+        for name in engines:
+            numbers[name].append(
+                _speed_elsewhere(seed, seconds) if name == "libfuzzer" else _speed(name, seed, seconds)
+            )
+    return {name: statistics.median(values) for name, values in numbers.items()}
+
+
+def _speed(name: str, seed: int, seconds: float) -> float:
+    engine = make(name, seed, "posted")
+    begin = process_time()
+    while process_time() - begin < seconds:
+        engine.advance(0.1)
+    return engine.statistics.operations / (process_time() - begin)
+
+
+def _speed_elsewhere(seed: int, seconds: float) -> float:
+    engine = LibFuzzer(seed)
+    engine.start()
+    try:
+        engine.advance(0.0)
+        while not engine.statistics.programs:  # its start, with the instrumentation of the models, is no speed
+            engine.advance(SLICE)
+        before, operations = _cpu(engine), engine.statistics.operations
+        while _cpu(engine) - before < seconds:
+            engine.advance(SLICE)
+        return (engine.statistics.operations - operations) / (_cpu(engine) - before)
+    finally:
+        engine.stop()
+
+
+# -- scaling --------------------------------------------------------------------------------------------------------
+
+
+def _work(first: int, stride: int, seconds: float) -> tuple[int, float]:
+    engine = Uniform(0, first=first, stride=stride)
+    begin = process_time()
+    engine.advance(seconds)
+    return engine.statistics.operations, process_time() - begin
+
+
+def scaling(rounds: int, seconds: float) -> dict[str, float]:
+    """Two workers over one."""
+    by_wall, by_cpu = [], []
+    with get_context("spawn").Pool(2) as pool:
+        pool.starmap(_work, [(0, 2, 0.1), (1, 2, 0.1)])
+        for _ in range(rounds):
+            rates = []
+            for workers in (1, 2):
+                begin = perf_counter()
+                done = pool.starmap(_work, [(i, workers, seconds) for i in range(workers)], chunksize=1)
+                operations = sum(count for count, _ in done)
+                rates.append((operations / (perf_counter() - begin), operations / sum(cpu for _, cpu in done)))
+            by_wall.append(rates[1][0] / rates[0][0])
+            by_cpu.append(2 * rates[1][1] / rates[0][1])
+    return {"wall": statistics.median(by_wall), "cpu": statistics.median(by_cpu)}
+
+
+# -- instrumentation ------------------------------------------------------------------------------------------------
+
+
+def instrumentation(rounds: int, programs: int) -> dict[str, float]:
+    """How many times the time is, against that of the models as they are."""
+    times: dict[str, dict[str, float]] = {}
+    with TemporaryDirectory() as folder:
+        for mode in ("plain", "instrumented"):
+            file = Path(folder) / mode
+            words = [sys.executable, "-P", "-m", "bench.child.replay", mode, str(rounds), str(programs), str(file)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            subprocess.run(words, check=True, capture_output=True, cwd=folder, env=environment)
+            times[mode] = json.loads(file.read_text())
+    plain = times["plain"]["plain"]
+    return {
+        "state novelty": times["plain"]["watched"] / plain,
+        "branch coverage": times["instrumented"]["plain"] / plain,
+        "both": times["instrumented"]["watched"] / plain,
+    }
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All parts that were asked for."""
+    engines = [name for name in args.engines.split(",") if name != "libfuzzer" or unavailable() is None]
+    defects = args.defects.split(",") if args.defects else [d.id for d in DEFECTS.values() if d.program is not None]
+    out: dict[str, Any] = {"trials": args.trials, "cap": args.cap}
+    parts = args.parts.split(",")
+    if "speed" in parts:
+        out["speed"] = speed(engines, args.rounds, args.seconds)
+    if "races" in parts:
+        races = run_races(engines, defects, args.trials, args.cap, args.log, args.json)
+        out["races"] = summarize(races, args.cap)
+    if "scaling" in parts:
+        out["scaling"] = scaling(args.rounds, args.seconds)
+    if "instrumentation" in parts and unavailable() is None:
+        out["instrumentation"] = instrumentation(args.rounds, 60)
+    return out
+
+
+def show(numbers: dict[str, Any]) -> None:
+    """One table a part."""
+    console = Console(highlight=False, width=110 if not sys.stdout.isatty() else None)
+    if "speed" in numbers:
+        table = Table("engine", "ops/s of CPU", f"over {BASELINE}", title="speed", title_justify="left")
+        for name, value in numbers["speed"].items():
+            table.add_row(name, f"{value:,.0f}", f"{value / numbers['speed'].get(BASELINE, value):.2f}")
+        console.print(table)
+    if "races" in numbers:
+        title = f"races, {numbers['trials']} trials, cap {numbers['cap']:g} s of CPU"
+        table = Table("defect", "engine", "found", "programs", "seconds", "A12", title=title, title_justify="left")
+        for defect, cells in numbers["races"].items():
+            for engine, cell in cells.items():
+                found = f"{cell['found']:.0f}/{cell['trials']:.0f}"
+                row = (f"{cell['programs']:,.0f}", f"{cell['seconds']:.2f}", f"{cell['a12_seconds']:.2f}")
+                table.add_row(defect, engine, found, *row)
+            table.add_section()
+        console.print(table)
+        console.print(_totals(numbers["races"]))
+    for part, title in (("scaling", "scaling, 2 workers over 1"), ("instrumentation", "time over that without")):
+        if part in numbers:
+            table = Table(title, "ratio")
+            for name, value in numbers[part].items():
+                table.add_row(name, f"{value:.2f}")
+            console.print(table)
+
+
+def _totals(races: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """All defects together, which is what a default is chosen by."""
+    table = Table("engine", "found", "mean seconds", "mean A12", title="all defects", title_justify="left")
+    for engine in dict.fromkeys(engine for cells in races.values() for engine in cells):
+        cells = [by_engine[engine] for by_engine in races.values() if engine in by_engine]
+        found = f"{sum(c['found'] for c in cells):.0f}/{sum(c['trials'] for c in cells):.0f}"
+        seconds, effect = (statistics.fmean(c[key] for c in cells) for key in ("seconds", "a12_seconds"))
+        table.add_row(engine, found, f"{seconds:.2f}", f"{effect:.2f}")
+    return table
+
+
+def main() -> None:
+    """Print tables, or JSON."""
+    parser = argparse.ArgumentParser(description="The engines against each other, as ratios from one run.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    parser.add_argument("--parts", default="speed,races,scaling,instrumentation", help="which (default: all)")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="which engines (default: all)")
+    parser.add_argument("--defects", default="", help="ids of the zoo (default: all that a program can show)")
+    parser.add_argument("--trials", type=int, default=3, help="trials of a race (default: 3; a table wants 30)")
+    parser.add_argument("--cap", type=float, default=3.0, help="CPU seconds of a trial at most (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the other parts (default: 3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of one measurement (default: 2)")
+    parser.add_argument("--log", type=Path, help="file of races; what is in there is not run again")
+    args = parser.parse_args()
+    numbers = measure(args)
+    if args.json:
+        print(json.dumps(numbers, indent=2))
+    else:
+        show(numbers)
+
+
+if __name__ == "__main__":
+    main()
