@@ -28,9 +28,10 @@ def memmap_init(f: Framework) -> None:
     """
     k = f.k
     hole = 0
+    deferral = Deferral(k)
     for _, start, end in k.machine.ram_ranges():
         for lo, hi, zone in k.pages.zone_of.runs(start, end):
-            _init_range(f, zone, lo, defer_init(k, zone, lo, hi))
+            _init_range(f, zone, lo, deferral.defer_init(zone, lo, hi))
             init_unavailable_range(k, hole, lo, zone)
             hole = hi
         k.set_pageblocks(start, end, MIGRATE_MOVABLE)
@@ -50,15 +51,37 @@ def init_unavailable_range(k: Kernel, lo: int, hi: int, zone: Zone) -> None:
             k.memmap.init(first, last - first, plain(zone.nid, zone.idx))
 
 
-def defer_init(k: Kernel, zone: Zone, start: int, end: int) -> int:
-    """defer_init (mm/mm_init.c, 7.3): where in [start, end) the struct pages that are initialised late begin.
+class Deferral:
+    """defer_init (mm/mm_init.c, 7.3), asked about range after range: what it remembers in between."""
 
-    Only the last zone of a node is deferred, behind its first section. A zone has one range of boot RAM here.
-    """
-    if not k.machine.deferred_init or zone.end_pfn < max(z.end_pfn for z in k.nodes[zone.nid].zones):
-        return end
-    per = k.arch.pages_per_section
-    return min(end, -(-(start + per) // per) * per)
+    def __init__(self, k: Kernel) -> None:
+        self.k = k
+        self.begun: set[int] = set()
+        """Nodes with a first_deferred_pfn."""
+        self.zone: Zone | None = None
+        """Whose pages were counted last (prev_end_pfn)."""
+        self.seen = 0
+        """nr_initialised: a zone that comes back after another one is counted anew."""
+
+    def defer_init(self, zone: Zone, start: int, end: int) -> int:
+        """Where in [start, end) the struct pages that are initialised late begin.
+
+        Only the last zone of a node is deferred, from the first section that begins after a section's worth of pages.
+        """
+        node = self.k.nodes[zone.nid]
+        if not self.k.machine.deferred_init or zone.end_pfn < max(z.end_pfn for z in node.zones):
+            return end
+        if zone.nid in self.begun:
+            return start
+        if self.zone is not zone:
+            self.zone, self.seen = zone, 0
+        per = self.k.arch.pages_per_section
+        late = -(-(start + max(per - self.seen, 0)) // per) * per
+        self.seen += end - start
+        if late >= end:
+            return end
+        self.begun.add(zone.nid)
+        return late
 
 
 def memmap_init_range(f: Framework, zone: Zone, pfn: int, nr: int) -> None:

@@ -51,6 +51,8 @@ def unsupported(machine: Machine) -> str | None:
     """Why a machine cannot be emulated here, or None."""
     if machine.arch != "x86_64":
         return f"no emulator for {machine.arch}"
+    if machine.interleave or machine.hole:
+        return "memory with holes or interleaved nodes needs firmware tables of its own"
     if machine.ram > MOST:
         return f"machines of more than {MOST >> 30}G are not emulated"
     if machine.ram < 1 << 30:

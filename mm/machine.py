@@ -12,6 +12,10 @@ OnlineType: TypeAlias = Literal["offline", "online", "online_kernel", "online_mo
 """enum mmop (include/linux/memory_hotplug.h), in the words of memoryN/state and memhp_default_state."""
 
 GRANULE = 2 << 20
+HOLE_AT = 192 << 20
+"""In the middle of a 128M section, behind the kernel image."""
+HOLE_KEEPS = 64 << 20
+TURNS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,10 @@ class Machine:
     deferred_init: bool = True
     memmap_on_memory: str = "off"
     memhp_default_state: OnlineType = "offline"
+    interleave: int = 0
+    """Nodes take turns of so many bytes of RAM; 0: each has one share."""
+    hole: int = 0
+    """Bytes of RAM that are missing behind the first `HOLE_AT`, as with memmap=SIZE$ADDRESS."""
 
     @classmethod
     def coerced(cls, **keys: Any) -> Machine:
@@ -41,9 +49,10 @@ class Machine:
         """Boot RAM as (nid, start_pfn, end_pfn), in address order; these are the handles ram0, ram1, ...
 
         Laid out as QEMU's default machine does (`Arch.ram`). Nodes take equal shares, rounded down to 2M, in address
-        order; the last node takes the rest.
+        order; the last node takes the rest. With `interleave` they take turns instead, of which there are at most
+        `TURNS` and at least two a node. The hole leaves `HOLE_KEEPS` at the end of low RAM.
         """
-        return _ram_ranges(self.ram, self.nodes, self.arch, self.page)
+        return _ram_ranges(self.ram, self.nodes, self.interleave, self.hole, self.arch, self.page)
 
 
 @cache
@@ -53,21 +62,31 @@ def page_sizes(arch: str) -> tuple[int, ...]:
 
 
 @cache
-def _ram_ranges(ram: int, nodes: int, arch: str, page: int) -> tuple[tuple[int, int, int], ...]:
+def _ram_ranges(
+    ram: int, nodes: int, interleave: int, hole: int, arch: str, page: int
+) -> tuple[tuple[int, int, int], ...]:
     layout = ARCHES[arch, page].ram
     if ram < layout.whole:
         spans = [(layout.start, layout.start + ram)]
     else:
         spans = [(layout.start, layout.start + layout.low), (layout.rest, layout.rest + ram - layout.low)]
     share = ram // nodes // GRANULE * GRANULE
+    last = nodes - 1
+    if interleave and nodes > 1:
+        share = min(max(interleave, -(-ram // TURNS // GRANULE) * GRANULE), share // 2 // GRANULE * GRANULE)
+        last = -1  # nobody takes all the rest
+    lo = spans[0][0] + HOLE_AT
+    hi = min(lo + hole, spans[0][1] - HOLE_KEEPS)
     out: list[tuple[int, int, int]] = []
     nid, left = 0, share if nodes > 1 else ram
     for start, end in spans:
         while start < end:
-            take = end - start if nid == nodes - 1 else min(end - start, left)
-            out.append((nid, start // page, (start + take) // page))
-            start += take
-            left -= take
-            if left == 0 and nid < nodes - 1:
-                nid, left = nid + 1, share
+            stop = end if nid == last else min(end, start + left)
+            left -= stop - start
+            for a, b in ((start, min(stop, lo)), (max(start, hi), stop)) if lo < hi else ((start, stop),):
+                if a < b:
+                    out.append((nid, a // page, b // page))
+            start = stop
+            if left == 0 and nid != last:
+                nid, left = (nid + 1) % nodes, share
     return tuple(out)

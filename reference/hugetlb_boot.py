@@ -136,7 +136,8 @@ def sparse_init_nid(p: SeparatePaths, nid: int, begin: int, end: int) -> None:
     sections = k.sections
     if k.faults.fails("USG"):
         raise KernelBug(f"panic: Failed to allocate usemap for node {nid}")
-    hugetlb_vmemmap_init_early(p, nid)
+    usage = UsageBuf(sum(hi - lo for lo, hi, _ in sections.flags.runs(begin, end)))
+    hugetlb_vmemmap_init_early(p, nid, usage)
     per, spp = k.arch.pages_per_section, k.arch.spp
     for lo, hi, word in sections.flags.runs(begin, end):
         if word & SECTION_IS_VMEMMAP_PREINIT:
@@ -144,11 +145,21 @@ def sparse_init_nid(p: SeparatePaths, nid: int, begin: int, end: int) -> None:
         if vmemmap_populate_boot(k, lo * per // spp, -(-hi * per // spp), nid):
             raise KernelBug(f"panic: Failed to allocate memmap for a section in {lo}..{hi}")
         k.vmstat.nr_memmap_boot += (hi - lo) * k.arch.vmemmap_per_section
-        sparse_init_early_sections(k, lo, hi, 0)
+        sparse_init_early_sections(k, lo, hi, 0, usage)
 
 
-def sparse_init_early_sections(k: Kernel, lo: int, hi: int, flags: int) -> None:
+class UsageBuf:
+    """sparse_usagebuf: one usage map for each present section of the run in progress."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+
+def sparse_init_early_sections(k: Kernel, lo: int, hi: int, flags: int, usage: UsageBuf) -> None:
     """sparse_init_early_section (mm/sparse.c) for sections [lo, hi)."""
+    usage.slots -= hi - lo
+    if usage.slots < 0:
+        raise KernelBug("panic: kernel BUG in sparse_init_early_section: no usage map is left for the section")
     k.sections.usage.set(lo, hi, "boot")
     k.sections.set_flags(lo, hi, SECTION_HAS_MEM_MAP | SECTION_IS_EARLY | flags)
 
@@ -162,8 +173,12 @@ def vmemmap_should_optimize_bootmem_page(p: SeparatePaths, m: HugeBootmemPage) -
     return not any(x % size for x in (m.pfn, m.h.pages) for size in (arch.pages_per_section, pmd_pages))
 
 
-def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int) -> None:
-    """hugetlb_vmemmap_init_early: pre-HVO of the node's reserved gigantic pages."""
+def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int, usage: UsageBuf) -> None:
+    """hugetlb_vmemmap_init_early: pre-HVO of the node's reserved gigantic pages.
+
+    Of all of them, for each run of the node's sections: with a second run, or a page outside of this one, the usage
+    maps do not suffice.
+    """
     k = p.k
     arch = k.arch
     if not arch.prehvo or not p.vmemmap_optimize_enabled:
@@ -178,7 +193,8 @@ def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int) -> None:
             raise KernelBug("panic: Failed to allocate memmap for HugeTLB page")
         k.vmstat.nr_memmap_boot += HUGETLB_VMEMMAP_RESERVE
         first = m.pfn // arch.pages_per_section
-        sparse_init_early_sections(k, first, first + m.h.pages // arch.pages_per_section, SECTION_IS_VMEMMAP_PREINIT)
+        last = first + m.h.pages // arch.pages_per_section
+        sparse_init_early_sections(k, first, last, SECTION_IS_VMEMMAP_PREINIT, usage)
         m.hvo = True
 
 

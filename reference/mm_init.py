@@ -44,7 +44,7 @@ def memmap_init(k: Kernel) -> list[int | None]:
     """
     first_deferred: list[int | None] = [None] * len(k.nodes)
     node_end = [max(zone.end_pfn for zone in node.zones) for node in k.nodes]
-    counted: dict[tuple[int, int], int] = {}
+    counted = prev_end = 0  # defer_init's static variables: the pages of the zone that ends at prev_end
     hole_pfn = 0
     nid = zone_idx = 0
     for nid, range_start, range_end in k.machine.ram_ranges():
@@ -54,10 +54,15 @@ def memmap_init(k: Kernel) -> list[int | None]:
                 continue
             stop = end
             if k.machine.deferred_init and zone.end_pfn == node_end[nid]:
-                stop = first_deferred[nid] or _defer_init(k, start, counted.get(zone.key, 0))
-                if stop < end and first_deferred[nid] is None:
-                    first_deferred[nid] = stop
-                counted[zone.key] = counted.get(zone.key, 0) + end - start
+                first = first_deferred[nid]
+                if first is None:
+                    if prev_end != zone.end_pfn:
+                        prev_end, counted = zone.end_pfn, 0
+                    first = _defer_init(k, start, counted)
+                    counted += end - start
+                    if first < end:
+                        first_deferred[nid] = first
+                stop = first
             if start < stop:
                 memmap_init_range(k, zone, start, min(stop, end) - start)
             if hole_pfn < start:

@@ -82,6 +82,10 @@ def choose_arch(draw: Draw) -> tuple[str, int]:
     return _ARCHES[int(draw() * len(_ARCHES))]
 
 
+_TURNS: Final = (*(0,) * 8, 64 * M, 192 * M, G)
+_HOLES: Final = (*(0,) * 12, 2 * M, 66 * M, 128 * M, 576 * M)
+
+
 def choose_machine(draw: Draw, of: tuple[str, int] | None = None) -> Machine:
     """Mostly 1G to 6G with 1 or 2 nodes, often a partial last section; sometimes tiny, rarely as large as a host."""
     arch, page = of or choose_arch(draw)
@@ -105,6 +109,8 @@ def choose_machine(draw: Draw, of: tuple[str, int] | None = None) -> Machine:
         deferred_init=draw() < 0.7,
         memmap_on_memory="off" if mode < 0.5 else "on" if mode < 0.75 else "force",
         memhp_default_state="offline" if policy < 0.6 else _ONLINE_TYPES[int((policy - 0.6) / 0.4 * 3)],
+        interleave=_TURNS[int(draw() * len(_TURNS))],
+        hole=_HOLES[int(draw() * len(_HOLES))],
     )
 
 

@@ -70,8 +70,8 @@ class Oracle:
         self.accounting = Accounting(ref, cand)
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
-        self._hit: tuple[str | None, str | None] = None, None
-        """Who owned the frame that a poisoning operation names."""
+        self._hit: tuple[rules.User | None, rules.User | None] = None, None
+        """Who used the frame that a poisoning operation names."""
         self.parted = False
         """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
         fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
@@ -108,7 +108,7 @@ class Oracle:
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
-            self._hit = ref.pages.owners.get(pfn), cand.pages.owners.get(pfn)
+            self._hit = rules.user_of(ref, pfn), rules.user_of(cand, pfn)
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
@@ -145,8 +145,12 @@ class Oracle:
                 diff = self._pageblocks() or self._accounting(quiet=True)
             if diff is None and full:
                 diff = self._everything()
-        if diff is not None:
-            clause = self._known(rc, rc2, diff)
+            if diff is None and name in POISONING and rules.other_holder(self._hit):
+                diff = self._parted()
+                self.clauses.add("placement-fork")
+                self.terminal = "placement-fork"
+        if diff is not None and self.terminal is None:
+            clause = self._known(op, rc, rc2, diff)
             if clause is not None:
                 diff = None
             else:
@@ -430,13 +434,15 @@ class Oracle:
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
-    def _known(self, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
+    def _known(self, op: OpLike, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
         """The open finding that explains a difference, if one does. What the kernels look like afterwards says
         nothing."""
         added = self._added
         if added is not None and added.altmap is None:
             if known.dax_unaligned_start(self.ref, added.ranges, added.vmemmap_shift, (rc, rc2), diff):
                 return "dax-1g-unaligned-start"
+        if op.name == "boot" and known.prehvo_of_interleaved_node(self.ref, (rc, rc2)):
+            return "prehvo-interleaved-node"
         return None
 
     def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:

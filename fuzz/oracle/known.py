@@ -30,6 +30,14 @@ def dax_unaligned_start(
     return mine == theirs and diff.layer == "structpages"
 
 
+def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -> bool:
+    """docs/findings/0003: pre-HVO of a node whose sections are not in one row; the reference runs out of usage maps."""
+    mine, theirs = outcomes
+    runs = [nid for _, _, nid in ref.sections.nid.items()]
+    nodes = [nid for i, nid in enumerate(runs) if i == 0 or runs[i - 1] != nid]
+    return theirs == 0 and isinstance(mine, str) and "no usage map is left" in mine and len(nodes) > len(set(nodes))
+
+
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     """docs/findings/0002: orders of pools that an operation which takes free pages off a pool without looking at
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""

@@ -156,17 +156,21 @@ def boot_initialized(machine: Machine, ref: Kernel) -> int:
         return 0
     size = max(ref.hstates)
     top = {nid: max(end for n, _, end in machine.ram_ranges() if n == nid) for nid in range(machine.nodes)}
-    counted: dict[int, int] = {}
-    less = 0
+    counted = zone_end = less = 0
+    deferred: set[int] = set()
     for nid, start, end in machine.ram_ranges():
         for zone in ref.nodes[nid].zones:
             s, e = max(start, zone.start_pfn), min(end, zone.end_pfn)
             if s >= e:
                 continue
             if machine.deferred_init and zone.end_pfn == top[nid]:
-                before = counted.get(nid, 0)
-                counted[nid] = before + e - s
-                e = min(e, -(-(s + max(0, per - before)) // per) * per) if before <= per else s
+                if zone_end != zone.end_pfn and nid not in deferred:
+                    zone_end, counted = zone.end_pfn, 0
+                late = s if nid in deferred else -(-(s + max(0, per - counted)) // per) * per
+                counted += e - s
+                if late < e:
+                    deferred.add(nid)
+                    e = late
             for lo, hi in preinit:
                 for folio in range(max(lo, s) >> size << size, min(hi, e), 1 << size):
                     less += max(0, min(folio + (1 << size), e) - max(folio + spp, s))
@@ -349,14 +353,29 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     return False
 
 
-def poison_fork(ref: Kernel, cand: Kernel, hit: tuple[str | None, str | None]) -> bool:
+User = tuple[str | None, int]
+
+
+def user_of(k: Kernel, pfn: int) -> User:
+    """The owner of a frame, and how many frames its holder has if it is a program's movable page."""
+    return k.pages.owners.get(pfn), sum(n for _, n in k.pages.holders.get(pfn) or ())
+
+
+def other_holder(hit: tuple[User | None, User | None]) -> bool:
+    """Whether the frame that was poisoned is a movable page of another program on the other side: what each has left
+    shows when it frees it."""
+    mine, theirs = hit
+    return mine is not None and theirs is not None and mine != theirs and mine[0] == theirs[0]
+
+
+def poison_fork(ref: Kernel, cand: Kernel, hit: tuple[User | None, User | None]) -> bool:
     """Whether a poisoned frame is not used for the same on the two sides.
 
     Which single frame a memmap page or a program's page gets is not compared. Poison makes it visible: what the frame
-    is decides what the kernel says, and a frame that is freed with the mark on it is lost. `hit`: who owned the frame
+    is decides what the kernel says, and a frame that is freed with the mark on it is lost. `hit`: who used the frame
     that the operation names, before it. Huge pages lie at the same place on both sides.
     """
-    if hit[0] != hit[1] and OWNER_HUGETLB not in hit:
+    if hit[0] != hit[1] and OWNER_HUGETLB not in [user[0] for user in hit if user]:
         return True
     mine, theirs = ref.pages.hwpoison, cand.pages.hwpoison
     lost = (pfn for pfn in mine.keys() & theirs.keys() if Poisoned.LEAKED in (mine[pfn], theirs[pfn]))

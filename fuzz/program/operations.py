@@ -352,5 +352,8 @@ MACHINE: Final[tuple[Argument, ...]] = (
     Argument("deferred_init", Type.BOOL, True),
     Argument("memmap_on_memory", Type.CHOICE, "off", ("off", "on", "force")),
     Argument("memhp_default_state", Type.CHOICE, "offline", ("offline", "online", "online_kernel", "online_movable")),
+    # Within a section, across the border of two, and longer than several.
+    _size("interleave", 0, 64 * M, 192 * M, 1 * G, default=0),
+    _size("hole", 0, 2 * M, 66 * M, 128 * M, 576 * M, default=0),
 )
 """The keys of the `machine` line, by the names and in the order of the fields of `mm.machine.Machine`."""

@@ -17,7 +17,7 @@ from mm.errno import EEXIST, EINVAL, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
 from mm.page import POISON, Plain
-from mm.page_alloc import OWNER_MEMMAP
+from mm.page_alloc import OWNER_MEMMAP, KernelBug
 from mm.pgtable import Pte, Shared, Strided
 
 SMALL = "machine arch=x86_64 page=4K ram=512M nodes=1"
@@ -48,6 +48,7 @@ PLACEMENT = (
 )
 BOOT_1G = "machine arch=x86_64 page=4K ram=4G nodes=1 deferred_init=off\nreserve size=1G count=1\nboot"
 BOOT_ORDER = "machine arch=x86_64 page=4K ram=3074M nodes=2\nreserve size=1G count=1\nboot"
+INTERLEAVED = "machine arch=x86_64 page=4K ram=4G nodes=2 interleave=1G\nreserve size=1G count=1\nboot"
 UNALIGNED_1G = "machine arch=x86_64 page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0x27000000 size=1G align=1G"
 SURPLUS = (
     "machine arch=x86_64 page=4K ram=3G nodes=1\nboot\nhugetlb resize size=1G to=1\np0 = pages alloc count=503286\n"
@@ -85,6 +86,10 @@ def run(text: str, tamper: tuple[str, Tamper] | None = None) -> RunOutcome:
 def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
     """Vmemmap pages of the section that is added."""
     return args[1] // k.arch.spp, (args[1] + args[2]) // k.arch.spp
+
+
+def dies_at_boot(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    raise KernelBug("panic: no memmap")
 
 
 def writable_tail(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
@@ -253,6 +258,7 @@ ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_ini
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
 
 DEFECTS = (
+    Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
     Defect("dax-tail-read-only", DAX_1G, ADD, writable_tail, "mapping", "protection"),
     Defect("dax-one-private-page", DAX_2M, ADD, second_private_page, "mapping", "sharing"),
