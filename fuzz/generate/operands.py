@@ -197,6 +197,9 @@ def poison_address(draw: Draw, live: Live) -> int:
     """An address to take out of use: in a huge page, of a program's page, free or poisoned, of a device, anywhere."""
     kernel = live.kernel
     page = kernel.arch.page
+    waiting = kernel.hpage_freelist
+    if waiting and draw() >= 0.5:
+        return waiting[int(draw() * len(waiting))].pfn * page
     x = draw()
     if x < 0.55:
         return hugetlb_address(draw, live)
@@ -206,9 +209,6 @@ def poison_address(draw: Draw, live: Live) -> int:
                 if folio.hwpoison:
                     hit = (*folio.raw_hwp, folio.pfn)[0]
                     return (hit if draw() < 0.5 else folio.pfn + int(draw() * h.pages)) * page
-    if x < 0.74 and kernel.hpage_freelist:
-        waiting = kernel.hpage_freelist
-        return waiting[int(draw() * len(waiting))].pfn * page
     if x < 0.8:
         owners = kernel.pages.owners
         start = int(draw() * len(owners.starts))
