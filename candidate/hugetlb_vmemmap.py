@@ -5,7 +5,7 @@ order), read-only. Boot gigantic pages get there by the order of their sections 
 remapping, here.
 
 In profile `merged` the update of each entry can fail: point `PTEHOOK` for each slot, `PMDHOOK` for each split,
--EAGAIN. In `posted` neither point exists. Left out: TLB flushes, concurrent splits.
+-EAGAIN. In `posted` neither point exists. Left out: concurrent splits.
 
 Whole lists are done in bulk when no injected failure waits and memory suffices; that takes the same frames in the same
 order as folio by folio.
@@ -109,7 +109,14 @@ def _pop(pages: Pages, n: int) -> Extents:
 # -- optimize -------------------------------------------------------------------------------------------------------
 
 
-def vmemmap_split_pmd(f: Framework, pmd: int) -> int:
+def hvo_populate_vmemmap_pmd(f: Framework, pmd: int) -> int:
+    """hvo_populate_vmemmap_pmd (mm/hugetlb_vmemmap.c, -mm): failure by injection, else what the architecture says."""
+    if f.merged and f.k.faults.fails("PMDHOOK"):
+        return -EAGAIN
+    return f.vmemmap.try_populate_vmemmap_pmd(f, pmd)
+
+
+def vmemmap_split_pmd(f: Framework, pmd: int, flush: bool) -> int:
     """vmemmap_split_pmd (mm/hugetlb_vmemmap.c, -mm): point `SPLIT` for the PTE table, then `PMDHOOK`.
 
     pte_alloc_one_kernel takes no node: the table comes from the node of the running CPU, which is node 0 here.
@@ -118,21 +125,23 @@ def vmemmap_split_pmd(f: Framework, pmd: int) -> int:
     frame = None if k.faults.fails("SPLIT") else k.pages.alloc_page(0, OWNER_PGTABLE)
     if frame is None:
         return -ENOMEM
-    rc = f.vmemmap.try_populate_vmemmap_pmd(f, pmd)
+    rc = hvo_populate_vmemmap_pmd(f, pmd)
     if rc:
         k.pages.free(frame, 1)
         return rc
     k.tables.split_leaf(pmd, frame)
     k.vmstat.nr_page_table_pages += 1
+    if flush:
+        k.tlb.flush_tlb_kernel_range(pmd * k.arch.ptrs_per_pte, (pmd + 1) * k.arch.ptrs_per_pte)
     return 0
 
 
-def vmemmap_remap_split(f: Framework, lo: int, hi: int) -> int:
+def vmemmap_remap_split(f: Framework, lo: int, hi: int, flush: bool = False) -> int:
     """vmemmap_remap_split (mm/hugetlb_vmemmap.c, -mm): split the leaves over vmemmap pages [lo, hi)."""
     ptrs = f.k.arch.ptrs_per_pte
     for pmd in range(lo // ptrs, -(-hi // ptrs)):
         if isinstance(f.k.tables.entries.get(max(lo, pmd * ptrs)), Leaf):
-            rc = vmemmap_split_pmd(f, pmd)
+            rc = vmemmap_split_pmd(f, pmd, flush)
             if rc:
                 return rc
     return 0
@@ -147,7 +156,7 @@ def _remap_walk(f: Framework, lo: int, hi: int, leaf: bool) -> tuple[int, int]:
         stop = hi
         if leaf:
             stop = min(hi, (at // ptrs + 1) * ptrs)
-            rc = vmemmap_remap_split(f, at, stop)
+            rc = vmemmap_remap_split(f, at, stop, flush=True)
             if rc:
                 return rc, at
         if f.merged:
@@ -186,12 +195,12 @@ def _map_restored(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
         memmap.touched.append((lo, hi))
 
 
-def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int, hi: int, pages: Pages) -> int:
+def vmemmap_remap_free(f: Framework, head: int, tail: int, lo: int, hi: int, pages: Pages, flush: bool) -> int:
     """vmemmap_remap_free (mm/hugetlb_vmemmap.c, -mm): map [lo, hi) to `head` and `tail`, and put on `pages` what can be
     freed.
 
     Fails with everything undone, or with VMEMMAP_REMAP_INCOMPLETE when undoing failed on the way. After undoing, the
-    head stays on `head`, and the tail slots hold copies of T, not what they held before.
+    head stays on `head`, and the tail slots hold copies of T, not what they held before. Undoing always flushes.
     """
     k = f.k
     leaf, old = _mapped_pages(k, lo, hi)
@@ -201,6 +210,8 @@ def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int
         pages.append((head, 1, OWNER_MEMMAP))
         return rc
     _map_optimized(k, lo, end, head, Shared(tail, False))
+    if flush:
+        k.tlb.flush_tlb_kernel_range(lo, hi)
     if not rc:
         pages += old
         return 0
@@ -208,11 +219,12 @@ def vmemmap_remap_free(f: Framework, folio: Folio, head: int, tail: int, lo: int
     want = end - lo - 1
     back = k.faults.grant("PTEHOOK", want) if f.merged else want
     _map_restored(k, lo + 1, _pop(old, back), tail)
+    k.tlb.flush_tlb_kernel_range(lo, end)
     pages += old
     return rc if back == want else VMEMMAP_REMAP_INCOMPLETE
 
 
-def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, pages: Pages) -> int:
+def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, pages: Pages, flush: bool) -> int:
     """__hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c, -mm): points `TAIL`, `HEAD`, and those of the walk.
 
     0, a negative error with nothing changed (but leaves may stay split), or VMEMMAP_REMAP_INCOMPLETE with the flag set.
@@ -228,7 +240,7 @@ def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, page
         return -ENOMEM
     k.vmstat.nr_memmap += 1
     lo = folio.pfn // k.arch.spp
-    rc = vmemmap_remap_free(f, folio, head, tail, lo, lo + k.arch.vmemmap_pages(h.order), pages)
+    rc = vmemmap_remap_free(f, head, tail, lo, lo + k.arch.vmemmap_pages(h.order), pages, flush)
     folio.vmemmap_optimized = rc >= 0
     return rc
 
@@ -236,7 +248,7 @@ def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, page
 def hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio) -> None:
     """hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c, -mm)."""
     pages: Pages = []
-    __hugetlb_vmemmap_optimize_folio(f, h, folio, pages)
+    __hugetlb_vmemmap_optimize_folio(f, h, folio, pages, flush=True)
     free_vmemmap_page_list(f.k, pages)
 
 
@@ -246,6 +258,8 @@ def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio]
 
     What is replaced is freed at the end, or when memory runs out; then the folio at hand gets a second chance.
     """
+    if not folios:
+        return
     k = f.k
     enabled = f.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(f, h)
     easy = k.faults.armed <= k.faults.reached and k.faults.points is None
@@ -270,13 +284,16 @@ def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio]
                 easy = False
                 if rc == -ENOMEM:
                     break
+    k.tlb.flush_tlb_all()
     pages: Pages = []
     if not easy or _optimize_easily(f, h, todo, pages) < len(todo):
         for folio in folios:
-            if __hugetlb_vmemmap_optimize_folio(f, h, folio, pages) == -ENOMEM and pages:
+            if __hugetlb_vmemmap_optimize_folio(f, h, folio, pages, flush=False) == -ENOMEM and pages:
+                k.tlb.flush_tlb_all()
                 free_vmemmap_page_list(k, pages)
                 pages.clear()
-                __hugetlb_vmemmap_optimize_folio(f, h, folio, pages)
+                __hugetlb_vmemmap_optimize_folio(f, h, folio, pages, flush=False)
+    k.tlb.flush_tlb_all()
     free_vmemmap_page_list(k, pages)
 
 
@@ -337,7 +354,7 @@ def vmemmap_wrprotect_hvo(k: Kernel, h: HState, folio: Folio) -> None:
 # -- restore --------------------------------------------------------------------------------------------------------
 
 
-def hugetlb_vmemmap_restore_folio(f: Framework, h: HState, folio: Folio) -> int:
+def hugetlb_vmemmap_restore_folio(f: Framework, h: HState, folio: Folio, flush: bool = True) -> int:
     """__hugetlb_vmemmap_restore_folio, vmemmap_remap_alloc (mm/hugetlb_vmemmap.c, -mm); point `RES` for each page.
 
     0, -ENOMEM with nothing changed, or -EAGAIN with the flag set and some slots private: a retry goes on from there.
@@ -363,12 +380,16 @@ def hugetlb_vmemmap_restore_folio(f: Framework, h: HState, folio: Folio) -> int:
             n = k.faults.grant("PTEHOOK", e - s) if f.merged else e - s
             if n == want:  # the whole folio, as usual
                 _map_restored(k, s, frames[::-1], tail)
+                if flush:
+                    k.tlb.flush_tlb_kernel_range(lo, lo + want)
                 folio.vmemmap_optimized = False
                 return 0
             _map_restored(k, s, _pop(pages, n), tail)
             if n < e - s:
                 rc = -EAGAIN
                 break
+    if flush:
+        k.tlb.flush_tlb_kernel_range(lo, lo + want)
     free_vmemmap_page_list(k, pages)
     if not rc:
         folio.vmemmap_optimized = False
@@ -389,20 +410,26 @@ def _alloc_vmemmap_page_list(k: Kernel, n: int, nid: int) -> Extents:
 
 
 def hugetlb_vmemmap_restore_folios(f: Framework, h: HState, folios: list[Folio], non_hvo: list[Folio]) -> int:
-    """hugetlb_vmemmap_restore_folios (mm/hugetlb_vmemmap.c, -mm): stops at the first error; what is done moves over."""
+    """hugetlb_vmemmap_restore_folios (mm/hugetlb_vmemmap.c, -mm): stops at the first error; what is done moves over.
+
+    One flush at the end, and none at all when no folio was restored (5.13 d).
+    """
     todo = [folio for folio in folios if folio.vmemmap_optimized]
     if len(todo) > 1 and _restore_easily(f, h, todo):
+        f.k.tlb.flush_tlb_all()
         non_hvo += folios
         folios.clear()
         return len(todo)
     restored = rc = done = 0
     for folio in folios:
         if folio.vmemmap_optimized:
-            rc = hugetlb_vmemmap_restore_folio(f, h, folio)
+            rc = hugetlb_vmemmap_restore_folio(f, h, folio, flush=False)
             if rc:
                 break
             restored += 1
         done += 1
+    if restored:
+        f.k.tlb.flush_tlb_all()
     non_hvo += folios[:done]
     del folios[:done]
     return rc or restored

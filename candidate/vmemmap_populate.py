@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from candidate.vmemmap_optimization import section_vmemmap_optimizable, vmemmap_shared_tail_page
 from mm.altmap import Altmap
-from mm.errno import EAGAIN, ENOMEM, EOPNOTSUPP
+from mm.errno import ENOMEM, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page_alloc import OWNER_MEMMAP, OWNER_PGTABLE, Extents
@@ -233,7 +233,5 @@ def head_slots(f: Framework, pfn: int, end: int, pgmap: PgMap) -> range | None:
 
 
 def try_populate_vmemmap_pmd(f: Framework, pmd: int) -> int:
-    """try_populate_vmemmap_pmd (mm/hugetlb_vmemmap.c, -mm) where the architecture has no rules of its own: in `merged`
-    it can fail by injection, point `PMDHOOK` (3.10).
-    """
-    return -EAGAIN if f.merged and f.k.faults.fails("PMDHOOK") else 0
+    """try_populate_vmemmap_pmd (include/linux/pgalloc.h, -mm) of the architectures whose update cannot fail."""
+    return 0

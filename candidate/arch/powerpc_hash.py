@@ -68,6 +68,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
         for s, e, m in k.tables.clear(vpn, vpn + n):
             free_vmemmap_pages(k, m, s, e, altmap)
         forget(k, vpn, vpn + n)
+        k.tlb.flush_tlb_kernel_range(vpn, vpn + n)  # vmemmap_remove_mapping, after the block is free
 
 
 VMEMMAP = ArchVmemmap(

@@ -33,6 +33,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     # free_pte_table runs the destructor even for a table that vmemmap_populate made, which was never counted.
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE,))[0]
     free_empty_tables(k, lo, hi, (PMD_TABLE,))
+    k.tlb.flush_tlb_all()  # after the pages are free
 
 
 VMEMMAP = ArchVmemmap(vmemmap_free=vmemmap_free)

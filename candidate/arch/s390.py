@@ -99,6 +99,7 @@ def _remove(f: Framework, lo: int, hi: int, altmap: Altmap | None) -> None:
     forget(k, lo, hi)
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE,))[1]
     free_empty_tables(k, lo, hi, (PMD_TABLE, PUD_TABLE))
+    k.tlb.flush_tlb_kernel_range(lo, hi)  # after the pages are free
 
 
 VMEMMAP = ArchVmemmap(

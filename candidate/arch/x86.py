@@ -36,6 +36,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     forget(k, lo, hi)
     # free_pagetable runs no destructor: a table that HVO made stays counted in NR_PAGETABLE.
     free_empty_tables(k, lo, hi)
+    k.tlb.flush_tlb_all()  # after the pages are free
 
 
 VMEMMAP = ArchVmemmap(vmemmap_free=vmemmap_free, vmemmap_populate=vmemmap_populate)

@@ -117,7 +117,9 @@ def test_bulk_is_taken(make, monkeypatch, count):
     folios = b.folios(9, count)
     calls = []
     plain = hugetlb_vmemmap.hugetlb_vmemmap_restore_folio
-    monkeypatch.setattr(hugetlb_vmemmap, "hugetlb_vmemmap_restore_folio", lambda *a: calls.append(a) or plain(*a))
+    monkeypatch.setattr(
+        hugetlb_vmemmap, "hugetlb_vmemmap_restore_folio", lambda *a, **kw: calls.append(a) or plain(*a, **kw)
+    )
     points = count * 7 * (2 if b.profile == "merged" else 1)
     for nth, expected in ((0, 0), (points + 1, 0), (points, count)):
         b.optimize(folios)
