@@ -9,7 +9,21 @@ from pathlib import Path
 
 PAGE = Path(__file__).with_name("command-line.md")
 COMMANDS = (
-    *((name,) for name in ("run", "explore", "smoke", "replay", "minimize", "fmt", "explain", "sweep", "coverage")),
+    *(
+        (name,)
+        for name in (
+            "run",
+            "explore",
+            "smoke",
+            "replay",
+            "minimize",
+            "fmt",
+            "explain",
+            "boot-cost",
+            "sweep",
+            "coverage",
+        )
+    ),
     *(("live", name) for name in ("conform", "run", "diff", "kernels")),
 )
 

@@ -147,3 +147,35 @@ def explain_command(file: FileArgument, profile: ProfileOption = Profile.posted,
     else:
         print(render(told), end="")
     raise typer.Exit(DIFFERENT if told.finding else SAME)
+
+
+@app.command("boot-cost")
+@guarded
+def boot_cost_command(file: FileArgument, profile: ProfileOption = Profile.posted, as_json: JsonOption = False) -> None:
+    """Count the struct pages that each side initialises when it boots a program's machine, and its boot memmap.
+
+    Only the machine and the reserve lines of the program matter. Exit code 1: a side does not survive its boot.
+    """
+    from dataclasses import asdict
+
+    from fuzz.boot_cost import boot_cost
+
+    costs = boot_cost(read(file), name_of(profile))
+    reference, candidate = costs
+    dead = [cost for cost in costs if isinstance(cost.outcome, str)]
+    saved = 0 if dead else reference.struct_pages_initialized - candidate.struct_pages_initialized
+    if as_json:
+        print_json({"sides": [asdict(cost) for cost in costs], "struct_pages_saved": None if dead else saved})
+    else:
+        columns = ["side", "struct pages initialised", "of RAM pages", "boot memmap", "1G and larger", "optimized"]
+        rows = []
+        for c in costs:
+            numbers = c.struct_pages_initialized, c.ram_pages, c.nr_memmap_boot, c.boot_huge_pages, c.optimized
+            rows.append([c.side, *(f"{number:,}" for number in numbers)])
+        print_table("", columns, rows, 1)
+        for cost in dead:
+            print(f"{cost.side}: {cost.outcome}")
+        if not dead:
+            more = "fewer" if saved >= 0 else "more"
+            print(f"The candidate initialises {abs(saved):,} struct pages {more}.")
+    raise typer.Exit(DIFFERENT if dead else SAME)
