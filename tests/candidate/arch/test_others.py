@@ -9,7 +9,7 @@ from candidate.hugetlb_vmemmap import hvo_populate_vmemmap_pmd
 from mm.altmap import Altmap
 from mm.arch import ARCHES
 from mm.errno import EAGAIN, EINVAL, ENOMEM, EOPNOTSUPP
-from mm.page_alloc import OWNER_MEMMAP
+from mm.page_alloc import OWNER_MEMMAP, pages_alloc
 from mm.pgtable import Leaf
 from tests.candidate.arch.conftest import ArchBench
 
@@ -41,6 +41,19 @@ def test_a_leaf_spans_sections(profile):
     assert b.kinds(b.far, 17 * b.per) == {"leaf"}
     assert b.add(b.far, 17 * b.per) == 0
     assert memmap(b) - frames == 4096
+
+
+def test_failure_leaves_what_it_mapped(profile):
+    """vmemmap_free is empty: base pages that a failed population mapped stay, too."""
+    b = ArchBench(L16, profile)
+    left = pages_alloc(b.k, 0, b.free() - 20, False)
+    assert not isinstance(left, int)
+    frames = memmap(b)
+    assert b.add(b.far, b.per) == -ENOMEM
+    assert b.k.vmstat.nr_memmap == 0
+    assert b.kinds(b.far, b.per) == {"pte", "none"}
+    assert 20 - 3 <= memmap(b) - frames <= 20 - 1  # a PTE table, and upper ones if they are missing
+    assert b.k.sections.word(b.section) == 0
 
 
 @pytest.mark.parametrize("key", [L16, L64])

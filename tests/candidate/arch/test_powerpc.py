@@ -7,7 +7,7 @@ from mm.altmap import Altmap
 from mm.errno import ENOMEM
 from mm.mmzone import ZONE_DEVICE
 from mm.page import RAW, Compound, Tail
-from mm.page_alloc import OWNER_MEMMAP
+from mm.page_alloc import OWNER_MEMMAP, pages_alloc
 from tests.candidate.arch.conftest import ArchBench
 
 R4, R64, HASH = ("ppc64_radix", 4096), ("ppc64_radix", 65536), ("ppc64_hash", 65536)
@@ -153,6 +153,21 @@ def test_block_failure_falls_back_to_base_pages(small):
     assert b.k.faults.fired == "VMB"
     assert b.k.faults.points == [("USG", 1), ("VMB", 1), ("PTBL", 1), ("VMF", 128)]
     assert b.kinds(b.far, 2 * b.per) == {"pte"}
+
+
+def test_failure_leaves_what_lies_in_front(small):
+    """Population does not unwind, and removal covers the section's own range only: base pages that the fallback put in
+    front of it, and their table, stay until those sections come and go."""
+    b = small
+    frames, before = memmap(b), b.total
+    free = b.free()
+    left = pages_alloc(b.k, 0, free - 1 - 1 - 1 - 70, False)  # two upper tables at most, a PTE table, 70 pages
+    assert not isinstance(left, int)
+    assert b.add(b.far + b.per, b.per) == -ENOMEM
+    assert b.total == before
+    assert b.kinds(b.far, b.per) == {"pte"}
+    assert b.kinds(b.far + b.per, 7 * b.per) == {"none"}
+    assert memmap(b) - frames == 64
 
 
 def test_head_failure(small):
