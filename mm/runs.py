@@ -74,6 +74,11 @@ class RunMap(Generic[V]):
         if lo >= hi:
             return
         starts, ends, vals = self.starts, self.ends, self.vals
+        if not ends or lo > ends[-1]:
+            starts.append(lo)
+            ends.append(hi)
+            vals.append(val)
+            return
         i = bisect_left(ends, lo)  # first run that ends at or after lo: touches or overlaps
         j = bisect_right(starts, hi, i)  # one past the last run that starts at or before hi
         # A neighbour that only touches and differs stays as it is.

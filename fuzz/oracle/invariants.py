@@ -289,11 +289,11 @@ def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int], ow
         per_node = [0] * len(h.nr)
         free = 0
         pages = h.pages
-        for pfn, folio in h.folios.items():
+        for folio in h.folios.values():
             per_node[folio.nid] += 1
             free += folio.refcount == 0
-            folios.append((pfn, pfn + pages))
         for lo, hi, optimized in _rows(h):
+            folios.append((lo, hi))
             if _row_alike(k, lo, hi, h.order, optimized, zone_tails):
                 continue
             for pfn in range(lo, hi, pages):
