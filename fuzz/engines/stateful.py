@@ -7,6 +7,7 @@ operations a second than `uniform`, but needs no shrinker of ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
@@ -40,6 +41,17 @@ def draws(raw: bytes) -> Draw:
     return lambda: next(values, 0.0)
 
 
+class Line:
+    """A line of the program, formatted only if Hypothesis shows it: the last example's, not those of thousands."""
+
+    def __init__(self, form: Callable[[Any], str], value: object) -> None:
+        self.form = form
+        self.value = value
+
+    def __repr__(self) -> str:
+        return self.form(self.value)
+
+
 class PairMachine(RuleBasedStateMachine):
     """Both models, one operation a step; the end of an example is the full comparison."""
 
@@ -57,7 +69,7 @@ class PairMachine(RuleBasedStateMachine):
         draw = draws(raw)
         self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY)
         self.live = Live(pair.reference.kernel)
-        note(format_machine(pair.reference.kernel.machine))
+        note(Line(format_machine, pair.reference.kernel.machine))
         for _ in range(choose_reserves(draw)):
             self._step(reserve(draw, self.live))
         self._step(Op("boot"))
@@ -78,7 +90,7 @@ class PairMachine(RuleBasedStateMachine):
         assert self.pair is not None
         if self.pair.over:
             return
-        note(format_op(op))
+        note(Line(format_op, op))
         self.ops.append(op)
         result: StepResult = self.pair.step(op)
         rc = result.rcs[0]
