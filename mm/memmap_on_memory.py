@@ -47,7 +47,8 @@ def altmap_free(k: Kernel, altmap: Altmap) -> None:
 
 
 def mhp_init_memmap_on_memory(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
-    """mhp_init_memmap_on_memory: the memmap's own frames become pages of the zone that their block goes online in.
+    """mhp_init_memmap_on_memory: the memmap's own frames become pages of the zone that their block goes online in, and
+    so do those that force mode sets aside beside them, up to a whole pageblock.
 
     Left out: the KASAN shadow; a memmap that fills whole sections, which takes blocks of 64 sections.
     """
@@ -55,3 +56,4 @@ def mhp_init_memmap_on_memory(k: Kernel, start_pfn: int, end_pfn: int, zone: Zon
     k.memmap.init(start_pfn, end_pfn - start_pfn, SelfHosted(zone.nid, zone.idx))
     k.set_pageblocks(start_pfn, end_pfn, MIGRATE_UNMOVABLE)
     k.pages.online(zone, start_pfn, end_pfn, free=False)
+    k.pages.claim(start_pfn, end_pfn, OWNER_SELFHOSTED)

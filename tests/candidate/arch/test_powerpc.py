@@ -5,9 +5,10 @@ import pytest
 from candidate.vmemmap_optimization import section_nr_vmemmap_pages
 from mm.altmap import Altmap
 from mm.errno import ENOMEM
+from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
 from mm.mmzone import ZONE_DEVICE
 from mm.page import RAW, Compound, Tail
-from mm.page_alloc import OWNER_MEMMAP, pages_alloc
+from mm.page_alloc import OWNER_MEMMAP, OWNER_SELFHOSTED, pages_alloc
 from tests.candidate.arch.conftest import ArchBench
 
 R4, R64, HASH = ("ppc64_radix", 4096), ("ppc64_radix", 65536), ("ppc64_hash", 65536)
@@ -276,3 +277,23 @@ def test_hash_altmap(profile):
         assert (altmap.alloc, free - b.free()) == (0, 256)
         b.remove(b.far, b.per, altmap)
         assert b.free() == free
+
+
+def test_self_hosting_by_force(profile):
+    """64K: the memmap of a block of 256M is 4 frames, force mode sets a pageblock of 32 aside; all of it goes online
+    and comes back (P7 of separate-paths.md; arch_supports_memmap_on_memory)."""
+    b = ArchBench(R64, profile, memmap_on_memory="force")
+    k = b.k
+    owned, mapped, free = k.pages.owners.items(), k.tables.entries.items(), b.free()
+    assert add_memory(k, 0, b.far, 4096, True) == 0
+    assert k.vmstat.nr_memmap == 16
+    assert free - b.free() <= 3  # tables
+    assert b.frames(b.far, 4096) == list(range(b.far, b.far + 4))
+    block = b.far // k.memory_blocks.pages
+    assert memory_block_online(k, block, "kernel") == 0
+    assert k.pages.owners.runs(b.far, b.far + 4096) == [(b.far, b.far + 32, OWNER_SELFHOSTED)]
+    assert k.pages.free_count(b.far, b.far + 4096) == 4096 - 32
+    assert memory_block_offline(k, block) == 0
+    assert remove_memory(k, b.far, 4096) == 0
+    assert (k.pages.owners.items(), k.tables.entries.items(), b.free()) == (owned, mapped, free)
+    assert k.log == []
