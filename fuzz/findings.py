@@ -1,4 +1,4 @@
-"""From a discovery to a report: verify in a fresh process, minimize, write `reports/<slug>/`.
+"""Reports: a finding, minimized, in a folder of its own, `reports/<slug>/`.
 
 A folder appears with whole files only: each is written beside its place and renamed. A finding that is already there is
 replaced only by a smaller program.
@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from fuzz.engines.protocol import Discovery
 from fuzz.execute import Profile, RunOutcome, run_program
+from fuzz.minimize import Minimized, OutOfBudget, minimize
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
 from fuzz.program.text import format as format_program
@@ -94,70 +94,21 @@ def put_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
-class Reporter:
-    """Turns discoveries into reports, one for each signature.
+def minimized(program: Program, profile: Profile, patience: float | None = None) -> Minimized | None:
+    """The program as small as it gets in `patience` seconds, everything compared after every operation.
 
-    A discovery is known by the signature that the engine saw, which may blame a later operation than the guilty one: an
-    engine compares everything only now and then. A report has the signature that the minimized program shows when
-    everything is compared after every operation.
+    None when it shows no difference in this process: what an engine saw then depends on what ran before. Its signature
+    may be another than the engine's, who compares everything only now and then and may blame a later operation than the
+    guilty one. Without a clock, equal programs give equal results.
     """
+    end = float("inf") if patience is None else monotonic() + patience
 
-    def __init__(self, folder: Path, profile: Profile, plant: str | None = None, patience: float | None = None) -> None:
-        self.folder = folder
-        self.profile = profile
-        self.plant = plant
-        """Name of the defect that is planted in this process, for the fresh one."""
-        self.patience = patience
-        """Seconds that minimizing one program may take; None for as long as it takes, which makes equal runs equal."""
-        self.reports: dict[str, Report] = {}
-        self.seen: set[str] = set()
+    def run(candidate: Program) -> RunOutcome:
+        if monotonic() > end:
+            raise OutOfBudget
+        return run_program(candidate, profile=profile, full_every=1)
 
-    def report(self, discovery: Discovery) -> Report | None:
-        """Minimize, verify and write; None when this signature is known.
-
-        Ctrl-C stops the minimizing, not the report: what was found is written, and then the KeyboardInterrupt goes on.
-        """
-        if discovery.finding.signature in self.seen:
-            return None
-        self.seen.add(discovery.finding.signature)
-        found = Report(discovery.finding, discovery.program, len(discovery.program.ops), discovery.engine)
-        try:
-            found = self._minimized(found)
-        except KeyboardInterrupt:
-            self._keep(found)
-            raise
-        return self._keep(found)
-
-    def _minimized(self, found: Report) -> Report:
-        from fuzz.minimize import OutOfBudget, minimize
-        from fuzz.verify import signature_in_fresh_process
-
-        end = float("inf") if self.patience is None else monotonic() + self.patience
-
-        def run(program: Program) -> RunOutcome:
-            if monotonic() > end:
-                raise OutOfBudget
-            return run_program(program, profile=self.profile, full_every=1)
-
-        try:
-            small = minimize(found.program, run=run)
-        except ValueError:
-            return found  # it does not show again even here: it depends on what ran before it
-        confirmed = signature_in_fresh_process(small.program, self.profile, self.plant) == small.finding.signature
-        return replace(
-            found,
-            finding=small.finding,
-            program=small.program,
-            confirmed=confirmed,
-            one_minimal=small.one_minimal,
-        )
-
-    def _keep(self, found: Report) -> Report | None:
-        """Write a report if it is new, or smaller than the one that is known; the report if it is new."""
-        signature = found.finding.signature
-        known = self.reports.get(signature)
-        if known is not None and len(known.program.ops) <= len(found.program.ops):
-            return None
-        write(found, self.folder, self.profile, self.plant)
-        self.reports[signature] = found
-        return found if known is None else None
+    try:
+        return minimize(program, run=run)
+    except ValueError:
+        return None

@@ -7,17 +7,26 @@ as they are.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from fuzz.campaign import start
+from fuzz.campaign.campaign import Summary
+from fuzz.campaign.helper import Helper
+from fuzz.campaign.settings import Settings
+from fuzz.campaign.start import Options
 from fuzz.engines import make
+from fuzz.engines.protocol import Discovery, Statistics
 from fuzz.execute import Profile, run_program
-from fuzz.findings import Report, Reporter
+from fuzz.findings import Report, minimized, write
 from fuzz.program.errors import ProgramError
+from fuzz.program.text import format as format_program
 from fuzz.program.text import parse_file
-from fuzz.session import Progress, Session
+from fuzz.progress import Progress
 from zoo import find, planted
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -39,6 +48,11 @@ class Replayed:
     """"ok", "explained", "finding", or "error" where the file is no program."""
     detail: str = ""
 
+    @property
+    def bad(self) -> bool:
+        """Whether somebody has to look at it."""
+        return self.verdict in ("finding", "error")
+
 
 @dataclass(slots=True)
 class SmokeResult:
@@ -47,14 +61,13 @@ class SmokeResult:
     replayed: list[Replayed] = field(default_factory=list)
     planted: Report | None = None
     planted_programs: int = 0
-    session: Session | None = None
-    reports: list[Report] = field(default_factory=list)
+    summary: Summary = field(default_factory=lambda: Summary(Statistics(), {}, [], [], 0.0))
     seconds: float = 0.0
 
     @property
     def diverged(self) -> bool:
         """Whether the models differ, the planted defect apart."""
-        return bool(self.reports) or any(entry.verdict == "finding" for entry in self.replayed)
+        return self.summary.diverged or any(entry.verdict == "finding" for entry in self.replayed)
 
     @property
     def broken(self) -> bool:
@@ -63,7 +76,6 @@ class SmokeResult:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        assert self.session is not None
         return {
             "replayed": [
                 {"file": str(entry.path), "verdict": entry.verdict, "detail": entry.detail} for entry in self.replayed
@@ -74,24 +86,39 @@ class SmokeResult:
                 "programs": self.planted_programs,
                 "operations_minimized": len(self.planted.program.ops) if self.planted else None,
             },
-            "engines": {engine.name: engine.statistics.to_json() for engine in self.session.engines},
-            "unavailable": self.session.broken,
-            "findings": [{"signature": report.finding.signature, "folder": report.name} for report in self.reports],
-            "interrupted": self.session.interrupted,
+            "engines": {name: statistics.to_json() for name, statistics in self.summary.engines.items()},
+            "unavailable": self.summary.broken,
+            "findings": [
+                {"signature": report.finding.signature, "folder": report.name}
+                for report in (*self.summary.reports, *self.summary.quarantined)
+            ],
+            "interrupted": self.summary.interrupted,
             "seconds": round(self.seconds, 1),
         }
 
 
-def smoke(seconds: float, seed: int, profile: Profile, reports: Path, progress: Progress) -> SmokeResult:
-    """Run all three parts; KeyboardInterrupt in the last one ends it early."""
+def smoke(
+    seconds: float, seed: int, profile: Profile, reports: Path, progress: Progress, *, programs: int | None = None
+) -> SmokeResult:
+    """Run all three parts; KeyboardInterrupt in the last one ends it early.
+
+    With a number of programs instead of a time, everything in the result but the times follows from the seed.
+    """
     begin = monotonic()
     result = SmokeResult()
     result.replayed = replay_corpus(profile, progress)
     result.planted = find_planted(seed, profile, reports, progress, result)
-    engines = [make("libfuzzer", seed, profile), make("uniform", seed, profile)]
-    result.session = Session(engines, Reporter(reports, profile, patience=PATIENCE), progress)
-    progress.say(f"fuzzing for {seconds:.0f} s: {' and '.join(engine.name for engine in engines)}")
-    result.reports = result.session.run(seconds, None)
+    if programs is None:
+        settings = Settings(("libfuzzer", "uniform"), seed, profile)
+        options = Options(reports, seconds, workers=2, patience=PATIENCE)
+        how_long = f"{seconds:.0f} s"
+    else:
+        settings = Settings(("uniform",), seed, profile)
+        options = Options(reports, programs=programs, workers=min(2, os.cpu_count() or 1))
+        how_long = f"{programs} programs"
+    progress.say(f"fuzzing for {how_long}: {' and '.join(settings.engines)}")
+    with tempfile.TemporaryDirectory(prefix="vmemmap-fuzz-smoke-") as folder:
+        result.summary = start.begin(Path(folder), settings, options, progress)
     result.seconds = monotonic() - begin
     return result
 
@@ -100,7 +127,7 @@ def replay_corpus(profile: Profile, progress: Progress) -> list[Replayed]:
     """Run every program of the corpus."""
     paths = sorted(path for folder in CORPUS for path in folder.rglob("*.vmm"))
     out = [replay(path, profile) for path in paths]
-    bad = [entry for entry in out if entry.verdict in ("finding", "error")]
+    bad = [entry for entry in out if entry.bad]
     progress.say(f"corpus: {len(paths)} programs replayed, {len(bad)} with a difference or an error")
     for entry in bad:
         progress.say(f"  {entry.path}: {entry.detail}")
@@ -119,7 +146,6 @@ def replay(path: Path, profile: Profile) -> Replayed:
 def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress, result: SmokeResult) -> Report | None:
     """Plant the known defect and let the uniform engine find it; the report it made."""
     plant = find(PLANT)
-    reporter = Reporter(reports / PLANTED_REPORTS, profile, PLANT)
     engine = make("uniform", seed, profile)
     report = None
     while report is None and engine.statistics.programs < PLANT_PROGRAMS:
@@ -127,15 +153,29 @@ def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress,
             discoveries = engine.advance(60.0, 1)
         for discovery in discoveries:
             # The models may really differ too: this is the defect iff the same program is clean without it.
-            if run_program(discovery.program, profile=profile).finding is None:
-                with planted(plant):
-                    report = reporter.report(discovery)
+            if report is None and run_program(discovery.program, profile=profile).finding is None:
+                report = report_planted(discovery, profile)
     result.planted_programs = engine.statistics.programs
     if report is None:
         progress.say(f"planted {PLANT} in the {plant.side}: NOT found in {PLANT_PROGRAMS} programs")
     else:
+        write(report, reports / PLANTED_REPORTS, profile, PLANT)
         progress.say(
             f"planted {PLANT} in the {plant.side} ({plant.title}): found in program {engine.statistics.programs}, "
             f"minimized from {report.original} to {len(report.program.ops)} operations"
         )
     return report
+
+
+def report_planted(discovery: Discovery, profile: Profile) -> Report | None:
+    """Minimize what the defect gave, and run it again in a fresh process."""
+    with planted(find(PLANT)):
+        small = minimized(discovery.program, profile)
+    if small is None:
+        return None
+    job = {"do": "check", "program": format_program(small.program), "profile": profile, "defect": PLANT}
+    again = Helper(job).wait().answer
+    signature = small.finding.signature
+    confirmed = again is not None and again["signature"] == signature
+    original = len(discovery.program.ops)
+    return Report(small.finding, small.program, original, discovery.engine, confirmed, small.one_minimal)

@@ -33,9 +33,11 @@ class Trail:
     """The writing end."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, SIZE)
-            self._map = mmap.mmap(file.fileno(), SIZE)
+        # Not truncated: another process may have it mapped. Allocated now: on a full disk, a later write is a SIGBUS.
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.posix_fallocate(file, 0, SIZE)
+        self._map = mmap.mmap(file, SIZE)
+        os.close(file)
         self._programs = 0
         self._used = 0
         self._ops = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from fuzz.commands.common import (
     ReportsOption,
     SeedOption,
     app,
+    fail,
     guarded,
     name_of,
     print_json,
@@ -29,9 +31,9 @@ from fuzz.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from fuzz.campaign.campaign import Summary
     from fuzz.engines.protocol import Statistics
     from fuzz.findings import Report
-    from fuzz.session import Session
 
 
 class EngineName(enum.StrEnum):
@@ -47,6 +49,7 @@ class EngineName(enum.StrEnum):
 @app.command()
 @guarded
 def run(
+    context: typer.Context,
     engine: Annotated[
         EngineName,
         typer.Option(
@@ -59,46 +62,89 @@ def run(
     programs: Annotated[
         int | None, typer.Option(min=1, help="Stop after that many programs; with --seed, a run that can be repeated.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 for one on each core.")] = 1,
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
+    defect: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Plant known defects, to see them found (ACC-2026-03).")
+    ] = None,
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the campaign: corpus, findings, statistics.  [default: one below campaigns/]"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with the campaign in this folder.", show_default=False)
+    ] = None,
     reports: ReportsOption = REPORTS,
+    hang: Annotated[
+        float, typer.Option(min=1, help="Seconds without a new operation after which a worker counts as hung.")
+    ] = 60.0,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on the machines of this Dask scheduler (docs/campaigns.md)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fuzz with one engine.
+    """Fuzz, for seconds or for weeks.
 
     Every finding is minimized, run again in a fresh process, and written to its own folder below --reports, as
     repro.vmm and finding.json. Ctrl-C ends the run early: what was found is kept, the summary is printed, and the exit
-    code is as if the time had been up.
-    """
-    from fuzz.engines import make
-    from fuzz.findings import Reporter
-    from fuzz.session import Progress, Session
+    code is as if the time had been up. A campaign that was killed goes on with --resume.
 
+    P(new) estimates the chance that the next program shows an operation, an outcome, a pair of them or a ledger clause
+    that none has shown before: the share of programs that show something no other program does (Good-Turing).
+    """
+    from fuzz.campaign.settings import CampaignError, Settings
+    from fuzz.campaign.slices import defects
+    from fuzz.campaign.start import Options, begin, new_folder
+    from fuzz.campaign.start import resume as go_on
+    from fuzz.progress import Progress
+
+    if resume is not None:
+        for name in ("engine", "seed", "profile", "defect", "campaign"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name != "DEFAULT":
+                raise fail(f"--{name} cannot be given with --resume: the campaign has its own")
+    try:
+        defects(defect)
+    except ValueError as error:
+        raise fail(str(error)) from None
     writable(reports)
     if seconds is None and programs is None:
         seconds = 60.0
-    chosen = make(engine.value, seed, name_of(profile))
-    # A clock in the minimizer would make a run that is to be repeated differ.
-    patience = PATIENCE if programs is None else None
-    session = Session([chosen], Reporter(reports, name_of(profile), patience=patience), Progress())
-    found = session.run(seconds, programs)
-    if session.broken:
-        print(f"error: {session.broken[chosen.name]}", file=sys.stderr)
-        raise typer.Exit(USAGE if not chosen.statistics.programs else INTERNAL)
+    options = Options(reports, seconds, programs, workers, PATIENCE, hang, dask)
+    settings = Settings((engine.value,), seed, name_of(profile), defect)
+    folder = resume or campaign or new_folder()
+    try:
+        if resume is None:
+            done = begin(folder, settings, options, Progress())
+        else:
+            settings = Settings.load(folder)
+            done = go_on(folder, options, Progress())
+    except CampaignError as error:
+        raise fail(str(error)) from None
+    if done.broken:
+        for why in done.broken.values():
+            print(f"error: {why}", file=sys.stderr)
+        raise typer.Exit(USAGE if not done.statistics.programs else INTERNAL)
     if as_json:
         print_json(
             {
-                "engine": chosen.name,
-                "seed": seed,
-                "profile": profile.value,
-                "interrupted": session.interrupted,
-                **chosen.statistics.to_json(),
-                "reports": [report_json(report) for report in found],
+                "engine": "+".join(settings.engines),
+                "seed": settings.seed,
+                "profile": settings.profile,
+                "campaign": str(folder),
+                "interrupted": done.interrupted,
+                **done.statistics.to_json(),
+                "reports": [report_json(report) for report in done.reports],
+                "quarantined": [report_json(report) for report in done.quarantined],
+                "unwritten": [report_json(report) for report in done.unwritten],
             }
         )
     else:
-        summary(session, found)
-    raise typer.Exit(DIFFERENT if found else SAME)
+        summary(done, reports)
+        print(f"campaign: {folder}")
+    raise typer.Exit(DIFFERENT if done.diverged else SAME)
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -113,26 +159,32 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def summary(session: Session, found: list[Report]) -> None:
+def summary(done: Summary, folder: Path) -> None:
     """What the engines did and found, as tables."""
-    rows = [
-        _engine_row(engine.name, engine.statistics) for engine in session.engines if engine.name not in session.broken
-    ]
-    if session.interrupted:
+    rows = [_engine_row(name, statistics) for name, statistics in done.engines.items()]
+    if done.interrupted:
         print("interrupted; this is what was done until then")
     print_table(
-        f"{session.seconds:.0f} s",
+        f"{done.seconds:.0f} s",
         ["engine", "programs", "operations", "ops/s", "kinds", "outcomes", "clauses", "findings"],
         rows,
         right=1,
     )
-    for report in found:
+    for report in done.reports:
         seen = "" if report.confirmed else ", NOT seen again in a fresh process"
         size = f"{len(report.program.ops)} operations{seen}"
         print(f"finding: {report.finding.signature}\n  {report.finding.detail}")
-        print(f"  {size}: {session.reporter.folder / report.name}\n")
-    if not found:
+        print(f"  {size}: {folder / report.name}\n")
+    for report in done.quarantined:
+        print(f"quarantined: {report.finding.signature}\n  {report.finding.detail}\n  {folder / report.name}\n")
+    if not done.diverged:
         print("no unexplained difference")
+    if done.unwritten:
+        from fuzz.program.text import format as format_program
+
+        print("These could not be written to the disk. Keep them:")
+        for report in done.unwritten:
+            print(f"\n# {report.finding.signature}\n{format_program(report.program)}")
 
 
 def _engine_row(name: str, statistics: Statistics) -> list[str]:
@@ -148,9 +200,15 @@ def smoke_command(
     seconds: Annotated[
         float, typer.Option(min=0, help="How long to fuzz, after the corpus and the planted defect.")
     ] = 60.0,
+    programs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fuzz with uniform for that many programs instead: equal seeds give equal results."),
+    ] = None,
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
     reports: ReportsOption = REPORTS,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.", show_default=False)] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF there.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that everything works: replay the corpus, find a planted defect, fuzz for a minute.
@@ -158,22 +216,23 @@ def smoke_command(
     The planted defect is one that Linux had (ACC-2026-03: device DAX memmap counted as if it were not optimized). It is
     put into the reference, and must be found, minimized and reported before the real fuzzing starts; its report goes to
     `planted` below --reports and counts as no finding. Then libfuzzer and uniform run at once. Where atheris is not
-    installed, uniform runs alone.
+    installed, uniform runs alone. Where GITHUB_STEP_SUMMARY is set, a summary is added to the file it names.
     """
-    from fuzz.session import Progress
+    from fuzz.ci import write_outputs
+    from fuzz.progress import Progress
     from fuzz.smoke import PLANT, smoke
 
     writable(reports)
-    result = smoke(seconds, seed, name_of(profile), reports, Progress())
+    result = smoke(seconds, seed, name_of(profile), reports, Progress(), programs=programs)
+    write_outputs(result, reports, junit, sarif)
     if as_json:
         print_json(result.to_json())
     else:
-        assert result.session is not None
-        summary(result.session, result.reports)
-        bad = sum(entry.verdict in ("finding", "error") for entry in result.replayed)
+        summary(result.summary, reports)
+        bad = sum(entry.bad for entry in result.replayed)
         print(f"corpus: {len(result.replayed)} programs, {bad} bad")
         for entry in result.replayed:
-            if entry.verdict in ("finding", "error"):
+            if entry.bad:
                 print(f"  {entry.path}: {entry.detail}")
         if result.planted is None:
             print(f"planted defect {PLANT}: not found")

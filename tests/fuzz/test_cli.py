@@ -183,31 +183,35 @@ def test_explain_marks_the_first_difference(dax: Path) -> None:
 # -- run ------------------------------------------------------------------------------------------------------------
 
 
-def run_planted(reports: Path, *args: str) -> Result:
-    with planted(find("ACC-2026-03")):
-        return call("run", "--programs", "8", "--seed", "3", "--reports", reports, *args)
+def run_planted(folder: Path, *args: str) -> Result:
+    where = "--reports", folder / "reports", "--campaign", folder / "campaign"
+    return call("run", "--defect", "ACC-2026-03", "--programs", "8", "--seed", "3", *where, *args)
 
 
 def test_run_is_repeated_by_its_seed(tmp_path: Path) -> None:
-    runs = [json.loads(run_planted(tmp_path / name, "--json").stdout) for name in "ab"]
+    runs = [json.loads(run_planted(tmp_path / workers, "--json", "--workers", workers).stdout) for workers in "12"]
     for data in runs:
-        data.pop("seconds")
+        assert data.pop("seconds") > 0
+        assert Path(data.pop("campaign")).is_dir()
     assert runs[0] == runs[1]
     assert runs[0]["programs"] == 8
+    assert runs[0]["reports"]
 
 
 def test_run_writes_reports(tmp_path: Path) -> None:
     result = run_planted(tmp_path)
     assert result.exit_code == 1
-    folders = [path for path in tmp_path.iterdir() if path.name.startswith("accounting-nr-memmap-dax-create")]
+    folders = [
+        path for path in (tmp_path / "reports").iterdir() if path.name.startswith("accounting-nr-memmap-dax-create")
+    ]
     assert folders
     for folder in folders:
         assert sorted(path.name for path in folder.iterdir()) == ["finding.json", "repro.vmm"]
         data = json.loads((folder / "finding.json").read_text())
         assert data["program"] == (folder / "repro.vmm").read_text()
         assert data["signature"].startswith("accounting|nr_memmap|dax create|")
-        # The fresh process runs without the defect, so it must say that it saw nothing.
-        assert data["confirmed_in_fresh_process"] is False
+        assert data["confirmed_in_fresh_process"] is True
+        assert data["planted_defect"] == "ACC-2026-03"
 
 
 def test_an_unwritable_folder_is_found_before_the_work(tmp_path: Path) -> None:
@@ -220,8 +224,14 @@ def test_an_unwritable_folder_is_found_before_the_work(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_cannot_work_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = call("run", "--engine", "libfuzzer", "--seconds", "1", "--reports", tmp_path)
+    # The worker is a process of its own: this is read by every interpreter that starts.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name: None if name == 'atheris' else find(name)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    where = "--reports", tmp_path / "reports", "--campaign", tmp_path / "campaign"
+    result = call("run", "--engine", "libfuzzer", "--seconds", "1", *where)
     assert result.exit_code == 2
     assert "error: atheris is not installed" in result.stderr
 
@@ -241,8 +251,11 @@ def process(*args: str | Path) -> "subprocess.Popen[str]":
 
 
 def test_ctrl_c_prints_what_was_done(tmp_path: Path) -> None:
-    child = process("run", "--seconds", "120", "--reports", tmp_path, "--json")
-    time.sleep(4)
+    where = "--reports", tmp_path / "reports", "--campaign", tmp_path / "campaign"
+    child = process("run", "--seconds", "120", *where, "--json")
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("campaign/corpus/*/*.vmm")) and time.monotonic() < end:
+        time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     data = json.loads(out)
