@@ -16,15 +16,14 @@ from typing import Any, Final
 
 from fuzz.campaign import start
 from fuzz.campaign.campaign import Summary
-from fuzz.campaign.helper import Helper
+from fuzz.campaign.helper import settle
 from fuzz.campaign.settings import Settings
 from fuzz.campaign.start import Options
 from fuzz.engines import make
-from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile, run_program
-from fuzz.findings import Report, minimized, write
+from fuzz.findings import Report, write
 from fuzz.program.errors import ProgramError
-from fuzz.program.text import format as format_program
 from fuzz.program.text import parse_file
 from fuzz.progress import Progress
 from zoo import find, planted
@@ -154,7 +153,8 @@ def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress,
         for discovery in discoveries:
             # The models may really differ too: this is the defect iff the same program is clean without it.
             if report is None and run_program(discovery.program, profile=profile).finding is None:
-                report = report_planted(discovery, profile)
+                with planted(plant):
+                    report = settle(discovery, profile, PLANT)
     result.planted_programs = engine.statistics.programs
     if report is None:
         progress.say(f"planted {PLANT} in the {plant.side}: NOT found in {PLANT_PROGRAMS} programs")
@@ -165,17 +165,3 @@ def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress,
             f"minimized from {report.original} to {len(report.program.ops)} operations"
         )
     return report
-
-
-def report_planted(discovery: Discovery, profile: Profile) -> Report | None:
-    """Minimize what the defect gave, and run it again in a fresh process."""
-    with planted(find(PLANT)):
-        small = minimized(discovery.program, profile)
-    if small is None:
-        return None
-    job = {"do": "check", "program": format_program(small.program), "profile": profile, "defect": PLANT}
-    again = Helper(job).wait().answer
-    signature = small.finding.signature
-    confirmed = again is not None and again["signature"] == signature
-    original = len(discovery.program.ops)
-    return Report(small.finding, small.program, original, discovery.engine, confirmed, small.one_minimal)

@@ -24,8 +24,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from fuzz.campaign.slices import defects
+from fuzz.coverage import features
+from fuzz.engines.protocol import Discovery
+from fuzz.execute import Profile, run_program
+from fuzz.findings import Report, minimized
 from fuzz.lifeline import die_with_parent
 from fuzz.oracle.finding import Finding
+from fuzz.program.text import format as format_program
+from fuzz.program.text import parse
+from zoo import planted
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT: Final = 60.0
@@ -128,17 +136,26 @@ def finding_from_json(data: dict[str, Any]) -> Finding:
     return Finding(**{**data, "outcomes": tuple(data["outcomes"])})
 
 
+def settle(discovery: Discovery, profile: Profile, defect: str | None = None) -> Report:
+    """A discovery minimized in this process and run again in another; for what is too short to be a campaign.
+
+    `defect` names what is planted in this process, for the other one.
+    """
+    original = len(discovery.program.ops)
+    small = minimized(discovery.program, profile)
+    if small is None:
+        return Report(discovery.finding, discovery.program, original, discovery.engine)
+    job = {"do": "check", "program": format_program(small.program), "profile": profile, "defect": defect}
+    again = Helper(job).wait().answer
+    confirmed = again is not None and again["signature"] == small.finding.signature
+    return Report(small.finding, small.program, original, discovery.engine, confirmed, small.one_minimal)
+
+
 # -- in the process -------------------------------------------------------------------------------------------------
 
 
 def answer(job: dict[str, Any]) -> Answer:
     """Do a job."""
-    from fuzz.coverage import features
-    from fuzz.execute import run_program
-    from fuzz.findings import minimized
-    from fuzz.program.text import format as format_program
-    from fuzz.program.text import parse
-
     profile = job["profile"]
     if job["do"] == "features":
         programs = [parse(text) for text in job["programs"]]
@@ -160,10 +177,6 @@ def answer(job: dict[str, Any]) -> Answer:
 
 def main() -> None:
     """The process."""
-    import fuzz.execute  # noqa: F401  # as in a worker: before the defect is planted, which replaces names only
-    from fuzz.campaign.slices import defects
-    from zoo import planted
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.load(sys.stdin)
     die_with_parent(int(job["parent"]))

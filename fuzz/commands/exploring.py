@@ -28,6 +28,7 @@ from fuzz.commands.common import (
 
 if TYPE_CHECKING:
     from fuzz.engines.explore import Explore
+    from fuzz.execute import Profile as ProfileName
     from fuzz.findings import Report
 
 SLICE: Final = 0.5
@@ -73,11 +74,10 @@ def explore(
     """
     from fuzz.engines.explore import Explore
     from fuzz.engines.universe import UNIVERSES
-    from fuzz.findings import Reporter
 
     writable(reports)
     search = Explore(name_of(profile), UNIVERSES[universe.value], max_ops)
-    found = _search(search, Reporter(reports, name_of(profile), patience=None), seconds)
+    found = _search(search, name_of(profile), reports, seconds)
     if as_json:
         print_json({**search.to_json(), "findings": [_finding(report) for report in found]})
     else:
@@ -87,18 +87,23 @@ def explore(
     raise typer.Exit(INTERNAL if search.vacuous else SAME)
 
 
-def _search(search: Explore, reporter: Any, seconds: float | None) -> list[Report]:
+def _search(search: Explore, profile: ProfileName, reports: Path, seconds: float | None) -> list[Report]:
     """Run the search to its end or the end of the time; Ctrl-C ends it in good order."""
-    from fuzz.session import Progress
+    from fuzz.campaign.helper import settle
+    from fuzz.findings import write
+    from fuzz.progress import Progress
 
+    found: dict[str, Report] = {}
     progress = Progress()
     end = float("inf") if seconds is None else monotonic() + seconds
     begin = monotonic()
     try:
         while search.running and (now := monotonic()) < end:
             for discovery in search.advance(min(SLICE, end - now)):
-                reporter.report(discovery)
-                progress.say(f"finding: {discovery.finding.signature}")
+                report = settle(discovery, profile)
+                write(report, reports, profile)
+                if found.setdefault(report.finding.signature, report) is report:
+                    progress.say(f"finding: {report.finding.signature}")
             progress.show(
                 f"{now - begin:4.0f} s  {search.depth} operations done  {search.states:,} states  "
                 f"{search.transitions:,} transitions  findings: {len(search.findings)}"
@@ -106,7 +111,7 @@ def _search(search: Explore, reporter: Any, seconds: float | None) -> list[Repor
     except KeyboardInterrupt:
         progress.say("interrupted; this is what was done until then")
     progress.clear()
-    return list(reporter.reports.values())
+    return list(found.values())
 
 
 def _finding(report: Report) -> dict[str, Any]:
