@@ -113,7 +113,7 @@ def coverage(
     place) and was not reached is marked EMPTY: the generator has a hole, or the time was too short.
     """
     from fuzz.execute import run_program
-    from fuzz.session import Progress
+    from fuzz.progress import Progress
     from fuzz.surface import Surface, explore
 
     labels = _labels(arch)
