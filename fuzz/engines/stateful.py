@@ -3,6 +3,17 @@
 The rules draw from the same registry and the same resolver as the uniform engine. A rule gets its randomness as bytes
 of the example, so that Hypothesis shrinks operands; all zeros is the plainest operand. It runs a hundred times fewer
 operations a second than `uniform`, but needs no shrinker of ours.
+
+In a test of your own:
+
+    from hypothesis import settings
+    from fuzz.engines.stateful import PairMachine
+
+    TestPair = PairMachine.TestCase
+    TestPair.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+A failure prints the shrunk program line by line, as `.vmm`; Hypothesis' database, `.hypothesis` in the folder of the
+run, brings it back first the next time. `class Merged(PairMachine): profile = "merged"` is the other profile.
 """
 
 from __future__ import annotations

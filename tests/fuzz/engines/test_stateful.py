@@ -1,5 +1,10 @@
 """The pair as a Hypothesis state machine."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -10,6 +15,8 @@ from fuzz.generate.operations import MAKERS
 from fuzz.generate.weights import WEIGHTS, choose_machine
 from fuzz.program.model import Op
 from mm.machine import Machine
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_draws_come_from_the_bytes_and_end_in_zeros() -> None:
@@ -42,6 +49,48 @@ def test_the_pair_agrees() -> None:
         PairMachine,
         settings=settings(max_examples=15, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )
+
+
+USER = """
+import pytest
+from hypothesis import settings
+from fuzz.engines.stateful import PairMachine
+from zoo import find, planted
+
+
+@pytest.fixture(autouse=True)
+def defect():
+    with planted(find("ACC-2026-03")):
+        yield
+
+
+TestPair = PairMachine.TestCase
+TestPair.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+"""
+
+
+def test_from_a_user_s_pytest_with_the_database(tmp_path: Path) -> None:
+    """As the module's text says: the failure reads as a program, and is kept for the next run."""
+    (tmp_path / "test_pair.py").write_text(USER)
+    # Reproducible profiles, as in CI, have no database.
+    environment = {k: v for k, v in os.environ.items() if k != "CI"} | {"PYTHONPATH": str(ROOT)}
+
+    def run() -> str:
+        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pair.py"]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 1, done.stdout
+        return done.stdout
+
+    first = run()
+    # Shrunk to the plainest: one device on the default machine.
+    assert "machine arch=x86_64 page=4K ram=4G nodes=1" in first
+    assert "d0 = dax create at=0x180000000 size=128M" in first
+    assert first.count("state.run(") == 1
+    kept = list((tmp_path / ".hypothesis" / "examples").rglob("*"))
+    assert kept
+    assert "d0 = dax create at=0x180000000 size=128M" in run()
 
 
 def test_as_an_engine() -> None:
