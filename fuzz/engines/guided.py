@@ -6,7 +6,10 @@ honest. The others start from the corpus:
 - an entry is picked as the rarest of a few at random: the one whose rarest feature has been seen the fewest times, in
   all programs so far. That is where the energy goes, and it moves on by itself as a behaviour becomes common;
 - mostly the entry is cut behind the operation that showed the rare feature and continued with fresh operations drawn
-  against that very state; else it is mutated, or crossed with another.
+  against that very state;
+- or one of its operations fails at one of the allocation points that it is known to reach, and what follows is drawn
+  against the state which that leaves: error paths are behind the rarest of doors, and few numbers open them;
+- else it is mutated, or crossed with another.
 
 A program enters the corpus, cut behind the last new thing, when it shows a feature that nobody has seen. The corpus is
 capped; what goes is the entry whose behaviour is the most common by now.
@@ -24,18 +27,22 @@ from time import perf_counter
 from typing import Final
 
 from fuzz.engines.collector import paused
-from fuzz.engines.novelty import Feature, Watch
+from fuzz.engines.novelty import FAULT, Feature, Watch
 from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import DEEP, run_affordable, run_generated
-from fuzz.program.model import Program
+from fuzz.program.model import Op, Program
 from fuzz.program.mutate import crossover, mutate
 
 FRESH: Final = 0.4
 """Share of programs that start from nothing; half of these have a random subset of the operations."""
-CONTINUED: Final = 0.8
-"""Share of the others that continue a beginning; the rest are mutants."""
+CONTINUED: Final = 0.5
+"""Share of the others that continue a beginning."""
+FAILED: Final = 0.3
+"""Share of the others in which an operation fails; the rest are mutants."""
+EARLY: Final = 12
+"""Half of the failures hit one of so many first points, where the different kinds are; bulk comes behind them."""
 CROSSED: Final = 0.15
 """Share of the mutants that are made of two entries."""
 RAREST_OF: Final = 8
@@ -50,6 +57,8 @@ class Entry:
 
     program: Program
     features: dict[Feature, int]
+    points: list[int]
+    """Allocation points that each of its operations reached."""
 
 
 class Guided(Memoryless):
@@ -96,7 +105,7 @@ class Guided(Memoryless):
         """Choose a program, run it, learn from it."""
         watch = Watch()
         program, outcome = self._choose(watch)
-        self._learn(program, watch.features)
+        self._learn(program, watch)
         return program, outcome
 
     def _choose(self, watch: Watch) -> tuple[Program, RunOutcome]:
@@ -109,10 +118,15 @@ class Guided(Memoryless):
             return run_generated(draw, profile, table, observer=watch)
         entry = self._pick()
         program = entry.program
-        if draw() < CONTINUED:
+        kind = draw()
+        if kind < CONTINUED:
             table = swarm(draw) if draw() < 0.25 else ALL
             prefix = program.ops[: self._turn(entry) + 1]
             return run_generated(draw, profile, table, program.machine, prefix=prefix, observer=watch)
+        if kind < CONTINUED + FAILED:
+            failing = self._failing(entry)
+            if failing is not None:
+                return run_generated(draw, profile, ALL, program.machine, prefix=failing, observer=watch)
         mutant = crossover(program, self._pick().program, rng) if draw() < CROSSED else mutate(program, rng)
         return run_affordable(mutant, profile, deep=draw() < DEEP, observer=watch)
 
@@ -132,9 +146,23 @@ class Guided(Memoryless):
         boot = next(i for i, op in enumerate(entry.program.ops) if op.name == "boot")
         return max(at, boot)
 
-    def _learn(self, program: Program, features: dict[Feature, int]) -> None:
+    def _failing(self, entry: Entry) -> tuple[Op, ...] | None:
+        """The entry up to one of its operations with allocation points, of which one fails; None if it has none."""
+        draw = self._random.random
+        ops = entry.program.ops
+        boot = next(i for i, op in enumerate(ops) if op.name == "boot")
+        able = [i for i in range(boot + 1, len(ops)) if entry.points[i] and ops[i - 1].name != FAULT]
+        if not able:
+            return None
+        at = able[int(draw() * len(able))]
+        points = entry.points[at]
+        most = min(points, EARLY) if draw() < 0.5 else points
+        return (*ops[:at], Op(FAULT, {"nth": 1 + int(draw() * most)}), ops[at])
+
+    def _learn(self, program: Program, watch: Watch) -> None:
         """Count what was seen, and keep the program if it was the first to show something."""
         counts = self.counts
+        features = watch.features
         new = {feature: at for feature, at in features.items() if feature not in counts}
         counts.update(features.keys())
         if not new:
@@ -144,7 +172,7 @@ class Guided(Memoryless):
         if last < boot or boot == len(program.ops) - 1 < last:
             return  # it died in its boot: there is nothing to continue
         kept = Program(program.machine, program.ops[: last + 1])
-        self.corpus.append(Entry(kept, new))
+        self.corpus.append(Entry(kept, new, watch.points[: last + 1]))
         if len(self.corpus) > self.cap:
             corpus = self.corpus
             common = max(range(len(corpus)), key=lambda i: self._rarity(corpus[i]))

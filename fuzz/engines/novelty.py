@@ -24,6 +24,7 @@ from fuzz.program.model import Op
 Feature = tuple[Any, ...]
 """A behaviour, by a name that does not depend on the process."""
 
+FAULT: Final = "fail alloc"
 _FEW: Final = 3
 _BUCKETS: Final = (0, 1, *(2,) * _FEW)
 
@@ -84,11 +85,13 @@ def _counts(kernel: Any) -> tuple[int, ...]:
 class Watch:
     """Follows one pair through one program; call it after every operation."""
 
-    __slots__ = ("_clauses", "_last", "_previous", "_zones", "features")
+    __slots__ = ("_clauses", "_last", "_previous", "_zones", "features", "points")
 
     def __init__(self) -> None:
         self.features: dict[Feature, int] = {}
         """What has been seen in this program -> number of the operation that showed it first."""
+        self.points: list[int] = []
+        """Allocation points that each operation reached in the reference."""
         self._last: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._zones: list[list[Any]] = []
         self._clauses: set[str] = set()
@@ -100,6 +103,7 @@ class Watch:
         ref, cand = pair.reference.kernel, pair.candidate.kernel
         seen = self.features.setdefault
         name = op.name
+        self.points.append(0 if name == FAULT else ref.faults.reached)
         rcs = tuple("ok" if rc.__class__ is int and rc >= 0 else outcome_class(rc) for rc in result.rcs)
         outcome = (name, *rcs)
         seen(("outcome", *outcome), step)

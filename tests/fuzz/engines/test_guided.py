@@ -43,7 +43,7 @@ def test_the_pair_of_abstract_states_tells_the_sides_apart() -> None:
 
 def test_equal_seeds_make_equal_runs() -> None:
     first, second = Guided(11), Guided(11)
-    assert first.advance(600.0, 60) == second.advance(600.0, 60)
+    assert first.advance(600.0, 30) == second.advance(600.0, 30)
     assert [entry.program for entry in first.corpus] == [entry.program for entry in second.corpus]
     first.statistics.seconds = second.statistics.seconds = 0.0
     assert first.statistics == second.statistics
@@ -60,8 +60,8 @@ def test_slices_do_not_change_what_is_run() -> None:
 
 def test_entries_are_legal_and_show_what_they_are_kept_for() -> None:
     engine = Guided(3)
-    engine.advance(600.0, 80)
-    assert len(engine.corpus) > 20
+    engine.advance(600.0, 40)
+    assert len(engine.corpus) > 10
     for entry in engine.corpus:
         assert repair(entry.program.machine, entry.program.ops) == entry.program.ops
         assert max(entry.features.values()) == len(entry.program.ops) - 1
@@ -69,19 +69,19 @@ def test_entries_are_legal_and_show_what_they_are_kept_for() -> None:
 
 
 def test_the_corpus_is_capped_and_common_entries_go() -> None:
-    engine = Guided(4, cap=25)
-    engine.advance(600.0, 80)
-    assert len(engine.corpus) == 25
+    engine = Guided(4, cap=15)
+    engine.advance(600.0, 40)
+    assert len(engine.corpus) == 15
     whole = Guided(4)
-    whole.advance(600.0, 80)
-    rarest = [sum(engine._rarity(entry) for entry in engine.corpus) / 25, 0.0]
+    whole.advance(600.0, 40)
+    rarest = [sum(engine._rarity(entry) for entry in engine.corpus) / 15, 0.0]
     rarest[1] = sum(whole._rarity(entry) for entry in whole.corpus) / len(whole.corpus)
     assert rarest[0] <= rarest[1]
 
 
 def test_the_rare_is_picked_more_often_than_the_common() -> None:
     engine = Guided(6)
-    engine.corpus = [Entry(POOL, {("common", i): 1}) for i in range(30)] + [Entry(DAX, {("rare",): 1})]
+    engine.corpus = [Entry(POOL, {("common", i): 1}, [0, 1]) for i in range(30)] + [Entry(DAX, {("rare",): 1}, [0, 1])]
     engine.counts.update({("common", i): 1000 for i in range(30)})
     engine.counts["rare",] = 1
     picked = sum(engine._pick().program is DAX for _ in range(300))
@@ -96,6 +96,22 @@ def test_what_it_is_fed_is_run_first_and_kept_if_new() -> None:
     assert engine.run()[0].ops == DAX.ops
     assert [entry.program for entry in engine.corpus] == [DAX]
     assert engine.run()[0].ops != DAX.ops
+
+
+def test_an_operation_is_made_to_fail_where_it_allocates() -> None:
+    engine = Guided(1)
+    engine.feed([DAX])
+    engine.run()
+    (entry,) = engine.corpus
+    # Two sections of a device with 2M pages: far more than a dozen points, none in the boot's row.
+    assert entry.points[-1] > 12
+    made = [engine._failing(entry) for _ in range(100)]
+    assert all(prefix is not None and prefix[-1] == DAX.ops[-1] and prefix[-3:-2] == DAX.ops[:1] for prefix in made)
+    numbers = {prefix[-2].args["nth"] for prefix in made if prefix is not None}
+    assert min(numbers) == 1
+    assert 12 < max(numbers) <= entry.points[-1]
+    engine.corpus = [Entry(POOL, entry.features, [0, 0])]
+    assert engine._failing(engine.corpus[0]) is None
 
 
 def test_a_planted_defect_is_found() -> None:
@@ -123,19 +139,20 @@ class Chain(Watch):
     def __call__(self, pair: Lockstep, op: Op, result: StepResult) -> None:
         self.at = self.at + 1 if op.name == CHAIN[self.at % len(CHAIN)] else int(op.name == CHAIN[0])
         self.features.setdefault(("depth", self.at), self.number)
+        self.points.append(0)
         self.number += 1
 
 
 def test_feedback_climbs_where_chance_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guided, "Watch", Chain)
     engine = Guided(2)
-    engine.advance(600.0, 400)
+    engine.advance(600.0, 250)
     deepest = max(depth for _, depth in engine.counts)
     by_chance = 0
     uniform = Uniform(2)
-    for number in range(400):
+    for number in range(250):
         watch = Chain()
         run_program(uniform.run(number)[0], observer=watch)
         by_chance = max(by_chance, *(depth for _, depth in watch.features))
-    # A step succeeds with probability 1/20: twenty thousand operations get to three or four by chance.
+    # A step succeeds with probability 1/20: ten thousand operations get to three or four by chance.
     assert by_chance < 6 <= deepest
