@@ -14,7 +14,7 @@ What is simpler is a well-founded order for each argument type (`simpler`), so t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fuzz.execute import Profile, RunOutcome, run_program
@@ -139,7 +139,7 @@ def simpler_machines(machine: Machine) -> Iterator[Machine]:
                 if size < value:
                     yield replace(machine, ram=size)
         elif value != argument.default:
-            yield replace(machine, **{argument.name: argument.default})
+            yield Machine.coerced(**{**asdict(machine), argument.name: argument.default})
 
 
 # -- search ---------------------------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ TABLES = frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})
 LENT = frozenset({OWNER_SELFHOSTED, OWNER_ALTMAP})
 """Memmap frames that lie in the memory they describe; some of a window may be unused."""
 
-COUNTED = frozenset({"x86_64", "arm64", "s390x"})
+COUNTED = frozenset({("x86_64", 12), ("arm64", 12)})
 """Architectures where every memmap frame is counted, and nothing else (I2 of unified-framework.md, I3 of
-separate-paths.md). Elsewhere a PMD leaf can be larger than what it was populated for (riscv64, loongarch64, powerpc
-with 4K pages), vmemmap_free does nothing (loongarch64), or sections share a vmemmap page (powerpc with 64K pages)."""
+separate-paths.md). Elsewhere a PMD leaf can be larger than what it was populated for (riscv64, loongarch64, s390x,
+powerpc with 4K pages), vmemmap_free does nothing (loongarch64), or subsections share a vmemmap page (larger pages)."""
 
 Runs = list[tuple[int, int]]
 ZoneTails = Mapping[TailName, int]
@@ -173,7 +173,7 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
             else f"memmap frame {frame:#x} is mapped nowhere"
         )
         return _violated("frames", "memmap", drift, text, side)
-    if k.arch.name not in COUNTED:
+    if (k.arch.name, k.arch.page_shift) not in COUNTED:
         return None
     total = sum(hi - lo for lo, hi in frames)
     counted = k.vmstat.nr_memmap + k.vmstat.nr_memmap_boot - slack
