@@ -90,6 +90,28 @@ def memmap_row(k: Kernel, n: int, nid: int, altmap: Altmap | None = None) -> Ext
     return got if k.faults.grant("VMF", n) == n == sum([m for _, m in got]) else None
 
 
+def memmap_prefix(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents:
+    """A row of `n` VMF points like `memmap_row`, but what came before a failing point is kept: fewer frames then."""
+    if altmap is not None:
+        frame, have = altmap.allocate_pages(n)
+        ok = min(have, k.faults.grant("VMF", n if have == n else have + 1))
+        altmap.release(have - ok)
+        return [(frame, ok)] if ok else []
+    if not k.slab_available:
+        return memmap_row(k, n, nid) or []
+    got = k.pages.alloc_bulk(n, nid, OWNER_MEMMAP)
+    have = sum([m for _, m in got])
+    ok = min(have, k.faults.grant("VMF", n if have == n else have + 1))
+    while have > ok:  # behind the failing point, so never asked for
+        frame, m = got.pop()
+        back = min(m, have - ok)
+        k.pages.free(frame + m - back, back)
+        have -= back
+        if back < m:
+            got.append((frame, m - back))
+    return got
+
+
 def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int, constructed: tuple[int, ...] = ()) -> bool:
     """vmemmap_p4d_populate, vmemmap_pud_populate and, for `lowest` PTE_TABLE, vmemmap_pmd_populate at `vpn`; False:
     no memory.
@@ -121,17 +143,17 @@ def upper_tables(k: Kernel) -> tuple[int, ...]:
 
 
 def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
-    """vmemmap_populate_basepages: a frame of its own for every vmemmap page that has none. 0 or -ENOMEM."""
+    """vmemmap_populate_basepages: a frame of its own for every vmemmap page that has none. 0, or -ENOMEM with those
+    mapped that came before (loongarch64 never takes them away).
+    """
     ptrs = k.arch.ptrs_per_pte
     while lo < hi:
         end = min(hi, (lo // ptrs + 1) * ptrs)
         if not ensure_tables(k, lo, nid, PTE_TABLE):
             return -ENOMEM
         for s, e in k.tables.holes(lo, end):
-            got = memmap_row(k, e - s, nid, altmap)
-            if got is None:
+            if k.tables.map_extents(s, memmap_prefix(k, e - s, nid, altmap)) < e:
                 return -ENOMEM
-            k.tables.map_extents(s, got)
         lo = end
     return 0
 
