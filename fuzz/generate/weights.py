@@ -73,7 +73,12 @@ _ONLINE_TYPES: Final[tuple[OnlineType, ...]] = ("online_movable", "online", "onl
 _LARGE: Final = (64 * G, 128 * G, 1 << 40, 16 << 40)
 
 
-_ARCHES: Final = (*(("x86_64", 4 * K),) * 12,)
+_ARCHES: Final = (
+    *(("x86_64", 4 * K),) * 40,
+    *(("loongarch64", 4 * K), ("loongarch64", 16 * K), ("loongarch64", 64 * K)),
+    *(("arm64", 4 * K), ("arm64", 16 * K), ("arm64", 64 * K)),
+    *(("s390x", 4 * K), ("ppc64_hash", 64 * K)),
+)
 """Architectures, each as often as it is drawn."""
 
 

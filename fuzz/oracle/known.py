@@ -38,6 +38,17 @@ def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -
     return theirs == 0 and isinstance(mine, str) and "no usage map is left" in mine and len(nodes) > len(set(nodes))
 
 
+def missed_vmemmap_page(ref: Kernel, ranges: list[tuple[int, int]], outcomes: tuple[Outcome, Outcome]) -> bool:
+    """docs/findings/0004: a device that begins inside a vmemmap page, on arm64 with pages of 16K or 64K; both trees
+    leave the last vmemmap page of a piece unmapped, and touch a struct page in it."""
+    arch = ref.arch
+    mine, theirs = outcomes
+    if arch.name != "arm64" or arch.pages_per_subsection >= arch.spp or not isinstance(mine, str):
+        return False
+    died = "is written but not mapped" in mine and mine == theirs
+    return died and any(start % arch.spp for start, _ in ranges)
+
+
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     """docs/findings/0002: orders of pools that an operation which takes free pages off a pool without looking at
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""

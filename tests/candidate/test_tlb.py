@@ -1,5 +1,5 @@
-"""The flushes of mm/hugetlb_vmemmap.c and arch/*/mm: with a TLB that records (mm/tlb.py), HVO never frees a frame that a
-CPU may still reach, whatever fails; removal of memory does where the architecture flushes last."""
+"""The flushes of mm/hugetlb_vmemmap.c and arch/*/mm: with a TLB that records (mm/tlb.py), HVO never frees a frame that
+a CPU may still reach, whatever fails; removal of memory does where the architecture flushes last."""
 
 import pytest
 

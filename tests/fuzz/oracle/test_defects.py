@@ -88,6 +88,9 @@ def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
     return args[1] // k.arch.spp, (args[1] + args[2]) // k.arch.spp
 
 
+MISSED_PAGE = "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x200000 size=64M align=16K"
+
+
 def dies_at_boot(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     raise KernelBug("panic: no memmap")
 
@@ -258,6 +261,7 @@ ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_ini
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
 
 DEFECTS = (
+    Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
     Defect("dax-tail-read-only", DAX_1G, ADD, writable_tail, "mapping", "protection"),
