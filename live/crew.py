@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -95,6 +96,9 @@ def _worker(make: MakeStage, seed: int, orders: Connection, parent: int) -> None
         except LiveError as error:
             orders.send(error)
             break
+        except Exception:
+            orders.send(RuntimeError(f"in a worker:\n{traceback.format_exc()}"))
+            break
 
 
 def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progress: Progress | None = None) -> Tally:
@@ -120,7 +124,7 @@ def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progre
                     got = connection.recv()
                 except EOFError as error:
                     raise RuntimeError("a worker ended without a word") from error
-                if isinstance(got, LiveError):
+                if isinstance(got, Exception):
                     raise got
                 total.add(got)
                 known = frozenset(found.finding.signature for found in total.disagreements)

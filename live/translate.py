@@ -96,6 +96,8 @@ def refusal(op: Op, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     if op.name == "fail alloc" and guest.faults is None:
         return NEEDED
     check = _CHECKS.get(op.name)
+    if op.name.startswith("hugetlb") and "size" in op.args and _order(op.args) not in ORDERS:
+        return "the guest has no huge pages of that size"
     node = op.args.get("node")
     if node is not None and node >= names.machine.nodes:
         return "the guest has no such node"

@@ -1,0 +1,64 @@
+"""Which operations are left out, and why: said before anything is done."""
+
+from typing import cast
+
+import pytest
+
+from fuzz.program.model import make_op
+from live.guest import Guest
+from live.observe import Pool, Snapshot
+from live.translate import Names, refusal
+from mm.machine import Machine
+
+M, G = 1 << 20, 1 << 30
+REGION = (G, G)
+NAMESPACES = ((2 * G, 194 * M), (3 * G, 3 * G))
+
+
+class Idle:
+    """A guest that is never asked anything: it has a device to give, and no fault injection."""
+
+    idle = ("dax0.0",)
+    faults = None
+
+
+def why(name: str, **args: object) -> str | None:
+    pools = {order: Pool([0], [0], [0], 0, 0) for order in (9, 18)}
+    seen = Snapshot(free=[200_000], pools=pools)
+    names = Names(Machine(ram=G), REGION, NAMESPACES)
+    return refusal(make_op(name, **args), cast(Guest, Idle()), names, seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "part"),
+    [
+        ("hugetlb overcommit", {"size": 64 << 10, "to": 1}, "no huge pages of that size"),
+        ("hugetlb resize", {"size": 2 * M, "to": 1, "node": 1}, "no such node"),
+        ("hugetlb resize", {"size": 2 * M, "to": 400}, "without memory"),
+        ("fail alloc", {"nth": 1}, "CONFIG_FAIL_PAGE_ALLOC"),
+        ("pages alloc", {"count": 1}, "no interface"),
+        ("memory add", {"at": 4 * G, "size": 128 * M}, "only 0x40000000"),
+        ("memory add", {"at": G, "size": 2 * M}, "trims"),
+        ("dax create", {"at": (G,), "size": (130 * M,), "altmap": True}, "one of the machine's namespaces"),
+        ("dax create", {"at": (2 * G,), "size": (194 * M,), "align": G}, "loses one to its info block"),
+        ("hugetlb dissolve", {"at": 0}, "not huge"),
+    ],
+)
+def test_left_out_with_a_reason(name: str, args: dict[str, object], part: str) -> None:
+    reason = why(name, **args)
+    assert reason is not None
+    assert part in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("hugetlb resize", {"size": 2 * M, "to": 100}),
+        ("memory add", {"at": G, "size": 128 * M}),
+        ("dax create", {"at": (G,), "size": (130 * M,)}),
+        ("dax create", {"at": (2 * G,), "size": (194 * M,), "altmap": True, "align": G}),
+        ("dax create", {"at": (3 * G,), "size": (3 * G,), "align": G}),
+    ],
+)
+def test_done(name: str, args: dict[str, object]) -> None:
+    assert why(name, **args) is None
