@@ -39,6 +39,7 @@ from mm.memory_hotplug import (
     remove_memory,
 )
 from mm.page_alloc import Extents, KernelBug, pages_alloc, pages_free
+from mm.virtio_mem import virtio_mem_sbm_plug, virtio_mem_sbm_unplug
 from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
 
@@ -221,6 +222,16 @@ def _memory_remove(side: Side, args: Args, result: str | None) -> int:
     return rc
 
 
+def _subblock_unplug(side: Side, args: Args, result: str | None) -> int:
+    block = _block(side, args)
+    return -ENODEV if block < 0 else virtio_mem_sbm_unplug(side.kernel, block, args["first"], args["count"])
+
+
+def _subblock_plug(side: Side, args: Args, result: str | None) -> int:
+    block = _block(side, args)
+    return -ENODEV if block < 0 else virtio_mem_sbm_plug(side.kernel, block, args["first"], args["count"])
+
+
 def _hard_offline(side: Side, args: Args, result: str | None) -> int:
     return memory_failure(side.kernel, args["at"] >> side.page_shift)
 
@@ -339,6 +350,8 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
     "memory unplug": _memory_unplug,
+    "subblock unplug": _subblock_unplug,
+    "subblock plug": _subblock_plug,
     "memory hard_offline": _hard_offline,
     "memory soft_offline": _soft_offline,
     "memory unpoison": _unpoison,

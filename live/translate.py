@@ -35,6 +35,8 @@ WITHOUT_COUNTERPART: Final = {
     "memory soft_offline": "takes pages of the guest's memory out of use for good",
     "memory unpoison": "takes pages of the guest's memory out of use for good",
     "memory unplug": "only virtio-mem and daxN.M/state call it",
+    "subblock unplug": "needs a virtio-mem device",
+    "subblock plug": "needs a virtio-mem device",
     "dax rebind": "not translated: a device has one driver here as long as it lives",
     "dax set": "not translated: a device has one driver here as long as it lives",
     "dax state": "not translated: no device here is system RAM",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from mm.altmap import Altmap
 from mm.arch import Arch
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 
 
 class MemoryBlocks:
     """All memory block devices by block number; a block is one section or, on powerpc, a row of them."""
 
-    __slots__ = ("altmaps", "nid", "nr_hwpoison", "pages", "touched", "zone")
+    __slots__ = ("altmaps", "nid", "nr_hwpoison", "pages", "touched", "tried", "unplugged", "zone")
 
     OFFLINE = (-1, -1)
 
@@ -28,8 +28,12 @@ class MemoryBlocks:
         """Blocks whose memmap lies in themselves."""
         self.nr_hwpoison: dict[int, int] = {}
         """Block -> poisoned pages counted in it (memblk_nr_poison); their sum is HardwareCorrupted."""
+        self.unplugged = RunSet()
+        """Frames of unplugged subblocks of virtio-mem, in blocks that exist."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of block numbers that changed since the oracle last looked."""
+        self.tried: list[tuple[int, int]] = []
+        """Frames that were to go, of blocks or parts of blocks, since the oracle last looked."""
 
     def put(self, lo: int, hi: int, nid: int, zone: tuple[int, int]) -> None:
         """Blocks [lo, hi) exist, with this state."""
@@ -43,4 +47,5 @@ class MemoryBlocks:
         self.nid.clear(lo, hi)
         for block in [b for b in self.nr_hwpoison if lo <= b < hi]:
             del self.nr_hwpoison[block]  # remove_memory_block_devices
+        self.unplugged.remove(lo * self.pages, hi * self.pages)
         self.touched.append((lo, hi))

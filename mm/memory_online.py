@@ -24,6 +24,7 @@ from mm.page_alloc import (
     MOVABLE_ZONES,
     OWNER_HUGETLB,
     OWNER_HWPOISON,
+    OWNER_OFFLINE,
     OWNER_PAGES_MOVABLE,
     Extents,
     default_zone_for_kernel_pfn,
@@ -75,7 +76,14 @@ def online_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
     """online_pages, move_pfn_range_to_zone, online_pages_range (mm/memory_hotplug.c, 7.3)."""
     zone.grow_span(start_pfn, end_pfn)
     k.paths.memmap_init_range(zone, start_pfn, end_pfn - start_pfn)
-    k.pages.online(zone, start_pfn, end_pfn, free=True)
+    done = start_pfn
+    for lo, hi in [*k.memory_blocks.unplugged.runs(start_pfn, end_pfn), (end_pfn, end_pfn)]:
+        if done < lo:
+            k.pages.online(zone, done, lo, free=True)
+        if lo < hi:  # virtio_mem_online_page
+            k.pages.online(zone, lo, hi, free=False)
+            k.pages.claim(lo, hi, OWNER_OFFLINE)
+        done = hi
     per = k.arch.pages_per_section
     k.sections.set_flags(start_pfn // per, -(-end_pfn // per), SECTION_IS_ONLINE)
     zone.present_pages += end_pfn - start_pfn
@@ -92,6 +100,7 @@ def memory_block_offline(k: Kernel, block: int) -> int:
     run = k.pages.zone_of.run(start)
     if state == MemoryBlocks.OFFLINE or run is None or run[1] < end:
         return -EINVAL  # offline already; or it has holes, or more than one zone
+    blocks.tried.append((start, end))
     zone = run[2]
     altmap = blocks.altmaps.get(block)
     rest = start if altmap is None else start + altmap.capacity
@@ -117,6 +126,8 @@ def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
     pages = k.pages
     found = set()
     for lo, hi, owner in pages.owners.runs(start_pfn, end_pfn):
+        if owner == OWNER_OFFLINE:
+            continue  # the driver drops its references
         if owner not in MOVABLE_OWNERS and not (owner == OWNER_HWPOISON and _poisoned(k, lo, hi)):
             return -EBUSY  # has_unmovable_pages
         found.add(owner)
@@ -127,6 +138,9 @@ def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
         if rc:
             return rc
     pages.offline(zone, start_pfn, end_pfn)
+    for lo, hi in k.memory_blocks.unplugged.runs(start_pfn, end_pfn):
+        pages.disclaim(lo, hi)
+        zone.managed_pages += hi - lo  # they were not managed
     per = k.arch.pages_per_section
     k.sections.clear_flags(start_pfn // per, -(-end_pfn // per), SECTION_IS_ONLINE)
     return 0
@@ -140,9 +154,12 @@ def _empty(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone, hugetlb: bool) -
     if not rc and hugetlb:
         rc = dissolve_free_hugetlb_folios(k, start_pfn, end_pfn)
     if not rc:
-        # test_pages_isolated: what poison took out of use is as good as free
+        # test_pages_isolated: what poison or a driver took out of use is as good as free
+        out = k.pages.isolated_free.copy()
+        for lo, hi in k.memory_blocks.unplugged.runs(start_pfn, end_pfn):
+            out.add(lo, hi)
         at = start_pfn
-        for lo, hi in [*k.pages.isolated_free.runs(start_pfn, end_pfn), (end_pfn, end_pfn)]:
+        for lo, hi in [*out.runs(start_pfn, end_pfn), (end_pfn, end_pfn)]:
             if not _poisoned(k, at, lo):
                 return -EBUSY
             at = hi
@@ -155,10 +172,18 @@ def _poisoned(k: Kernel, lo: int, hi: int) -> bool:
 
 
 def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
-    """do_migrate_range, alloc_migration_target (mm/memory_hotplug.c, mm/migrate.c, 7.3) for order-0 pages of programs.
+    """do_migrate_range (mm/memory_hotplug.c, 7.3) for order-0 pages of programs; 0 or -EBUSY.
 
-    Targets come from the other nodes, from the own node only if no other has memory. Without room for all, the first
-    pages are moved and the result is -EBUSY.
+    Targets come from the other nodes, from the own node only if no other has memory.
+    """
+    others = [n.nid for n in k.nodes if n.nid != zone.nid and any(z.present_pages for z in n.zones)]
+    return -EBUSY if migrate_movable(k, start_pfn, end_pfn, zone, others or [zone.nid]) else 0
+
+
+def migrate_movable(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone, nodes: list[int]) -> int:
+    """migrate_pages, alloc_migration_target (mm/migrate.c, 7.3) for order-0 pages of programs, to `nodes` in turn.
+
+    How many found no room; the first ones are moved then all the same.
     """
     pages = k.pages
     runs = pages.holders.runs(start_pfn, end_pfn)
@@ -166,9 +191,8 @@ def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int
         return 0
     need = sum(e - s for s, e, _ in runs)
     zones = MOVABLE_ZONES if zone.idx == ZONE_MOVABLE else KERNEL_ZONES
-    others = [n.nid for n in k.nodes if n.nid != zone.nid and any(z.present_pages for z in n.zones)]
     targets: Extents = []
-    for nid in others or [zone.nid]:
+    for nid in nodes:
         got = pages.alloc_bulk(need, nid, OWNER_PAGES_MOVABLE, thisnode=True, zones=zones)
         need -= sum(n for _, n in got)
         targets += got
@@ -189,7 +213,7 @@ def do_migrate_range(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int
         replace_extent(extents, lo, at, new)
         pages.holders.clear(lo, at)
         pages.free(lo, at - lo)
-    return -EBUSY if need else 0
+    return need
 
 
 def replace_extent(extents: Extents, lo: int, hi: int, new: Extents) -> None:

@@ -42,6 +42,8 @@ OWNER_ALTMAP = "altmap"
 """Memmap frames in the device they describe."""
 OWNER_HWPOISON = "hwpoison"
 """Single frames out of use for good, or until they are unpoisoned (`PageAllocator.hwpoison`)."""
+OWNER_OFFLINE = "offline"
+"""Pages that a driver took out of use (PageOffline): unplugged subblocks of virtio-mem in online blocks."""
 OWNER_LEAKED = "leaked"
 """Huge pages of which nobody knows any more which of their pages are poisoned (raw_hwp_unreliable)."""
 
@@ -479,6 +481,11 @@ class PageAllocator:
         free, self.isolated_free = self.isolated_free, RunSet()
         for lo, hi in free.items():
             self._give(zone, lo, hi)
+
+    def take(self, zone: Zone, lo: int, hi: int, owner: str) -> None:
+        """Frames [lo, hi) of `zone`, all free, belong to `owner`."""
+        self._take(zone, lo, hi)
+        self.claim(lo, hi, owner)
 
     def claim(self, lo: int, hi: int, owner: str) -> None:
         """Record an owner for frames that no zone manages (reserved at boot, self-hosted, altmap)."""

@@ -18,6 +18,7 @@ from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
 from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES, OWNER_PAGES_MOVABLE
+from mm.virtio_mem import subblock_pages
 
 K: Final = 1 << 10
 M: Final = 1 << 20
@@ -353,6 +354,31 @@ def block(draw: Draw, live: Live, at: int, size: int, online: bool) -> int:
     if x < 0.97:
         return int(draw() * (last - first))
     return last - first if x < 0.99 else raw_number(draw)
+
+
+def subblocks(draw: Draw, live: Live, at: int, size: int, plugged: bool) -> tuple[int, int, int]:
+    """Block of a range, first subblock and number of subblocks, plugged or not; sometimes any, or none."""
+    blocks = live.kernel.memory_blocks
+    page, unit = live.kernel.arch.page, subblock_pages(live.kernel)
+    per = blocks.pages
+    first, last = at // page // per, -(-(at + size) // page // per)
+    block = first + int(draw() * (last - first))
+    start, end = block * per, (block + 1) * per
+    x = draw()
+    if x < 1 - RAW:
+        rows = blocks.unplugged.runs(start, end)
+        if plugged:
+            edges = [start, *(edge for row in rows for edge in row), end]
+            rows = [(lo, hi) for lo, hi in zip(edges[::2], edges[1::2], strict=True) if lo < hi]
+        if rows:
+            lo, hi = rows[int(draw() * len(rows))]
+            number, most = (lo - start) // unit, max(1, (hi - lo) // unit)
+            skip = int(draw() * most)
+            count = 1 if draw() < 0.6 else 1 + int(draw() * (most - skip))
+            return block - first, number + skip, count
+    if x < 0.98:
+        return block - first, int(draw() * (per // unit + 1)), int(draw() * 4)
+    return int(draw() * (last - first + 1)), raw_number(draw), raw_number(draw)
 
 
 def device_block(draw: Draw, live: Live, device: Device, online: bool) -> int:

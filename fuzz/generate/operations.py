@@ -160,6 +160,24 @@ def _memory_remove(draw: Draw, live: Live) -> Op:
     return _memory_add(draw, live) if found is None else Op("memory remove", {MEMORY: found.name})
 
 
+def _subblocks(draw: Draw, live: Live, name: str, plugged: bool) -> Op:
+    found = _some_memory(draw, live, 0.04)
+    if found is None:
+        return _memory_add(draw, live)
+    block, first, count = operands.subblocks(draw, live, found.at, found.size, plugged)
+    return Op(name, {MEMORY: found.name, "block": block, "first": first, "count": count})
+
+
+def _subblock_unplug(draw: Draw, live: Live) -> Op:
+    return _subblocks(draw, live, "subblock unplug", True)
+
+
+def _subblock_plug(draw: Draw, live: Live) -> Op:
+    if not live.kernel.memory_blocks.unplugged.starts and draw() < 0.8:
+        return _subblock_unplug(draw, live)
+    return _subblocks(draw, live, "subblock plug", False)
+
+
 def _hard_offline(draw: Draw, live: Live) -> Op:
     return Op("memory hard_offline", {"at": operands.poison_address(draw, live)})
 
@@ -193,6 +211,21 @@ def _dax_create(draw: Draw, live: Live) -> Op:
     return Op("dax create", args, live.fresh(DAX))
 
 
+def _dax_system_ram(draw: Draw, live: Live) -> Op:
+    """A device that kmem can use all of: whole memory blocks in one range or two."""
+    arch = live.kernel.arch
+    size = operands.memory_size(draw, live)
+    at = operands.new_range(draw, live, size)
+    ranges = [(at, size)]
+    if draw() >= 0.7:
+        ranges.append((at + size + live.section * int(draw() * 4), live.section))
+    starts, sizes = zip(*ranges, strict=True)
+    nid = operands.node(draw, live)
+    align = arch.page << arch.pmd_order
+    args = {"at": starts, "size": sizes, "align": align, "altmap": False, "node": nid, "driver": "kmem"}
+    return Op("dax create", args, live.fresh(DAX))
+
+
 def _dax_destroy(draw: Draw, live: Live) -> Op:
     name = _handle(draw, live, DAX, [device.name for device in live.devices])
     return _dax_create(draw, live) if name is None else Op("dax destroy", {DAX: name})
@@ -211,7 +244,7 @@ def _system_ram(draw: Draw, live: Live) -> Device | None:
     if refused and draw() < 0.04:
         return Device(refused[int(draw() * len(refused))], (), "none")
     found = [device for device in live.devices if device.driver == "kmem"]
-    if not found or draw() < 0.08:
+    if draw() < 0.08:
         found = live.devices
     return found[int(draw() * len(found))] if found else None
 
@@ -227,7 +260,7 @@ def _dax_set(draw: Draw, live: Live) -> Op:
 def _dax_state(draw: Draw, live: Live) -> Op:
     device = _system_ram(draw, live)
     if device is None:
-        return _dax_create(draw, live)
+        return _dax_system_ram(draw, live)
     x = draw()
     state = "unplugged" if x < 0.5 else "online_movable" if x < 0.75 else _STATES[int(draw() * len(_STATES))]
     return Op("dax state", {DAX: device.name, "state": state})
@@ -236,7 +269,7 @@ def _dax_state(draw: Draw, live: Live) -> Op:
 def _dax_online(draw: Draw, live: Live) -> Op:
     device = _system_ram(draw, live)
     if device is None:
-        return _dax_create(draw, live)
+        return _dax_system_ram(draw, live)
     number = operands.device_block(draw, live, device, online=False)
     return Op("dax online", {DAX: device.name, "block": number, "zone": _zone(draw)})
 
@@ -244,7 +277,7 @@ def _dax_online(draw: Draw, live: Live) -> Op:
 def _dax_offline(draw: Draw, live: Live) -> Op:
     device = _system_ram(draw, live)
     if device is None:
-        return _dax_create(draw, live)
+        return _dax_system_ram(draw, live)
     return Op("dax offline", {DAX: device.name, "block": operands.device_block(draw, live, device, online=True)})
 
 
@@ -280,6 +313,8 @@ MAKERS: Final[dict[str, Maker]] = {
     "memory offline": _memory_offline,
     "memory remove": _memory_remove,
     "memory unplug": _memory_unplug,
+    "subblock unplug": _subblock_unplug,
+    "subblock plug": _subblock_plug,
     "memory hard_offline": _hard_offline,
     "memory soft_offline": _soft_offline,
     "memory unpoison": _unpoison,

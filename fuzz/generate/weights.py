@@ -28,6 +28,8 @@ WEIGHTS: Final = {
     "memory offline": 18,
     "memory remove": 15,
     "memory unplug": 7,
+    "subblock unplug": 8,
+    "subblock plug": 6,
     "memory hard_offline": 7,
     "memory soft_offline": 7,
     "memory unpoison": 5,
@@ -58,6 +60,7 @@ FAILABLE: Final = (
     *("dax rebind",) * 2,
     *("dax state",) * 2,
     "memory unplug",
+    *("subblock unplug",) * 2,
     "hugetlb demote",
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""

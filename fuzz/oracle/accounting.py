@@ -39,6 +39,7 @@ class Accounting:
         "_pairs",
         "_pools",
         "_zones",
+        "astray",
         "cand",
         "free",
         "fresh",
@@ -68,6 +69,9 @@ class Accounting:
         """Not empty: how many struct pages more the operation may have initialised on the candidate."""
         self.moved = False
         """The operation may have moved pages to other zones, which are not as many on both sides."""
+        self.astray = False
+        """Pages of programs were moved, from or to ZONE_MOVABLE, not as many on both sides: what frees or takes such
+        pages later sees it."""
         self.unsettled = False
         """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
         self.last = self._look()
@@ -167,12 +171,14 @@ class Accounting:
         if not moved:
             return None
         zones = [self._zones[(i - FREE) // len(ZONE)] for i in moved]
-        if len(moved) > 1 or total == was or zones[0].idx > 2:
+        movable = any(zone.idx > 2 for zone in zones)
+        if len(moved) > 1 or total == was or movable:
             spilled = self.moved or self.unsettled or rules.zone_spill(self.ref, self.cand)
-            if any(zone.idx > 2 for zone in zones) or not spilled:
+            if not spilled or (movable and not (self.moved or self.astray)):
                 i = moved[0]
                 return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])
             used.add("dax-free-pages-zone")
+            self.astray |= movable
         for i in moved:
             offset[i] = actual[i]
         return None

@@ -105,6 +105,9 @@ class Oracle:
         elif faults.points is not None:
             faults.points = cand.faults.points = None
         self._short = ref.pages.short, cand.pages.short
+        if ref.memory_blocks.tried or cand.memory_blocks.tried:
+            ref.memory_blocks.tried.clear()
+            cand.memory_blocks.tried.clear()
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
@@ -463,7 +466,7 @@ class Oracle:
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
         if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(), refused, bool(ref.remaps)):
             return "memory-fork"
-        if op.name in rules.OFFLINING and rules.placement_fork(ref, cand, rcs):
+        if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
         if rc == rc2 and (op.name in rules.MOVING or op.name.startswith("hugetlb")):
             n = op.args["size"] >> ref.arch.page_shift if "size" in op.args else 1 << ref.arch.pmd_order

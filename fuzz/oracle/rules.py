@@ -19,6 +19,7 @@ from mm.page import Poison
 from mm.page_alloc import (
     OWNER_HUGETLB,
     OWNER_HWPOISON,
+    OWNER_OFFLINE,
     OWNER_PAGES_MOVABLE,
     OWNER_SELFHOSTED,
     Poisoned,
@@ -30,7 +31,7 @@ Clauses = set[str]
 
 OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
 """Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
-MOVING = OFFLINING | {"memory soft_offline"}
+MOVING = OFFLINING | {"memory soft_offline", "subblock unplug"}
 """Operations that move pages."""
 
 # -- mapping and contents -------------------------------------------------------------------------------------------
@@ -327,28 +328,19 @@ def memory_fork(
 
 
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
-    """Whether a block that was to go offline has frames that cannot move on one side only, which said -EBUSY.
+    """Whether a block, or a part of one, that was to go has frames that cannot move on one side only, which said so.
 
-    The other side may have said so too, for want of room; then it has moved pages first, and the stuck one none.
+    The other side has moved what was in the way, or has tried to.
     """
-    per = ref.memory_blocks.pages
-    both = rcs == (-EBUSY, -EBUSY)
-    failed = -EBUSY in rcs and -ENOMEM in rcs  # one of them moved pages and then could not restore
-    if sorted(rcs) == [-EBUSY, 0]:
-        blocks = {lo for k in (ref, cand) for lo, _ in k.memory_blocks.touched}
-    elif (both or failed) and bool(ref.pages.touched) != bool(cand.pages.touched):
-        blocks = {lo // per for k in (ref, cand) for lo, _ in k.pages.touched}
-    else:
-        return False
-    for block in blocks:
+    for lo, hi in {*ref.memory_blocks.tried, *cand.memory_blocks.tried}:
         stuck = [
             any(
-                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON)
-                for _, _, owner in k.pages.owners.runs(block * per, (block + 1) * per)
+                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON, OWNER_OFFLINE)
+                for _, _, owner in k.pages.owners.runs(lo, hi)
             )
             for k in (ref, cand)
         ]
-        if stuck[0] != stuck[1] and (not both or stuck[0] == (not ref.pages.touched)):
+        if stuck[0] != stuck[1] and rcs[stuck[1]] == -EBUSY:
             return True
     return False
 

@@ -103,6 +103,10 @@ def _block() -> Argument:
     return Argument("block", Type.COUNT, unit="memory blocks", placeholder="I", menu=_BLOCKS)
 
 
+def _subblock() -> Argument:
+    return Argument("first", Type.COUNT, unit="subblocks", placeholder="J", menu=_BLOCKS)
+
+
 def _any_node(absent: str) -> Argument:
     return Argument("node", Type.NODE, None, placeholder="K", absent=absent)
 
@@ -240,6 +244,18 @@ _ENTRIES: Final = (
         "offline_and_remove_memory, as virtio-mem calls it",
         (_handle(MEMORY),),
         returns="0 or errno; ends m iff 0",
+    ),
+    Operation(
+        "subblock unplug",
+        "Take subblocks of a memory block away, as virtio-mem does when it shrinks.",
+        "virtio_mem_sbm_unplug_sb_online, alloc_contig_range",
+        (_handle(MEMORY), _block(), _subblock(), _count("count", "subblocks")),
+    ),
+    Operation(
+        "subblock plug",
+        "Give subblocks of a memory block back.",
+        "virtio_mem_sbm_plug_any_sb, virtio_mem_fake_online",
+        (_handle(MEMORY), _block(), _subblock(), _count("count", "subblocks")),
     ),
     Operation(
         "memory hard_offline",

@@ -40,7 +40,7 @@ from mm.hugetlb import folio_at
 from mm.memory import MemoryBlocks
 from reference.paths import SeparatePaths
 
-PROGRAMS = 700
+PROGRAMS = 900
 M, G = 1 << 20, 1 << 30
 SECTION = 128 * M
 
@@ -124,6 +124,15 @@ def free_folio(live: Live, at: int, optimized: bool) -> bool:
         for free in h.free
         for folio in free.values()
     )
+
+
+def subblock(live: Live, args: dict[str, Any]) -> str | None:
+    """Whether the first subblock that the operation names is plugged; None if there is no such block."""
+    for ram in live.memory:
+        if ram.name == args["m"] and args["block"] * SECTION < ram.size and args["first"] < 64:
+            pfn = (ram.at + args["block"] * SECTION + args["first"] * 2 * M) >> 12
+            return "unplugged" if pfn in live.kernel.memory_blocks.unplugged else "plugged"
+    return None
 
 
 def driver(live: Live, args: dict[str, Any]) -> str | None:
@@ -275,6 +284,11 @@ CLASSES: dict[str, tuple[str, Class]] = {
     "device of no size": ("dax create", lambda live, a: 0 in a["size"]),
     "destroy": ("dax destroy", lambda live, a: a["d"] in [device.name for device in live.devices]),
     "destroy what was refused": ("dax destroy", lambda live, a: a["d"] in live.refused["d"]),
+    "unplug one subblock": ("subblock unplug", lambda live, a: a["count"] == 1 and subblock(live, a) == "plugged"),
+    "unplug several subblocks": ("subblock unplug", lambda live, a: a["count"] > 1 and subblock(live, a) == "plugged"),
+    "unplug a subblock twice": ("subblock unplug", lambda live, a: subblock(live, a) == "unplugged"),
+    "plug a subblock": ("subblock plug", lambda live, a: subblock(live, a) == "unplugged"),
+    "plug a subblock that is plugged": ("subblock plug", lambda live, a: subblock(live, a) == "plugged"),
     "unplug a range": ("memory unplug", lambda live, a: a["m"] in [name for name, _, _ in live.memory]),
     "unplug boot memory": ("memory unplug", lambda live, a: a["m"].startswith("ram")),
     "online where the zones say": (
@@ -341,6 +355,8 @@ ANSWERS = {
     "memory online": {0, -EINVAL, -ENODEV, -EHWPOISON},
     "memory offline": {0, -EINVAL, -EBUSY, -ENODEV},
     "memory remove": {0, -EBUSY, -ENODEV},
+    "subblock unplug": {0, -EINVAL, -EBUSY, -ENOMEM, -ENODEV},
+    "subblock plug": {0, -EINVAL, -ENODEV},
     "memory unplug": {0, -EINVAL, -EBUSY, -ENODEV},
     "memory hard_offline": {0, -EBUSY, -EHWPOISON, -ENXIO},
     "memory soft_offline": {0, -EBUSY, -EIO, -ENOMEM, -ENOTRECOVERABLE, -ENXIO},

@@ -94,6 +94,7 @@ def test_every_operation_has_a_record() -> None:
             "at": "5G",
             "hugetlb_optimize_vmemmap": "off",
             "memmap_on_memory": "off",
+            "first": "3",
             "state": "unplugged",
             "driver": "kmem",
         }

@@ -1,0 +1,114 @@
+"""Taking a given range of frames out of the page allocator (mm/page_alloc.c: alloc_contig_range, Linux 7.3).
+
+What is in the way is moved or replaced, in address order. Left out: reclaim of clean pages; that up to 32 pages are
+isolated before they are moved.
+"""
+
+from __future__ import annotations
+
+from mm.errno import EBUSY, ENOMEM
+from mm.folio import Folio
+from mm.hugetlb import (
+    account_new_hugetlb_folio,
+    enqueue_hugetlb_folio,
+    folio_at,
+    free_hpage_workfn,
+    remove_hugetlb_folio,
+    update_and_free_hugetlb_folio,
+)
+from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, hstate_is_gigantic
+from mm.hugetlb_isolate import migrate_hugetlb
+from mm.kernel import Kernel
+from mm.memory_online import MOVABLE_OWNERS, migrate_movable
+from mm.mmzone import ZONE_MOVABLE, Zone
+from mm.page_alloc import OWNER_HUGETLB
+
+
+def alloc_contig_range(k: Kernel, start: int, end: int, owner: str) -> int:
+    """alloc_contig_range (mm/page_alloc.c, 7.3): frames [start, end), whole pageblocks of one zone, belong to `owner`.
+
+    0, -EBUSY, or -ENOMEM. What was moved or replaced before a failure stays so.
+    """
+    pages = k.pages
+    zone = pages.zone_of.get(start)
+    assert zone is not None
+    if zone.idx != ZONE_MOVABLE and any(o not in MOVABLE_OWNERS for _, _, o in pages.owners.runs(start, end)):
+        return -EBUSY  # page_is_unmovable
+    pages.isolate(zone, start, end)
+    rc = _alloc_contig_migrate_range(k, start, end, zone) or replace_free_hugepage_folios(k, start, end)
+    if not rc:
+        free_hpage_workfn(k)  # test_pages_isolated waits for it
+        if not pages.isolated_free.covers(start, end):
+            rc = -EBUSY
+    pages.unisolate(zone)
+    if not rc:
+        pages.take(zone, start, end, owner)
+    return rc
+
+
+def _folios(k: Kernel, start: int, end: int) -> list[Folio]:
+    """The huge pages of the pools that meet [start, end), ascending."""
+    out = []
+    for lo, hi, owner in k.pages.owners.runs(start, end):
+        at = lo
+        while owner == OWNER_HUGETLB and at < hi:
+            folio = folio_at(k, at)
+            if folio is not None:
+                out.append(folio)
+            at = folio.end_pfn if folio is not None else (at | (1 << k.arch.pmd_order) - 1) + 1
+    return out
+
+
+def _alloc_contig_migrate_range(k: Kernel, start: int, end: int, zone: Zone) -> int:
+    """__alloc_contig_migrate_range (mm/page_alloc.c), isolate_or_dissolve_huge_folio (mm/hugetlb.c, 7.3).
+
+    0 or -ENOMEM. A gigantic page in the way is -ENOMEM, before anything behind it is touched.
+    """
+    nodes = [zone.nid, *(node.nid for node in k.nodes if node.nid != zone.nid)]
+    at = start
+    for folio in [*_folios(k, start, end), None]:
+        stop = end if folio is None else folio.pfn
+        if at < stop and migrate_movable(k, at, stop, zone, nodes):
+            return -ENOMEM
+        if folio is None:
+            break
+        h = k.hstates[folio.order]
+        if hstate_is_gigantic(h):
+            return -ENOMEM
+        at = folio.end_pfn
+        if not folio.refcount:
+            rc = alloc_and_dissolve_hugetlb_folio(k, folio)
+            if rc:
+                return rc
+        elif not migrate_hugetlb(k, folio, nodes, False, (start, end)):
+            return -ENOMEM
+    return 0
+
+
+def alloc_and_dissolve_hugetlb_folio(k: Kernel, old: Folio) -> int:
+    """alloc_and_dissolve_hugetlb_folio (mm/hugetlb.c, 7.3): a new folio of the same node takes the place of a free one
+    in the pool; 0 or -ENOMEM. An old one that cannot be restored stays, as surplus.
+    """
+    h = k.hstates[old.order]
+    new = alloc_fresh_hugetlb_folio(k, h, old.nid, thisnode=True)
+    if new is None:
+        return -ENOMEM
+    remove_hugetlb_folio(h, old, False)
+    account_new_hugetlb_folio(h, new)
+    enqueue_hugetlb_folio(h, new)
+    update_and_free_hugetlb_folio(k, h, old)
+    return 0
+
+
+def replace_free_hugepage_folios(k: Kernel, start: int, end: int) -> int:
+    """replace_free_hugepage_folios (mm/hugetlb.c, 7.3): what became free in [start, end) meanwhile; 0 or -ENOMEM."""
+    if all(hstate_is_gigantic(h) or not h.free_count() for h in k.hstates.values()):
+        return 0
+    for folio in _folios(k, start, end):
+        if not folio.refcount:
+            if hstate_is_gigantic(k.hstates[folio.order]):
+                return -ENOMEM
+            rc = alloc_and_dissolve_hugetlb_folio(k, folio)
+            if rc:
+                return rc
+    return 0
