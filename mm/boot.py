@@ -54,7 +54,8 @@ def free_area_init(k: Kernel) -> None:
     base = k.machine.ram_ranges()[0][1]
     for first, last in k.arch.image:
         lo, hi = base + (first >> shift), base + (last >> shift)
-        k.memblock.free_by_node[0].remove(lo, hi)
+        for free in k.memblock.free_by_node:
+            free.remove(lo, hi)
         k.pages.claim(lo, hi, OWNER_RESERVED)
 
 

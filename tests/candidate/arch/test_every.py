@@ -12,7 +12,7 @@ from mm.errno import ENOENT
 from mm.folio import Folio
 from mm.mmzone import ZONE_DEVICE, ZONE_NORMAL
 from mm.page import POISON, Compound, Plain
-from mm.page_alloc import OWNER_MEMMAP, OWNER_MEMMAP_BOOT, pages_alloc
+from mm.page_alloc import OWNER_MEMMAP, OWNER_MEMMAP_BOOT, OWNER_RESERVED, pages_alloc
 from mm.pgmap import PgMap
 from mm.pgtable import frame_at
 from tests.candidate.arch.conftest import DEDUP, EVERY, HVO, ArchBench, named
@@ -325,3 +325,22 @@ def test_mem_section_roots():
     assert ArchBench(("arm64", 4096)).f.sections_per_root == 256
     assert ArchBench(("ppc64_radix", 65536)).f.sections_per_root == 2730
     assert ArchBench(("ppc64_hash", 65536)).f.sections_per_root == 2730
+
+
+@every
+@pytest.mark.parametrize("interleave", [2 << 20, 256 << 20])
+def test_boot_on_nodes_that_take_turns(key, interleave):
+    """The image may lie in the memory of several nodes; each frame of RAM is free or owned, and each struct page of a
+    present section written once."""
+    b = ArchBench(key, ram=1154 << 20, nodes=2, interleave=interleave, hole=64 << 20)
+    k = b.k
+    ram = sum(end - start for _, start, end in k.machine.ram_ranges())
+    assert b.free() + sum(hi - lo for lo, hi, _ in k.pages.owners.items()) == ram
+    base = k.machine.ram_ranges()[0][1]
+    for first, last in b.arch.image:
+        lo, hi = (base + (byte >> b.arch.page_shift) for byte in (first, last))
+        assert k.pages.owners.runs(lo, hi) == [(lo, hi, OWNER_RESERVED)]
+        assert k.pages.free_count(lo, hi) == 0
+    present = sum(hi - lo for lo, hi, _ in k.sections.flags.items())
+    assert k.vmstat.nr_memmap_boot == present * b.arch.vmemmap_per_section
+    assert k.vmstat.struct_pages_initialized == present * b.per
