@@ -70,17 +70,8 @@ def alloc_row(k: Kernel, kind: str, n: int, nid: int, owner: str) -> Extents | N
     return None
 
 
-def memmap_row(k: Kernel, n: int, nid: int, altmap: Altmap | None = None) -> Extents | None:
-    """A row of `n` VMF points: frames from the altmap if there is one, else from RAM; on failure None, and nothing is
-    kept.
-    """
-    if altmap is not None:
-        frame, have = altmap.allocate_pages(n)
-        reach = n if have == n else have + 1
-        if k.faults.grant("VMF", reach) == reach and have == n:
-            return [(frame, n)]
-        altmap.release(have)
-        return None
+def memmap_row(k: Kernel, n: int, nid: int) -> Extents | None:
+    """A row of `n` VMF points; on failure None, and nothing is kept."""
     if k.slab_available:
         return alloc_row(k, "VMF", n, nid, OWNER_MEMMAP)
     got = k.memblock.alloc_many(nid, n, 1)
@@ -90,26 +81,26 @@ def memmap_row(k: Kernel, n: int, nid: int, altmap: Altmap | None = None) -> Ext
     return got if k.faults.grant("VMF", n) == n == sum([m for _, m in got]) else None
 
 
-def memmap_prefix(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents:
-    """A row of `n` VMF points like `memmap_row`, but what came before a failing point is kept: fewer frames then."""
+def populate_ptes(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None = None) -> bool:
+    """vmemmap_pte_populate for each of [lo, hi), all empty: frames of their own, from the altmap if there is one.
+
+    False: no memory. What was had before that is mapped, and stays where vmemmap_free does nothing.
+    """
+    n = hi - lo
+    room = k.faults.room(n)
     if altmap is not None:
-        frame, have = altmap.allocate_pages(n)
-        ok = min(have, k.faults.grant("VMF", n if have == n else have + 1))
-        altmap.release(have - ok)
-        return [(frame, ok)] if ok else []
-    if not k.slab_available:
-        return memmap_row(k, n, nid) or []
-    got = k.pages.alloc_bulk(n, nid, OWNER_MEMMAP)
+        got = [altmap.allocate_pages(room)]
+    elif k.slab_available:
+        got = k.pages.alloc_bulk(room, nid, OWNER_MEMMAP)
+    else:
+        got = k.memblock.alloc_many(nid, room, 1)
+        for frame, m in got:
+            k.pages.claim(frame, frame + m, OWNER_MEMMAP_BOOT)
     have = sum([m for _, m in got])
-    ok = min(have, k.faults.grant("VMF", n if have == n else have + 1))
-    while have > ok:  # behind the failing point, so never asked for
-        frame, m = got.pop()
-        back = min(m, have - ok)
-        k.pages.free(frame + m - back, back)
-        have -= back
-        if back < m:
-            got.append((frame, m - back))
-    return got
+    k.faults.grant("VMF", n if have == n else have + 1)
+    if have:
+        k.tables.map_extents(lo, got)
+    return have == n
 
 
 def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int, constructed: tuple[int, ...] = ()) -> bool:
@@ -152,7 +143,7 @@ def vmemmap_populate_basepages(k: Kernel, lo: int, hi: int, nid: int, altmap: Al
         if not ensure_tables(k, lo, nid, PTE_TABLE):
             return -ENOMEM
         for s, e in k.tables.holes(lo, end):
-            if k.tables.map_extents(s, memmap_prefix(k, e - s, nid, altmap)) < e:
+            if not populate_ptes(k, s, e, nid, altmap):
                 return -ENOMEM
         lo = end
     return 0

@@ -13,7 +13,14 @@ from mm.kernel import Kernel
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
 from reference.hash_vmemmap import altmap_cross_boundary
-from reference.populate import VMEMMAP_RESERVE_NR, alloc_pmd_block, ensure_tables, map_compounds, memmap_row
+from reference.populate import (
+    VMEMMAP_RESERVE_NR,
+    alloc_pmd_block,
+    ensure_tables,
+    map_compounds,
+    memmap_row,
+    populate_ptes,
+)
 from reference.teardown import crediting_window, free_tables, leaf_edges, unmap, vmemmap_populated
 
 CONSTRUCTED = (PTE_TABLE, PMD_TABLE)
@@ -62,19 +69,10 @@ def _populate_ptes(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None)
             n, source = 1, altmap
         else:
             n, source = max(1, min(hi - lo, altmap.capacity - altmap.alloc - altmap.align)), altmap
-        got = memmap_row(k, n, nid, source)
-        if got is None and source is not None:
-            got = memmap_row(k, n, nid)
-        if got is None:
+        if not populate_ptes(k, lo, lo + n, nid, source) and (source is None or not populate_ptes(k, lo, lo + n, nid)):
             return False
-        k.tables.map_extents(lo, got)
         lo += n
-    if lo < hi:
-        got = memmap_row(k, hi - lo, nid)
-        if got is None:
-            return False
-        k.tables.map_extents(lo, got)
-    return True
+    return lo == hi or populate_ptes(k, lo, hi, nid)
 
 
 # -- compound pages of a device -------------------------------------------------------------------------------------
@@ -140,11 +138,7 @@ def _populate_tails(k: Kernel, vpn: int, end: int, nid: int, first: int) -> int:
     if tail is None:
         # For want of memory, each page tries anew.
         stop = end if isinstance(k.tables.get(first + 1), Leaf) else vpn + 1
-        got = memmap_row(k, stop - vpn, nid)
-        if got is None:
-            return 0
-        k.tables.map_extents(vpn, got)
-        return stop
+        return stop if populate_ptes(k, vpn, stop, nid) else 0
     # Making the second page may have made this one.
     if k.tables.get(vpn) is not None:
         return vpn + 1
@@ -171,12 +165,7 @@ def _compound_tail_page(k: Kernel, first: int, nid: int) -> int | None:
 
 def _populate_address(k: Kernel, vpn: int, nid: int) -> bool:
     """radix__vmemmap_populate_address under a table that exists: a frame for `vpn` if it has none. False: no memory."""
-    if k.tables.get(vpn) is None:
-        got = memmap_row(k, 1, nid)
-        if got is None:
-            return False
-        k.tables.map_extents(vpn, got)
-    return True
+    return k.tables.get(vpn) is not None or populate_ptes(k, vpn, vpn + 1, nid)
 
 
 def _populate_tail_page(k: Kernel, vpn: int, nid: int) -> bool:
