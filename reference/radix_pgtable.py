@@ -27,6 +27,11 @@ CONSTRUCTED = (PTE_TABLE, PMD_TABLE)
 """pte_alloc_kernel and pmd_alloc run constructors, pud_alloc does not."""
 
 
+def _ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int) -> bool:
+    """vmemmap_{pud,pmd,pte}_alloc: from the node at boot, later from that of the running CPU, which is 0 here."""
+    return ensure_tables(k, vpn, 0 if k.slab_available else nid, lowest, CONSTRUCTED)
+
+
 # -- ordinary memmap ------------------------------------------------------------------------------------------------
 
 
@@ -40,7 +45,7 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
     for first in range(lo - lo % ptrs, hi, ptrs):
         vpn = first if altmap is None else max(first, lo)
         end = min(first + ptrs, hi)
-        if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED):
+        if not _ensure_tables(k, vpn, nid, PMD_TABLE):
             return -ENOMEM
         if tables.tables[PTE_TABLE].get(first // ptrs) is None:
             if tables.get(vpn) is not None:
@@ -50,7 +55,7 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
                 if frame is not None:
                     tables.set(first, first + ptrs, Leaf(frame - first))
                     continue
-        if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
+        if not _ensure_tables(k, vpn, nid, PTE_TABLE):
             return -ENOMEM
         for s, e in tables.holes(vpn, end):
             if not _populate_ptes(k, s, e, nid, altmap):
@@ -88,13 +93,13 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     pages = k.arch.vmemmap_pages(pgmap.vmemmap_shift)
     vpn = lo
     while vpn < hi:
-        if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED):
+        if not _ensure_tables(k, vpn, nid, PMD_TABLE):
             return -ENOMEM
         pmd_end = min(hi, (vpn // ptrs + 1) * ptrs)
         if isinstance(tables.get(vpn), Leaf):
             vpn = pmd_end
             continue
-        if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
+        if not _ensure_tables(k, vpn, nid, PTE_TABLE):
             return -ENOMEM
         run = tables.entries.run(vpn)
         if run is not None:
@@ -152,9 +157,9 @@ def _compound_tail_page(k: Kernel, first: int, nid: int) -> int | None:
     first with it; None where a leaf or a lack of memory is in the way.
     """
     vpn = first + 1
-    if not ensure_tables(k, vpn, nid, PMD_TABLE, CONSTRUCTED) or isinstance(k.tables.get(vpn), Leaf):
+    if not _ensure_tables(k, vpn, nid, PMD_TABLE) or isinstance(k.tables.get(vpn), Leaf):
         return None
-    if not ensure_tables(k, vpn, nid, PTE_TABLE, CONSTRUCTED):
+    if not _ensure_tables(k, vpn, nid, PTE_TABLE):
         return None
     if k.tables.get(vpn) is None:
         _populate_address(k, first, nid)

@@ -514,6 +514,18 @@ def test_loongarch_keeps_the_memmap(on, trace, kib, leaf):
 # -- powerpc, radix -------------------------------------------------------------------------------------------------
 
 
+def test_radix_tables_come_from_the_running_cpu(on, tally):
+    """vmemmap_pte_alloc: pte_alloc_kernel takes no node; frames of the memmap do."""
+    k = on("ppc64_radix", 4, nodes=2)
+    order = k.arch.pmd_order
+    before = [sum(zone.free_pages(order) for zone in node.zones) for node in k.nodes]
+    pgmap = device(k, FAR, 2 * M, 2 * M)
+    assert k.paths.sparse_add_section(1, pages(k, FAR), pages(k, 2 * M), None, pgmap) == 0
+    after = [sum(zone.free_pages(order) for zone in node.zones) for node in k.nodes]
+    # A PTE and a PMD table; two frames.
+    assert [a - b for a, b in zip(after, before, strict=True)] == [-2, -2]
+
+
 @pytest.mark.parametrize(("kib", "leaf"), [(4, 128 * M), (64, 2 * G)])
 def test_radix_rounds_down(on, trace, snapshot, kib, leaf):
     """3.20: without an altmap the start is rounded down to the PMD: one leaf for all sections around."""
