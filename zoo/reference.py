@@ -227,7 +227,7 @@ ROLLBACK_DESTROYS_HEAD: Final = Defect(
     source="mm/hugetlb_vmemmap: fix incorrect vmemmap restore in rollback (20260525025213.2229628-1; "
     "Fixes c0b495b91a47)",
     mechanism="the rollback fills every page from the tail template, the head's too, and loses the head's copy",
-    layer="structpages",
+    layer="mapping",
     spot="reference.hugetlb_vmemmap:rollback",
     replacement=_rollback_of_every_page,
     program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nhugetlb overcommit size=1G to=1\n"
@@ -302,7 +302,7 @@ PPC_ADDR_PFN: Final = Defect(
     spot="reference.radix_pgtable:vmemmap_populate_compound_pages",
     replacement=_pfn_by_vmemmap_page,
     program="vmm 1\nmachine arch=ppc64_radix page=4K ram=1G nodes=1\nboot\n"
-    "d0 = dax create at=0x100000000 size=2M align=2M\n",
+    "d0 = dax create at=0x100000000 size=16M align=2M\n",
 )
 
 BOOT_POPULATE_DROP: Final = Defect(

@@ -158,7 +158,7 @@ def test_early_section_short_init() -> None:
 def test_ppc_addr_pfn(page: str, align: str, v: int, fixed: int, wrong: int) -> None:
     """Q18."""
     text = (find("PPC-2026-13").program or "").replace("page=4K", f"page={page}")
-    text = text.replace("size=2M align=2M", f"size={align} align={align}")
+    text = text.replace("size=16M align=2M", f"size={align} align={align}")
 
     def frames(k: Kernel) -> int:
         lo = AT * 4096 // k.arch.page // k.arch.spp
