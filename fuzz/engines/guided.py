@@ -51,6 +51,10 @@ CAP: Final = 2000
 """Entries of the corpus."""
 
 
+Failure = tuple[str, object, int]
+"""An operation, its size if it has one, and which allocation point fails: by number, later ones by magnitude."""
+
+
 @dataclass(slots=True)
 class Entry:
     """A program of the corpus and what was new in it: feature -> operation that showed it first."""
@@ -73,6 +77,8 @@ class Guided(Memoryless):
         self.corpus: list[Entry] = []
         self.counts: Counter[Feature] = Counter()
         """How many programs have shown each feature."""
+        self.tried: Counter[Failure] = Counter()
+        """How often each failure was asked for."""
         self._random = Random(seed)
         self._fed: list[Program] = []
 
@@ -147,17 +153,30 @@ class Guided(Memoryless):
         return max(at, boot)
 
     def _failing(self, entry: Entry) -> tuple[Op, ...] | None:
-        """The entry up to one of its operations with allocation points, of which one fails; None if it has none."""
+        """The entry up to one of its operations with allocation points, of which one fails; None if it has none.
+
+        Of some such failures it is the one that was tried least, so that all doors are tried before one twice.
+        """
         draw = self._random.random
         ops = entry.program.ops
         boot = next(i for i, op in enumerate(ops) if op.name == "boot")
         able = [i for i in range(boot + 1, len(ops)) if entry.points[i] and ops[i - 1].name != FAULT]
         if not able:
             return None
-        at = able[int(draw() * len(able))]
-        points = entry.points[at]
-        most = min(points, EARLY) if draw() < 0.5 else points
-        return (*ops[:at], Op(FAULT, {"nth": 1 + int(draw() * most)}), ops[at])
+        best: tuple[int, int, int, Failure] | None = None
+        for _ in range(RAREST_OF):
+            at = able[int(draw() * len(able))]
+            points = entry.points[at]
+            most = min(points, EARLY) if draw() < 0.5 else points
+            nth = 1 + int(draw() * most)
+            failure = (ops[at].name, ops[at].args.get("size"), nth if nth <= EARLY else EARLY + nth.bit_length())
+            tried = self.tried[failure]
+            if best is None or tried < best[0]:
+                best = tried, at, nth, failure
+        assert best is not None
+        _, at, nth, failure = best
+        self.tried[failure] += 1
+        return (*ops[:at], Op(FAULT, {"nth": nth}), ops[at])
 
     def _learn(self, program: Program, watch: Watch) -> None:
         """Count what was seen, and keep the program if it was the first to show something."""

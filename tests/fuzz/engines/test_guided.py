@@ -110,6 +110,10 @@ def test_an_operation_is_made_to_fail_where_it_allocates() -> None:
     numbers = {prefix[-2].args["nth"] for prefix in made if prefix is not None}
     assert min(numbers) == 1
     assert 12 < max(numbers) <= entry.points[-1]
+    # The early ones are tried evenly, whatever chance says.
+    early = [engine.tried["dax create", (256 << 20,), nth] for nth in range(1, 13)]
+    assert min(early) >= 2
+    assert max(early) - min(early) <= 2
     engine.corpus = [Entry(POOL, entry.features, [0, 0])]
     assert engine._failing(engine.corpus[0]) is None
 
