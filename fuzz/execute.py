@@ -21,6 +21,7 @@ from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
 from mm.arch import Arch
 from mm.boot import boot
+from mm.contig import pages_contig
 from mm.dax import create_dev_dax, dax_bus_probe, dax_bus_remove, memmap_on_memory_store, unregister_dev_dax
 from mm.dev_dax import DevDax
 from mm.errno import EINVAL, ENODEV
@@ -321,6 +322,18 @@ def _pages_alloc(side: Side, args: Args, result: str | None) -> int:
     return 0
 
 
+def _pages_contig(side: Side, args: Args, result: str | None) -> int:
+    pfns = side.pfns(args["at"], args["size"])
+    if pfns is None:
+        return -EINVAL
+    got = pages_contig(side.kernel, pfns[0], pfns[0] + pfns[1])
+    if isinstance(got, int):
+        return got
+    if result:
+        side.handles[result] = got
+    return 0
+
+
 def _pages_free(side: Side, args: Args, result: str | None) -> int:
     extents: Extents | None = side.handles.pop(args["p"], None)
     if extents is None:
@@ -363,6 +376,7 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "dax online": _dax_online,
     "dax offline": _dax_offline,
     "pages alloc": _pages_alloc,
+    "pages contig": _pages_contig,
     "pages free": _pages_free,
     "fail alloc": _fail_alloc,
 }

@@ -29,6 +29,7 @@ UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
 
 WITHOUT_COUNTERPART: Final = {
     "pages alloc": "no interface takes single pages of one node and keeps them where they are",
+    "pages contig": "no interface takes a given range of pages",
     "pages free": "no interface takes single pages of one node and keeps them where they are",
     "hugetlb flush": "a kernel worker frees queued pages by itself, at once",
     "memory hard_offline": "takes pages of the guest's memory out of use for good",

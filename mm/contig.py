@@ -6,7 +6,7 @@ isolated before they are moved.
 
 from __future__ import annotations
 
-from mm.errno import EBUSY, ENOMEM
+from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.folio import Folio
 from mm.hugetlb import (
     account_new_hugetlb_folio,
@@ -21,21 +21,24 @@ from mm.hugetlb_isolate import migrate_hugetlb
 from mm.kernel import Kernel
 from mm.memory_online import MOVABLE_OWNERS, migrate_movable
 from mm.mmzone import ZONE_MOVABLE, Zone
-from mm.page_alloc import OWNER_HUGETLB
+from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES, Extents
 
 
 def alloc_contig_range(k: Kernel, start: int, end: int, owner: str) -> int:
-    """alloc_contig_range (mm/page_alloc.c, 7.3): frames [start, end), whole pageblocks of one zone, belong to `owner`.
+    """alloc_contig_range (mm/page_alloc.c, 7.3): frames [start, end) of one zone belong to `owner`.
 
-    0, -EBUSY, or -ENOMEM. What was moved or replaced before a failure stays so.
+    0, -EBUSY, or -ENOMEM. What was moved or replaced before a failure stays so. The pageblocks at the ends are isolated
+    as a whole.
     """
     pages = k.pages
     zone = pages.zone_of.get(start)
     assert zone is not None
     if zone.idx != ZONE_MOVABLE and any(o not in MOVABLE_OWNERS for _, _, o in pages.owners.runs(start, end)):
         return -EBUSY  # page_is_unmovable
-    pages.isolate(zone, start, end)
-    rc = _alloc_contig_migrate_range(k, start, end, zone) or replace_free_hugepage_folios(k, start, end)
+    mask = (1 << pages.block_order) - 1
+    isolated = start & ~mask, (end + mask) & ~mask
+    pages.isolate(zone, *isolated)
+    rc = _alloc_contig_migrate_range(k, start, end, zone, isolated) or replace_free_hugepage_folios(k, start, end)
     if not rc:
         free_hpage_workfn(k)  # test_pages_isolated waits for it
         if not pages.isolated_free.covers(start, end):
@@ -59,7 +62,18 @@ def _folios(k: Kernel, start: int, end: int) -> list[Folio]:
     return out
 
 
-def _alloc_contig_migrate_range(k: Kernel, start: int, end: int, zone: Zone) -> int:
+def pages_contig(k: Kernel, start: int, end: int) -> int | Extents:
+    """`alloc_contig_range` for a program, which holds the frames then.
+
+    -EINVAL for what is no row of online pages of one zone, which no caller may ask for.
+    """
+    run = k.pages.zone_of.run(start)
+    if start >= end or run is None or run[1] < end:
+        return -EINVAL
+    return alloc_contig_range(k, start, end, OWNER_PAGES) or [(start, end - start)]
+
+
+def _alloc_contig_migrate_range(k: Kernel, start: int, end: int, zone: Zone, isolated: tuple[int, int]) -> int:
     """__alloc_contig_migrate_range (mm/page_alloc.c), isolate_or_dissolve_huge_folio (mm/hugetlb.c, 7.3).
 
     0 or -ENOMEM. A gigantic page in the way is -ENOMEM, before anything behind it is touched.
@@ -80,7 +94,7 @@ def _alloc_contig_migrate_range(k: Kernel, start: int, end: int, zone: Zone) -> 
             rc = alloc_and_dissolve_hugetlb_folio(k, folio)
             if rc:
                 return rc
-        elif not migrate_hugetlb(k, folio, nodes, False, (start, end)):
+        elif not migrate_hugetlb(k, folio, nodes, False, isolated):
             return -ENOMEM
     return 0
 

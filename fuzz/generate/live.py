@@ -181,5 +181,6 @@ _MOVES: Final[dict[str, Callable[[Live, Op, int], None]]] = {
     "hugetlb map": Live._hugetlb_map,
     "hugetlb unmap": Live._hugetlb_unmap,
     "pages alloc": Live._pages_alloc,
+    "pages contig": Live._pages_alloc,
     "pages free": Live._pages_free,
 }

@@ -239,6 +239,26 @@ def poisoned_address(draw: Draw, live: Live) -> int:
     return hugetlb_address(draw, live)
 
 
+def contiguous(draw: Draw, live: Live) -> tuple[int, int]:
+    """A range for `pages contig`: pageblocks from a huge page, a movable page or anything on; sometimes odd."""
+    kernel = live.kernel
+    page, block = kernel.arch.page, kernel.arch.page << kernel.arch.pmd_order
+    x = draw()
+    at = hugetlb_address(draw, live)
+    if x < 0.3:
+        owners = kernel.pages.owners
+        start = int(draw() * len(owners.starts))
+        for i in range(start, min(start + 8, len(owners.starts))):
+            if owners.vals[i] == OWNER_PAGES_MOVABLE:
+                at = owners.starts[i] * page
+                break
+    if x < 1 - RAW:
+        return at & -block, block * (1, 1, 1, 2, 2, 4, 8, 16)[int(draw() * 8)]
+    if x < 0.97:
+        return at & -page, page * (1 + int(draw() * 1500))
+    return raw_address(draw), raw_number(draw)
+
+
 def new_range(draw: Draw, live: Live, size: int) -> int:
     """Where to put new memory: behind or before what is there, where something was, in a hole, over something."""
     x = draw()

@@ -72,8 +72,9 @@ def _hugetlb_demote(draw: Draw, live: Live) -> Op:
         nid = operands.any_node(draw, live)
         to = pool.persistent + 1 + int(draw() * 2)
         return Op("hugetlb resize", {"size": size, "to": to, "node": nid})
-    nid = operands.any_node(draw, live)
-    if draw() >= 0.97:
+    # Few operations are demotions: each answer has its share.
+    nid = operands.any_node(draw, live) if draw() < 0.93 else live.kernel.machine.nodes
+    if draw() >= 0.93 or size not in _DEMOTABLE:
         size = _DEMOTABLE[int(draw() * len(_DEMOTABLE))]
     return Op("hugetlb demote", {"size": size, "count": operands.demote_count(draw, pool, nid), "node": nid})
 
@@ -288,6 +289,11 @@ def _pages_alloc(draw: Draw, live: Live) -> Op:
     return Op("pages alloc", {"count": count, "node": nid, "movable": movable}, live.fresh(PAGES))
 
 
+def _pages_contig(draw: Draw, live: Live) -> Op:
+    at, size = operands.contiguous(draw, live)
+    return Op("pages contig", {"at": at, "size": size}, live.fresh(PAGES))
+
+
 def _pages_free(draw: Draw, live: Live) -> Op:
     name = _handle(draw, live, PAGES, live.pages)
     return _pages_alloc(draw, live) if name is None else Op("pages free", {PAGES: name})
@@ -326,6 +332,7 @@ MAKERS: Final[dict[str, Maker]] = {
     "dax online": _dax_online,
     "dax offline": _dax_offline,
     "pages alloc": _pages_alloc,
+    "pages contig": _pages_contig,
     "pages free": _pages_free,
     "fail alloc": _fail_alloc,
 }

@@ -41,6 +41,7 @@ WEIGHTS: Final = {
     "dax online": 7,
     "dax offline": 5,
     "pages alloc": 15,
+    "pages contig": 8,
     "pages free": 11,
     "fail alloc": 18,
 }
@@ -57,6 +58,7 @@ FAILABLE: Final = (
     *("memory online",) * 2,
     *("memory hard_offline",) * 2,
     "memory soft_offline",
+    *("pages contig",) * 2,
     *("dax rebind",) * 2,
     *("dax state",) * 2,
     "memory unplug",

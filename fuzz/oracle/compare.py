@@ -53,6 +53,11 @@ class OpLike(Protocol):
     def args(self) -> Mapping[str, Any]: ...
 
 
+def span(op: OpLike) -> tuple[int, int]:
+    """The range that an operation names, in bytes: first, end."""
+    return op.args["at"], op.args["at"] + op.args["size"]
+
+
 class Oracle:
     """Holds the two kernels of a pair and says after each operation whether they still agree."""
 
@@ -468,9 +473,14 @@ class Oracle:
             return "memory-fork"
         if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
+        contig = op.name == "pages contig"
+        if contig and rules.contig_fork(ref, cand, rcs, *(n >> ref.arch.page_shift for n in span(op))):
+            return "placement-fork"
         if rc == rc2 and (op.name in rules.MOVING or op.name.startswith("hugetlb")):
-            n = op.args["size"] >> ref.arch.page_shift if "size" in op.args else 1 << ref.arch.pmd_order
-            zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if op.name in POISONING else None
+            huge = "size" in op.args and not contig
+            n = op.args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
+            named = contig or op.name in POISONING
+            zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if named else None
             if rules.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
                 return "placement-fork"
         return None

@@ -31,7 +31,7 @@ Clauses = set[str]
 
 OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
 """Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
-MOVING = OFFLINING | {"memory soft_offline", "subblock unplug"}
+MOVING = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
 """Operations that move pages."""
 
 # -- mapping and contents -------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def memory_fork(
     """
     if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY, *refused) for rc in rcs):
         return False
-    if operation.startswith("hugetlb") or operation in ("memory hard_offline", "memory soft_offline"):
+    if operation.startswith("hugetlb") or operation in ("memory hard_offline", "memory soft_offline", "pages contig"):
         return True
     if (operation == "memory add" or operation.startswith("dax")) and -ENOMEM not in rcs:
         return True  # one had a block where the other took base pages; or kmem went without a range
@@ -343,6 +343,14 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
         if stuck[0] != stuck[1] and rcs[stuck[1]] == -EBUSY:
             return True
     return False
+
+
+def contig_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lo: int, hi: int) -> bool:
+    """Whether a range that was to be allocated holds a frame that cannot move on one side only, which said -EBUSY."""
+    if rcs.count(-EBUSY) != 1:
+        return False
+    k = ref if rcs[0] == -EBUSY else cand
+    return any(owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE) for _, _, owner in k.pages.owners.runs(lo, hi))
 
 
 User = tuple[str | None, int]

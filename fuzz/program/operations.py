@@ -136,6 +136,7 @@ PAGE_SIZES: Final = (2 * M, 1 * G, 1 * M, 16 * M, 32 * M, 512 * M, 2 * G)
 """Huge page sizes of all architectures; a machine without a size has no files for it."""
 _DEMOTABLE: Final = (1 * G, 2 * G, 2 * M)
 _ALIGNS: Final = (4 * K, 2 * M, 1 * G, 16 * K, 64 * K, 1 * M, 16 * M, 32 * M, 512 * M)
+_CONTIGUOUS: Final = (2 * M, 4 * M, 2 * M, 8 * M, 32 * M, 128 * M, 4 * K, 64 * K, 6 * M, 1 * G, 0)
 _NODE: Final = Argument("node", Type.NODE, 0, placeholder="K")
 _AT: Final = Argument("at", Type.ADDRESS, placeholder="ADDR")
 _ZONE: Final = Argument("zone", Type.CHOICE, "movable", ("kernel", "movable", "default"))
@@ -326,6 +327,16 @@ _ENTRIES: Final = (
         "Offline one memory block of a DAX device that is system RAM.",
         "memoryN/state",
         (_handle(DAX), _block()),
+    ),
+    Operation(
+        "pages contig",
+        "Allocate the pages of a given range, moving away what is there.",
+        "alloc_contig_range, as virtio-mem and CMA ask for it",
+        (
+            _AT,
+            Argument("size", Type.SIZE, placeholder="SIZE", menu=_CONTIGUOUS),
+        ),
+        makes=PAGES,
     ),
     Operation(
         "pages alloc",
