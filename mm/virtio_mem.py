@@ -55,9 +55,10 @@ def virtio_mem_sbm_unplug(k: Kernel, block: int, first: int, count: int) -> int:
     if blocks.unplugged.overlaps(start, end) or gone + end - start >= blocks.pages:
         return -EINVAL
     if blocks.zone.get(block) != MemoryBlocks.OFFLINE:
-        blocks.tried.append((start, end))
         zone = pages.zone_of.get(start)
-        assert zone is not None
+        if zone is None:
+            return -EINVAL  # a hole in boot memory, which no driver owns
+        blocks.tried.append((start, end))
         for _ in range(RETRIES if zone.idx == ZONE_MOVABLE else 1):
             rc = alloc_contig_range(k, start, end, OWNER_OFFLINE)
             if rc != -EBUSY:

@@ -82,7 +82,8 @@ _ARCHES: Final = (
     *(("x86_64", 4 * K),) * 40,
     *(("loongarch64", 4 * K), ("loongarch64", 16 * K), ("loongarch64", 64 * K)),
     *(("arm64", 4 * K), ("arm64", 16 * K), ("arm64", 64 * K)),
-    *(("s390x", 4 * K), ("ppc64_hash", 64 * K)),
+    *(("s390x", 4 * K), ("ppc64_hash", 64 * K), ("ppc64_radix", 4 * K), ("ppc64_radix", 64 * K)),
+    *(("riscv64", 4 * K),) * 2,
 )
 """Architectures, each as often as it is drawn."""
 

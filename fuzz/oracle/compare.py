@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fuzz.oracle import known, rules
+from fuzz.oracle import arches, known, rules
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -455,17 +455,33 @@ class Oracle:
             return "prehvo-interleaved-node"
         return None
 
+    def _leaves(self, added: PgMap) -> str | None:
+        """The clause for PMD leaves under a device that shares tails; outside of them the sides must be alike."""
+        spans, under = arches.leaf_spans(self.ref, self.cand, added)
+        if not spans:
+            return None
+        mapped = union(self.ref.tables.touched + self.cand.tables.touched)
+        if self._mapping(arches.without(mapped, spans)) is not None:
+            return None
+        return "radix-leaf-under-compounds" if under else "dax-partial-section-leaf"
+
     def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:
         """The terminal clause that explains a difference after this operation, if one does."""
         ref, cand = self.ref, self.cand
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         added = self._added
+        if op.name == "boot":
+            return "boot-preoptimized" if arches.preoptimized_boot(ref, cand) else None
         rcs, refused = (rc, rc2), self._refused()
         if rules.poison_fork(ref, cand, self._hit):
             return "placement-fork"
         if ref.faults.armed and rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, added):
             return "fault-fork"
+        if added is not None:
+            clause = self._leaves(added)
+            if clause is not None:
+                return clause
         if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]

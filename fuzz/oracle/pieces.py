@@ -25,6 +25,10 @@ REF_KEEP = 2
 """VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
 
 
+LEAVES = frozenset({"riscv64", "ppc64_radix"})
+"""Architectures with device DAX tails where vmemmap_populate maps a PMD leaf for a part of a section too."""
+
+
 def shares_tails(arch: Arch, order: int, altmap: bool) -> bool:
     """Whether either tree can share the tails of a device's compound pages of `order` (separate-paths.md P4)."""
     return arch.dax_dedup and not altmap and arch.vmemmap_pages(order) > REF_KEEP
@@ -173,9 +177,14 @@ class Pieces:
         """PFN_SECTION_SHIFT."""
         return self.arch.section_shift - self.arch.page_shift
 
+    @property
+    def unit(self) -> int:
+        """Pages of a section, or of as many as share a vmemmap page (powerpc with 64K pages)."""
+        return max(self.arch.pages_per_section, self.arch.spp)
+
     def _sections(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """[lo, hi) cut at section boundaries."""
-        per = self.arch.pages_per_section
+        """[lo, hi) cut at boundaries of `unit`."""
+        per = self.unit
         return [(max(lo, s), min(hi, s + per)) for s in range(lo // per * per, hi, per)]
 
     # -- mapping ----------------------------------------------------------------------------------------------------
@@ -214,7 +223,7 @@ class Pieces:
 
     def _pages(self, p: Piece, lo: int, hi: int) -> list[tuple[int, int]]:
         """The pieces, unclipped and in pfns, that meet vmemmap pages [lo, hi)."""
-        spp, per = self.arch.spp, self.arch.pages_per_section
+        spp, per = self.arch.spp, self.unit
         first = lo * spp // per * per
         return [(max(s, p.origin), s + per) for s in range(first, hi * spp, per)]
 

@@ -91,6 +91,18 @@ def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
 MISSED_PAGE = "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x200000 size=64M align=16K"
 
 
+RISCV_BOOT = "machine arch=riscv64 page=4K ram=4G nodes=1\nreserve size=1G count=2\nboot"
+RISCV_PARTIAL = "machine arch=riscv64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=130M"
+RADIX_LEAF = (
+    "machine arch=ppc64_radix page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0x40000000 size=16M align=4K\n"
+    "d1 = dax create at=0x41000000 size=144M"
+)
+
+
+def count_boot_page_more(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    f.k.vmstat.nr_memmap_boot += 1
+
+
 def dies_at_boot(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     raise KernelBug("panic: no memmap")
 
@@ -261,6 +273,10 @@ ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_ini
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
 
 DEFECTS = (
+    Defect("boot-preoptimized", RISCV_BOOT, LATE, count_boot_page_more, "mapping", "owner"),
+    Defect("boot-preoptimized", RISCV_BOOT, LATE, leak, "mapping", "owner"),
+    Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
+    Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),

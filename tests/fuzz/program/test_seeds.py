@@ -8,7 +8,7 @@ from fuzz import program
 from fuzz.program.operations import MACHINE, OPERATIONS, PAGE_SIZES
 
 CORPUS = Path(__file__).resolve().parents[3] / "corpus"
-SEEDS = sorted((*CORPUS.glob("seeds/*.vmm"), *Path(__file__).with_name("arches").glob("*.vmm")))
+SEEDS = sorted(CORPUS.glob("seeds/*.vmm"))
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)

@@ -1,0 +1,86 @@
+"""Where two sides part on architectures other than x86-64, as the series makes them part there.
+
+The rules of `fuzz.oracle.rules` are exact about x86-64. Elsewhere a PMD leaf can reach beyond what it was populated
+for, and boot huge pages are optimized in another place; what follows from that is not carried along, the program ends
+there.
+Each rule still demands that the sides differ by what the architecture's code explains, and by nothing else.
+"""
+
+from __future__ import annotations
+
+from fuzz.oracle.pieces import LEAVES, shares_tails
+from mm.kernel import Kernel
+from mm.pgmap import PgMap
+from mm.pgtable import Leaf
+
+Spans = list[tuple[int, int]]
+
+
+def _sections(k: Kernel, pgmap: PgMap) -> list[tuple[int, int, bool]]:
+    """The pieces of a device by section: first pfn, end, whole; those in early sections reuse boot memmap."""
+    per = k.arch.pages_per_section
+    out = []
+    for start, end in pgmap.ranges:
+        for section in range(start // per * per, end, per):
+            lo, hi = max(section, start), min(section + per, end)
+            if hi - lo == per or not k.sections.early(section):
+                out.append((lo, hi, hi - lo == per))
+    return out
+
+
+def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
+    """Vmemmap pages, in whole PMDs, in which a device that shares tails has them in no base pages of its own: under its
+    partial sections, and where a leaf was before. And whether such a leaf lies under a whole section, on either side.
+    """
+    arch = ref.arch
+    if arch.name not in LEAVES or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
+        return [], False
+    ptrs, spp = arch.ptrs_per_pte, arch.spp
+    spans: set[tuple[int, int]] = set()
+    under = False
+    for lo, hi, whole in _sections(ref, pgmap):
+        for pmd in range(lo // spp // ptrs, -(-hi // spp // ptrs)):
+            a, b = max(lo // spp, pmd * ptrs), min(-(-hi // spp), (pmd + 1) * ptrs)
+            leaf = any(isinstance(m, Leaf) for k in (ref, cand) for _, _, m in k.tables.runs(a, b))
+            if leaf or (not whole and arch.name == "ppc64_radix"):
+                spans.add((pmd * ptrs, (pmd + 1) * ptrs))
+            under |= leaf and whole
+    return sorted(spans), under
+
+
+def without(ranges: Spans, holes: Spans) -> Spans:
+    """Sorted `ranges` less sorted `holes`."""
+    out: Spans = []
+    for lo, hi in ranges:
+        for s, e in holes:
+            if s < hi and lo < e:
+                if lo < s:
+                    out.append((lo, s))
+                lo = max(lo, e)
+        if lo < hi:
+            out.append((lo, hi))
+    return out
+
+
+def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
+    """Whether boot differs as it must where only the framework optimizes gigantic pages before their memmap is made.
+
+    For each such page the reference has a head copy and 8 split leaves (V / 512 in general) from the buddy allocator,
+    the candidate one private page and as many tables from memblock; nothing else may differ in number.
+    """
+    arch = ref.arch
+    if not arch.hvo or arch.prehvo:
+        return False
+    heads = [
+        {pfn for h in k.hstates.values() if h.gigantic for pfn, f in h.folios.items() if f.vmemmap_optimized}
+        for k in (ref, cand)
+    ]
+    if not heads[0] or heads[0] != heads[1]:
+        return False
+    n = len(heads[0])
+    order = max(ref.hstates)
+    splits = n * (arch.vmemmap_pages(order) // arch.ptrs_per_pte)
+    v, w = ref.vmstat, cand.vmstat
+    free = [sum(z.free_pages(arch.pmd_order) for node in k.nodes for z in node.zones) for k in (ref, cand)]
+    moved = w.nr_memmap - v.nr_memmap, w.nr_memmap_boot - v.nr_memmap_boot
+    return moved == (-n, n) and v.nr_page_table_pages - w.nr_page_table_pages == splits and free[0] == free[1]
