@@ -22,6 +22,7 @@ from mm.machine import Machine
 
 PAGE: Final = 4096
 M: Final = 1 << 20
+SECTION: Final = 128 * M
 SPARE: Final = 96 * M // PAGE
 """Free pages that a program must leave to the guest's kernel on each node."""
 POISON: Final = "/sys/devices/system/memory/soft_offline_page"
@@ -38,15 +39,17 @@ WITHOUT_COUNTERPART: Final = {
     "memory unplug": "only virtio-mem and daxN.M/state call it",
     "subblock unplug": "needs a virtio-mem device",
     "subblock plug": "needs a virtio-mem device",
-    "dax rebind": "not translated: a device has one driver here as long as it lives",
-    "dax set": "not translated: a device has one driver here as long as it lives",
-    "dax state": "not translated: no device here is system RAM",
-    "dax online": "not translated: no device here is system RAM",
-    "dax offline": "not translated: no device here is system RAM",
 }
 """Operations that cannot be done live at all."""
 
-CHANGES_BLOCKS: Final = frozenset({"memory add", "memory online", "memory offline", "memory remove"})
+CHANGES_BLOCKS: Final = frozenset(
+    {
+        *("memory add", "memory online", "memory offline", "memory remove"),
+        *("dax create", "dax destroy", "dax rebind", "dax state", "dax online", "dax offline"),
+    }
+)
+BUS_DRIVERS: Final = {"devdax": "device_dax", "kmem": "kmem", "none": ""}
+"""Drivers of the language by their names on the dax bus."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class Range:
     ranges: tuple[tuple[int, int], ...]
     nvdimm: str = ""
     """The nvdimm device that claims the namespace, for a device made of one."""
+    driver: str = "device_dax"
+    """The driver that is bound, or nothing."""
 
     def overlaps(self, at: int, size: int) -> bool:
         """Whether any of it lies in [at, at + size)."""
@@ -189,7 +194,10 @@ def _check_add(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | 
 
 
 def _check_offline(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
-    block = names.block(args["m"], args["block"])
+    return _cannot_offline(names.block(args["m"], args["block"]), seen)
+
+
+def _cannot_offline(block: int | None, seen: Snapshot) -> str | None:
     state = "offline" if block is None else seen.blocks.get(block, "offline")
     if state not in ("offline", "Movable"):
         return "whether a block of a kernel zone can go offline depends on where the guest's own pages are"
@@ -211,9 +219,46 @@ def _check_remove(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str
     return None
 
 
+def _device_blocks(names: Names, handle: str) -> list[int]:
+    """The whole memory blocks of a device's ranges."""
+    device = names.devices.get(handle)
+    ranges = () if device is None else device.ranges
+    return [block for at, size in ranges for block in range(-(-at // SECTION), (at + size) // SECTION)]
+
+
+def _device_block(args: Args, names: Names) -> int | None:
+    blocks = _device_blocks(names, args["d"])
+    return blocks[args["block"]] if args["block"] < len(blocks) else None
+
+
+def _check_device(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    """For what unbinds a device."""
+    device = names.devices.get(args["d"])
+    if args.get("driver", "none") not in BUS_DRIVERS:
+        return "the guest has no fsdev driver"
+    if device is not None and device.nvdimm and "driver" in args:
+        return "a namespace has the driver that it was made with"
+    if device is not None and device.driver == "kmem":
+        if any(seen.blocks.get(block, "offline") != "offline" for block in _device_blocks(names, args["d"])):
+            return "a range that kmem cannot remove is lost until reboot"
+    return None
+
+
+def _check_state(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    if args["state"] == "unplugged":
+        for block in _device_blocks(names, args["d"]):
+            if why := _cannot_offline(block, seen):
+                return why
+    return None
+
+
+def _check_device_offline(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    return _cannot_offline(_device_block(args, names), seen)
+
+
 def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
-    if args["driver"] != "devdax":
-        return "not translated: fsdev, and kmem for a device (memory add is kmem)"
+    if args["driver"] not in BUS_DRIVERS:
+        return "the guest has no fsdev driver"
     ranges = list(zip(args["at"], args["size"], strict=True))
     if len(ranges) == 1 and ranges[0] in names.namespaces:
         return _check_namespace(args, names)
@@ -234,6 +279,8 @@ def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | 
 
 def _check_namespace(args: Args, names: Names) -> str | None:
     at, size = args["at"][0], args["size"][0]
+    if args["driver"] != "devdax":
+        return "a namespace has the driver that it was made with"
     if args["node"] != names.machine.nodes - 1:
         return f"the namespaces belong to node {names.machine.nodes - 1}"
     if any(r.overlaps(at, size) for r in names.devices.values()):
@@ -258,6 +305,10 @@ _CHECKS: Final = {
     "memory offline": _check_offline,
     "memory remove": _check_remove,
     "dax create": _check_dax,
+    "dax destroy": _check_device,
+    "dax rebind": _check_device,
+    "dax state": _check_state,
+    "dax offline": _check_device_offline,
 }
 
 
@@ -358,7 +409,8 @@ class UnexpectedRefusal(Exception):
 
 
 def _release(guest: Guest, driver: str, device: str) -> None:
-    rcs = guest.agent.steps([(f"{DRIVERS}/{driver}/unbind", device), (f"{DEVICES}/{device}/size", "0")])
+    steps = [(f"{DRIVERS}/{driver}/unbind", device)] if driver else []
+    rcs = guest.agent.steps([*steps, (f"{DEVICES}/{device}/size", "0")])
     if rcs[-1] < 0:
         raise UnexpectedRefusal(f"{device} cannot be released: error {-rcs[-1]}")
     guest.idle.insert(0, device)
@@ -376,7 +428,10 @@ def _add(args: Args, result: str | None, guest: Guest, names: Names) -> int:
 
 
 def _state(args: Args, guest: Guest, names: Names, word: str) -> int:
-    block = names.block(args["m"], args["block"])
+    return _write_state(names.block(args["m"], args["block"]), guest, word)
+
+
+def _write_state(block: int | None, guest: Guest, word: str) -> int:
     if block is None:
         return -errno.ENODEV
     rc = guest.agent.write(f"{BLOCKS}/memory{block}/state", word)
@@ -405,9 +460,10 @@ def _create(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     ranges = tuple(zip(args["at"], args["size"], strict=True))
     if ranges[0] in guest.namespaces:
         return _claim(args, result, guest, names)
-    rc, name = _bind(guest, "device_dax", args["align"], ranges, [])
+    driver = BUS_DRIVERS[args["driver"]]
+    rc, name = _bind(guest, driver, args["align"], ranges, [(f"{DEVICES}/{guest.idle[0]}/memmap_on_memory", "0")])
     if rc >= 0 and result:
-        names.devices[result] = Range(name, ranges)
+        names.devices[result] = Range(name, ranges, driver=driver)
     return rc
 
 
@@ -418,8 +474,48 @@ def _destroy(args: Args, result: str | None, guest: Guest, names: Names) -> int:
     if device.nvdimm:
         _disclaim(guest, device.nvdimm)
     else:
-        _release(guest, "device_dax", device.device)
+        _release(guest, device.driver, device.device)
     return 0
+
+
+def _rebind(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    device = names.devices.get(args["d"])
+    if device is None:
+        return -errno.ENODEV
+    if device.driver:
+        guest.agent.write(f"{DRIVERS}/{device.driver}/unbind", device.device)
+    device.driver = BUS_DRIVERS[args["driver"]]
+    rc = guest.agent.write(f"{DRIVERS}/{device.driver}/bind", device.device) if device.driver else 0
+    if rc < 0:
+        device.driver = ""
+    return rc
+
+
+def _set(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    device = names.devices.get(args["d"])
+    if device is None:
+        return -errno.ENODEV
+    return guest.agent.write(f"{DEVICES}/{device.device}/memmap_on_memory", str(int(args["memmap_on_memory"])))
+
+
+def _dax_state(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    device = names.devices.get(args["d"])
+    if device is None:
+        return -errno.ENODEV
+    rc = guest.agent.write(f"{DEVICES}/{device.device}/state", args["state"])
+    settle(guest)
+    return rc
+
+
+def _dax_online(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    word = "online" if args["zone"] == "default" else f"online_{args['zone']}"
+    return _write_state(_device_block(args, names), guest, word)
+
+
+def _dax_offline(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    rc = _write_state(_device_block(args, names), guest, "offline")
+    settle(guest)
+    return rc
 
 
 def _claim(args: Args, result: str | None, guest: Guest, names: Names) -> int:
@@ -470,4 +566,9 @@ _ACTIONS: Final = {
     "memory remove": _remove,
     "dax create": _create,
     "dax destroy": _destroy,
+    "dax rebind": _rebind,
+    "dax set": _set,
+    "dax state": _dax_state,
+    "dax online": _dax_online,
+    "dax offline": _dax_offline,
 }
