@@ -193,7 +193,7 @@ class Campaign:
         self.findings.load(records)
         self._digests = self.store.digests()
         self.programs = len(self._digests)
-        self._flush()
+        self._flush(begin=True)
         if not new:
             self.say(
                 "resumed",
@@ -387,13 +387,21 @@ class Campaign:
             seconds=self.state.seconds,
         )
 
-    def _flush(self) -> None:
+    def _flush(self, *, begin: bool = False) -> None:
         """Write the index; one that is missing or broken is made again from the files."""
         for _ in range(2):
             try:
                 if not self.index.opened and self.index.open():
                     rebuild.fill(self.index, self.store, self.events, self.lines, self.settings)
                     self._say_corrupt()
+                elif begin:
+                    # What was gathered when the last run was killed.
+                    missing = self.index.missing("programs", self._digests)
+                    if missing:
+                        rebuild.programs(self.index, self.store, self.settings, missing)
+                    rebuild.history(self.index, self.events, self.lines)
+                    for feature, owner in self.state.coverage.owners.items():
+                        self.index.add("features", feature_row(feature, not owner))
                 self.index.flush()
             except BrokenIndex as error:
                 place = self.index.set_aside()

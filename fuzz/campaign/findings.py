@@ -89,7 +89,7 @@ class Findings:
         """Records that `load` could not make sense of."""
         self._known: set[str] = set()
         """Signatures that engines saw and that are being taken care of, or were."""
-        self.written = False
+        self.written = True
         """Whether records were written since somebody set this to false."""
         self._job: Job | None = None
         self._helper: Helper | None = None

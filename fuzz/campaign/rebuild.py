@@ -99,9 +99,17 @@ def features_of(
 
 def fill(index: Index, store: Store, events: Journal, lines: Journal, settings: Settings) -> None:
     """Gather rows for everything in a campaign's folder."""
-    programs = list(store.programs())
+    programs(index, store, settings, store.digests())
+    for row in record_rows(store.records()):
+        index.add("findings", row)
+    history(index, events, lines)
+
+
+def programs(index: Index, store: Store, settings: Settings, wanted: set[str]) -> None:
+    """Gather rows for some programs of the corpus."""
+    chosen = [(digest, text) for digest, text in store.programs() if digest in wanted]
     shown: dict[str, int] = {}
-    for (digest, text), features in zip(programs, features_of((text for _, text in programs), settings), strict=True):
+    for (digest, text), features in zip(chosen, features_of((text for _, text in chosen), settings), strict=True):
         index.add("programs", program_row(digest, text))
         for feature in features or ():
             shown[feature] = shown.get(feature, 0) + 1
@@ -110,8 +118,10 @@ def fill(index: Index, store: Store, events: Journal, lines: Journal, settings: 
                 index.add("clauses", {"clause": feature.removeprefix("clause "), "program": digest})
     for feature, times in shown.items():
         index.add("features", feature_row(feature, times > 1))
-    for row in record_rows(store.records()):
-        index.add("findings", row)
+
+
+def history(index: Index, events: Journal, lines: Journal) -> None:
+    """Gather rows for what happened, and the statistics over time."""
     for line in lines.lines():
         if "run" in line and "seconds" in line:
             index.add("statistics", statistics_row(line))

@@ -144,6 +144,16 @@ class Index:
         self._db = db
         return made
 
+    def missing(self, table: str, names: set[str]) -> set[str]:
+        """Which of these have no row in a table with a key of one column; raises BrokenIndex."""
+        if self._db is None:
+            return set()
+        try:
+            known = {row[0] for row in self._db.execute(f"select [{KEYS[table]}] from [{table}]")}
+        except sqlite3.Error as error:
+            raise BrokenIndex(str(error)) from None
+        return names - known
+
     def flush(self) -> None:
         """Write what was gathered; what cannot be written stays. Raises BrokenIndex, or OSError on a full disk."""
         if self._db is None:
