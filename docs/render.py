@@ -24,6 +24,7 @@ COMMANDS = (
             "coverage",
         )
     ),
+    *(("corpus", name) for name in ("stats", "merge", "minimize", "import", "export", "pack")),
     *(("live", name) for name in ("conform", "run", "diff", "kernels")),
 )
 

@@ -29,7 +29,7 @@ INPUT: Final = 64
 """Programs of the corpus that go with a slice for an engine that learns."""
 AGAIN: Final = 5
 """Times that a slice is submitted which Dask has given up, each after four lost machines, before it is let go."""
-CONNECT: Final = 10.0
+CONNECT: Final = 5.0
 
 
 def slice_of(task: Task, seconds: float | None, corpus: list[str], hang: float, name: str) -> list[Event]:
@@ -137,7 +137,8 @@ class Machines:
 
         events: list[Event] = []
         try:
-            ended = wait(list(self._slices), timeout, return_when="FIRST_COMPLETED").done
+            with self.client.as_current():
+                ended = wait(list(self._slices), timeout, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             return events
         for future in ended:
