@@ -375,8 +375,8 @@ ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "dax state": _dax_state,
     "dax online": _dax_online,
     "dax offline": _dax_offline,
-    "pages alloc": _pages_alloc,
     "pages contig": _pages_contig,
+    "pages alloc": _pages_alloc,
     "pages free": _pages_free,
     "fail alloc": _fail_alloc,
 }
