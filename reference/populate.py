@@ -308,9 +308,12 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     """vmemmap_populate_compound_pages for one piece of a section: two frames a compound page, shared RW. 0 or
     -ENOMEM.
 
-    A piece lies in one section, hence under one PTE table.
+    A piece lies in one section, hence under one PTE table. vmemmap_populate_address walks to a PTE without looking at
+    the PMD: under a leaf, which riscv64 maps for a part of a section too, it takes struct pages for PTEs.
     """
     tables = k.tables
+    if isinstance(tables.get(lo), Leaf) or isinstance(tables.get(lo - lo % k.arch.ptrs_per_pte), Leaf):
+        raise KernelBug(f"vmemmap_populate_address: the PTE of vmemmap page {lo:#x} is looked up in a PMD leaf")
     if reuse_compound_section(k, start_pfn, pgmap):
         frame = compound_section_tail_page(k, lo)
         if not ensure_tables(k, lo, nid, PTE_TABLE):

@@ -449,6 +449,8 @@ class Oracle:
         if added is not None and added.altmap is None:
             if known.dax_unaligned_start(self.ref, added.ranges, added.vmemmap_shift, (rc, rc2), diff):
                 return "dax-1g-unaligned-start"
+        if added is not None and known.compound_under_leaf(self.ref, added.ranges, rc):
+            return "riscv-compound-under-leaf"
         if added is not None and known.missed_vmemmap_page(self.ref, added.ranges, (rc, rc2)):
             return "arm64-missed-vmemmap-page"
         if op.name == "boot" and known.prehvo_of_interleaved_node(self.ref, (rc, rc2)):

@@ -41,6 +41,15 @@ def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -
     return theirs == 0 and isinstance(mine, str) and "no usage map is left" in mine and len(nodes) > len(set(nodes))
 
 
+def compound_under_leaf(ref: Kernel, ranges: list[tuple[int, int]], mine: Outcome) -> bool:
+    """docs/findings/0006: a device that shares tails, in a section where riscv64 has a PMD leaf for another part."""
+    arch = ref.arch
+    if arch.name != "riscv64" or not isinstance(mine, str) or "is looked up in a PMD leaf" not in mine:
+        return False
+    leaves = [m for lo, hi in ranges for _, _, m in ref.tables.runs(lo // arch.spp, hi // arch.spp) if m.kind == "leaf"]
+    return bool(leaves)
+
+
 def missed_vmemmap_page(ref: Kernel, ranges: list[tuple[int, int]], outcomes: tuple[Outcome, Outcome]) -> bool:
     """docs/findings/0004: a device that begins inside a vmemmap page, on arm64 with pages of 16K or 64K; both trees
     leave the last vmemmap page of a piece unmapped, and touch a struct page in it."""

@@ -91,6 +91,10 @@ def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
 MISSED_PAGE = "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x200000 size=64M align=16K"
 
 
+RISCV_LEAF = (
+    "machine arch=riscv64 page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0xc0000000 size=2M align=4K\n"
+    "d1 = dax create at=0xc0200000 size=2M"
+)
 RISCV_BOOT = "machine arch=riscv64 page=4K ram=4G nodes=1\nreserve size=1G count=2\nboot"
 RISCV_PARTIAL = "machine arch=riscv64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=130M"
 RADIX_LEAF = (
@@ -273,6 +277,7 @@ ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_ini
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
 
 DEFECTS = (
+    Defect("riscv-compound-under-leaf", RISCV_LEAF, LATE, dies_at_boot, "returns", "bug"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, leak, "mapping", "owner"),
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
