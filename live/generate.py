@@ -57,6 +57,11 @@ WEIGHTS: Final = {
     "memory remove": 8,
     "dax create": 12,
     "dax destroy": 9,
+    "dax rebind": 7,
+    "dax set": 2,
+    "dax state": 6,
+    "dax online": 5,
+    "dax offline": 3,
 }
 
 FAULTS: Final = {"fail alloc": 24}
@@ -228,7 +233,9 @@ def _create(d: Draw, names: Names, seen: Snapshot) -> Op:
     if not ranges:
         return _destroy(d, names, seen)
     at_list, sizes = zip(*ranges, strict=True)
-    return make_op("dax create", d.handle("d"), at=at_list, size=sizes, align=align, node=d.machine.nodes - 1)
+    driver = "devdax" if r.random() < 0.75 else "kmem"
+    args = {"at": at_list, "size": sizes, "align": align, "node": d.machine.nodes - 1, "driver": driver}
+    return make_op("dax create", d.handle("d"), **args)
 
 
 def _claim(d: Draw, at: int, size: int) -> Op:
@@ -250,6 +257,50 @@ def _destroy(d: Draw, names: Names, seen: Snapshot) -> Op:
     return make_op("dax destroy", d=d.random.choice(list(names.devices)))
 
 
+def _system_ram(d: Draw, names: Names, seen: Snapshot) -> str | None:
+    """A device of the kmem driver, or rarely another one."""
+    r = d.random
+    found = [name for name, device in names.devices.items() if device.driver == "kmem" or r.random() < 0.1]
+    return r.choice(found) if found else None
+
+
+def _rebind(d: Draw, names: Names, seen: Snapshot) -> Op:
+    found = [name for name, device in names.devices.items() if not device.nvdimm]
+    if not found:
+        return _create(d, names, seen)
+    return make_op("dax rebind", d=d.random.choice(found), driver=d.random.choice(("devdax", "kmem", "kmem", "none")))
+
+
+def _set(d: Draw, names: Names, seen: Snapshot) -> Op:
+    if not names.devices:
+        return _create(d, names, seen)
+    return make_op("dax set", d=d.random.choice(list(names.devices)), memmap_on_memory=d.random.random() < 0.7)
+
+
+def _dax_state(d: Draw, names: Names, seen: Snapshot) -> Op:
+    found = _system_ram(d, names, seen)
+    if found is None:
+        return _rebind(d, names, seen)
+    states = ("unplugged", "unplugged", "online_movable", "online_movable", "online", "offline")
+    return make_op("dax state", d=found, state=d.random.choice(states))
+
+
+def _dax_online(d: Draw, names: Names, seen: Snapshot) -> Op:
+    found = _system_ram(d, names, seen)
+    if found is None:
+        return _rebind(d, names, seen)
+    # Seldom in a kernel zone, where blocks stay.
+    zone = "kernel" if d.random.random() < 0.05 else "movable"
+    return make_op("dax online", d=found, block=d.random.randrange(6), zone=zone)
+
+
+def _dax_offline(d: Draw, names: Names, seen: Snapshot) -> Op:
+    found = _system_ram(d, names, seen)
+    if found is None:
+        return _rebind(d, names, seen)
+    return make_op("dax offline", d=found, block=d.random.randrange(6))
+
+
 _DRAWS: Final[dict[str, Callable[[Draw, Names, Snapshot], Op]]] = {
     "hugetlb resize": _resize,
     "hugetlb overcommit": _overcommit,
@@ -264,5 +315,10 @@ _DRAWS: Final[dict[str, Callable[[Draw, Names, Snapshot], Op]]] = {
     "memory remove": _remove,
     "dax create": _create,
     "dax destroy": _destroy,
+    "dax rebind": _rebind,
+    "dax set": _set,
+    "dax state": _dax_state,
+    "dax online": _dax_online,
+    "dax offline": _dax_offline,
     "fail alloc": _fail,
 }
