@@ -27,8 +27,9 @@ from mm.dev_dax import DevDax
 from mm.errno import EINVAL, ENODEV
 from mm.folio import Folio
 from mm.hugetlb import dissolve_free_hugetlb_folio, free_hpage_workfn, hugetlb_map, hugetlb_unmap
+from mm.hugetlb_cmdline import hugepages_setup
 from mm.hugetlb_sysfs import demote_store, nr_hugepages_store, nr_overcommit_hugepages_store
-from mm.kernel import BootRequest, Kernel
+from mm.kernel import Kernel
 from mm.kmem import kmem_block, state_store
 from mm.machine import Machine, OnlineType
 from mm.memory_failure import memory_failure, soft_offline_page, unpoison_memory
@@ -134,8 +135,7 @@ class Side:
 
 
 def _reserve(side: Side, args: Args, result: str | None) -> int:
-    side.kernel.boot_requests.append(BootRequest(side.order(args["size"]), args["count"], args["node"]))
-    return 0
+    return hugepages_setup(side.kernel, side.order(args["size"]), args["count"], args["node"])
 
 
 def _boot(side: Side, args: Args, result: str | None) -> int:

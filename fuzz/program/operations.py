@@ -147,7 +147,7 @@ _ENTRIES: Final = (
     Operation(
         "reserve",
         "Reserve huge pages on the kernel command line.",
-        "hugepagesz= hugepages=",
+        "hugepagesz= hugepages=; with nodes hugepages=0:2,1:3. One kind a size, the second is ignored (-EINVAL)",
         (_size("size", *PAGE_SIZES), _count("count", "huge pages"), _any_node("round robin")),
         returns="0 (what was obtained shows in the pool after boot)",
         when=BEFORE_BOOT,
