@@ -70,6 +70,8 @@ class Arch:
     """A valid entry must be made invalid and flushed before it maps another frame."""
     memmap_on_memory: bool = False
     """ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
+    boot_memory_stays: bool = False
+    """A notifier refuses to let boot memory go offline."""
 
     page: int = field(init=False)
     spp: int = field(init=False)
@@ -235,6 +237,7 @@ def _arm64(page_shift: int) -> Arch:
         ram=RamLayout(1 * G, 1 << 63),
         image=_LOW_IMAGE,
         memmap_on_memory=True,
+        boot_memory_stays=True,
         break_before_make=True,
     )
 

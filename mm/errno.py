@@ -1,7 +1,7 @@
 """The error numbers that mm returns, as negative integers are returned by the kernel
 (include/uapi/asm-generic/errno-base.h)."""
 
-from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP
+from errno import EAGAIN, EBUSY, EEXIST, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP, EPERM
 
 ENOTSUPP = 524  # kernel-internal, include/linux/errno.h
 E2BIG = 7
@@ -23,6 +23,7 @@ __all__ = [
     "ENOTSUPP",
     "ENXIO",
     "EOPNOTSUPP",
+    "EPERM",
     "errno_name",
 ]
 

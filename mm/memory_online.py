@@ -3,7 +3,7 @@
 Onlining has no point of failure here. Offlining moves away what can be moved and dissolves the free huge pages. Where
 the kernel would try to migrate until a signal comes, the result here is -EBUSY.
 
-Left out: notifiers, the auto-movable policy and its memory groups, the span of nodes, and that a zone's
+Left out: notifiers (but arm64's), the auto-movable policy and its memory groups, the span of nodes, and that a zone's
 span does not shrink over the hole at the end of a partly backed boot section.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from mm.errno import EBUSY, EHWPOISON, EINVAL, ENODEV
+from mm.errno import EBUSY, EHWPOISON, EINVAL, ENODEV, EPERM
 from mm.hugetlb import dissolve_free_hugetlb_folios
 from mm.hugetlb_isolate import isolate_or_migrate
 from mm.kernel import Kernel
@@ -131,6 +131,8 @@ def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
         if owner not in MOVABLE_OWNERS and not (owner == OWNER_HWPOISON and _poisoned(k, lo, hi)):
             return -EBUSY  # has_unmovable_pages
         found.add(owner)
+    if k.arch.boot_memory_stays and k.sections.early(start_pfn):
+        return -EPERM  # prevent_memory_remove_notifier (arch/arm64/mm/mmu.c)
     if found:
         pages.isolate(zone, start_pfn, end_pfn)
         rc = _empty(k, start_pfn, end_pfn, zone, OWNER_HUGETLB in found)

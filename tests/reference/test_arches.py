@@ -1,12 +1,13 @@
 """The vmemmap of every architecture: separate-paths.md 1.2, 3.17, 3.20, section 4, and the files named there."""
 
-from errno import ENOENT, ENOMEM
+from errno import ENOENT, ENOMEM, EPERM
 
 import pytest
 
 from mm.altmap import Altmap
 from mm.arch import ARCHES
 from mm.kernel import BootRequest
+from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online
 from mm.page_alloc import OWNER_MEMMAP, OWNER_MEMMAP_BOOT, KernelBug
 from mm.pgmap import PgMap
 from mm.pgtable import Leaf, Pte, Shared, frame_at
@@ -810,3 +811,17 @@ def test_s390_base_pages(on):
     assert (altmap.alloc, kinds(k, FAR, 16 * M)) == (64, {"pte"})
     remove(k, FAR, 16 * M, altmap)
     assert altmap.alloc == 0
+
+
+@pytest.mark.parametrize("kib", [4, 16, 64])
+def test_arm64_boot_memory_stays(on, snapshot, kib):
+    """arch/arm64/mm/mmu.c:prevent_memory_remove_notifier says NOTIFY_BAD for early sections, which is -EPERM."""
+    k = on("arm64", kib)
+    block = pages(k, 4 * G) // k.memory_blocks.pages
+    before = snapshot(k)
+    assert memory_block_offline(k, block) == -EPERM
+    assert snapshot(k) == before
+    added = pages(k, 8 * G)
+    assert add_memory(k, 0, added, k.memory_blocks.pages, False) == 0
+    assert memory_block_online(k, added // k.memory_blocks.pages, "movable") == 0
+    assert memory_block_offline(k, added // k.memory_blocks.pages) == 0
