@@ -152,7 +152,7 @@ class Soak:
         while self.process.poll() is None and monotonic() < end and self.lines() == self.before:
             sleep(0.5)
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.terminate()
         self.process.wait(300)
         self.check()
         store = Store(self.campaign)

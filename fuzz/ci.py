@@ -77,13 +77,15 @@ def junit_xml(result: SmokeResult) -> str:
     root = ET.Element("testsuites", {"name": "vmemmap-fuzz", **totals})
     suite = ET.SubElement(root, "testsuite", {"name": "vmemmap-fuzz smoke", "time": f"{result.seconds:.1f}", **totals})
     for case in every:
-        element = ET.SubElement(suite, "testcase", classname=f"smoke.{case.group}", name=case.name)
+        element = ET.SubElement(suite, "testcase", classname=f"smoke.{case.group}", name=_xml_text(case.name))
         if case.problem:
             kind = "error" if case.error else "failure"
-            ET.SubElement(element, kind, message=case.problem, type=case.group).text = _xml_text(case.details)
+            ET.SubElement(element, kind, message=_xml_text(case.problem), type=case.group).text = _xml_text(
+                case.details
+            )
     for engine, why in result.summary.broken.items():
         element = ET.SubElement(suite, "testcase", classname="smoke.engine", name=engine)
-        ET.SubElement(element, "skipped", message=why)
+        ET.SubElement(element, "skipped", message=_xml_text(why))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +59,23 @@ def resume(folder: Path, options: Options, progress: Progress) -> Summary:
         return _run(folder, settings, options, progress)
 
 
+def interrupt(signum: int, frame: object) -> None:
+    """SIGTERM ends a campaign as Ctrl-C does: that is how service managers and batch systems ask."""
+    raise KeyboardInterrupt
+
+
 def _run(folder: Path, settings: Settings, options: Options, progress: Progress) -> Summary:
+    before = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return _campaign(folder, settings, options, progress)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _campaign(folder: Path, settings: Settings, options: Options, progress: Progress) -> Summary:
     counted = options.programs is not None
     campaign = Campaign(
         folder,

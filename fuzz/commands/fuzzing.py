@@ -88,8 +88,8 @@ def run(
     """Fuzz, for seconds or for weeks.
 
     Every finding is minimized, run again in a fresh process, and written to its own folder below --reports, as
-    repro.vmm and finding.json. Ctrl-C ends the run early: what was found is kept, the summary is printed, and the exit
-    code is as if the time had been up. A campaign that was killed goes on with --resume.
+    repro.vmm and finding.json. Ctrl-C (or SIGTERM) ends the run early: what was found is kept, the summary is printed,
+    and the exit code is as if the time had been up. A campaign that was killed goes on with --resume.
 
     P(new) estimates the chance that the next program shows an operation, an outcome, a pair of them or a ledger clause
     that none has shown before: the share of programs that show something no other program does (Good-Turing).

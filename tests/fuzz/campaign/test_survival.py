@@ -112,7 +112,9 @@ def test_a_program_that_kills_or_hangs_is_quarantined(code: str, kind: str, camp
     )
     running = campaign("--seconds", "600", "--hang", "3", environment={"PYTHONPATH": str(tmp_path)})
     wait_for(lambda: "quarantined: returns" in running.said())
-    assert running.interrupt() == 1
+    running.process.terminate()  # as a service manager does: the same as Ctrl-C
+    assert running.end() == 1
+    assert b"interrupted; this is what was done until then" in running.out
     records = [r for r in Store(running.folder).records().values() if r["stage"] == "quarantine"]
     assert [(r["kind"], r["finding"]["operation"]) for r in records] == [(kind, "hugetlb demote")]
     program = parse(records[0]["program"])
