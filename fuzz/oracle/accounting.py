@@ -70,8 +70,8 @@ class Accounting:
         self.moved = False
         """The operation may have moved pages to other zones, which are not as many on both sides."""
         self.astray = False
-        """Pages of programs were moved, from or to ZONE_MOVABLE, not as many on both sides: what frees or takes such
-        pages later sees it."""
+        """Pages of programs were moved to other zones, not as many on both sides: what frees or takes such pages later
+        sees it."""
         self.unsettled = False
         """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
         self.last = self._look()
@@ -178,7 +178,7 @@ class Accounting:
                 i = moved[0]
                 return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])
             used.add("dax-free-pages-zone")
-            self.astray |= movable
+            self.astray |= movable or self.moved
         for i in moved:
             offset[i] = actual[i]
         return None

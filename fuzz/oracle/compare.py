@@ -146,7 +146,8 @@ class Oracle:
                 if over:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
-            self.accounting.moved = name in rules.MOVING or len(self.ref.remaps) > 1
+            back = name == "pages free" and self.accounting.astray
+            self.accounting.moved = name in rules.MOVING or len(self.ref.remaps) > 1 or back
             if touched:
                 diff = self._touched()
             else:
