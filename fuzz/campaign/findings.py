@@ -249,23 +249,30 @@ class Findings:
     def _keep(self, wanted: Wanted, report: Report, *, final: bool = True) -> None:
         """Write and announce a report that is new, or smaller than the one that is known.
 
-        One that is not `final` is no record: the next run of the campaign minimizes the program.
+        One that is not `final` has no record but the one of what was found, if there was room for that: the next run of
+        the campaign minimizes the program.
         """
-        record = record_of(report, REPORT, self.profile, self.defect) | {"of": wanted.of, "kind": "difference"}
-        self.unwritten.append((record if final else {}, report, "difference"))
+        record: Record = {}
+        if final:
+            record = record_of(report, REPORT, self.profile, self.defect) | {"of": wanted.of, "kind": "difference"}
+        elif wanted.of is None:
+            record = self._found_record(wanted)
+        self.unwritten.append((record, report, "difference"))
         self._save_unwritten()
 
     def _save_wanted(self) -> None:
         for wanted in self.wanted.values():
             if wanted.of is None:
-                report = found_report(wanted.discovery)
-                record = record_of(report, FOUND, self.profile, self.defect) | {"number": wanted.number}
                 try:
-                    wanted.of = self.keeper.record(record)
+                    wanted.of = self.keeper.record(self._found_record(wanted))
                     self.written = True
                 except OSError as error:
                     self._no_room(error)
                     return
+
+    def _found_record(self, wanted: Wanted) -> Record:
+        report = found_report(wanted.discovery)
+        return record_of(report, FOUND, self.profile, self.defect) | {"number": wanted.number}
 
     def _save_unwritten(self) -> None:
         while self.unwritten:
