@@ -41,6 +41,7 @@ from mm.memory_hotplug import (
     remove_memory,
 )
 from mm.page_alloc import Extents, KernelBug, pages_alloc, pages_free
+from mm.tlb import record
 from mm.virtio_mem import virtio_mem_sbm_plug, virtio_mem_sbm_unplug
 from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
@@ -411,7 +412,8 @@ class RunOutcome:
 class Lockstep:
     """Both sides, stepped together and compared after every step.
 
-    After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow.
+    After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow. `tlb`: look
+    at what the CPUs may still hold too, which costs some.
     """
 
     __slots__ = ("candidate", "full_every", "oracle", "over", "reference", "steps")
@@ -424,9 +426,13 @@ class Lockstep:
         full_every: int = FULL_EVERY,
         make_reference: MakePaths = SeparatePaths,
         make_candidate: MakePaths | None = None,
+        tlb: bool = True,
     ) -> None:
         self.reference = Side(machine, make_reference)
         self.candidate = Side(machine, make_candidate or (lambda k: UnifiedFramework(k, profile)))
+        if tlb:
+            record(self.reference.kernel)
+            record(self.candidate.kernel)
         self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile)
         self.full_every = full_every
         """Operations between two full comparisons, 0 for none but the last."""

@@ -33,5 +33,5 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     NR_PAGETABLE drifts down. Left out: the complaint about frames reserved at boot.
     """
     release = crediting(altmap)
-    unmap(k, lo, hi, release, release)
+    unmap(k, lo, hi, release, release, flush_first=True)
     free_tables(k, lo, hi, destroyed=(PTE_TABLE, PMD_TABLE, PUD_TABLE), reserved_too=True)

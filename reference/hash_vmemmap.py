@@ -46,3 +46,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     lo, hi = leaf_edges(k, lo, hi, lambda first, end: vmemmap_populated(k, first, end))
     release = crediting_window(altmap)
     unmap(k, lo, hi, release, release)
+    k.tlb.flush_tlb_kernel_range(lo, hi)

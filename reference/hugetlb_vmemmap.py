@@ -1,7 +1,7 @@
 """HugeTLB vmemmap optimization at run time (mm/hugetlb_vmemmap.c, Linux 7.3; separate-paths.md 3.7-3.10, 3.16).
 
 An optimized folio's memmap is one `Strided` period: its first vmemmap page maps a private frame RW, all others map
-the tail frame of (zone, order) RO. Allocation points: TAIL, HEAD, SPLIT, RES. TLB flushes are left out.
+the tail frame of (zone, order) RO. Allocation points: TAIL, HEAD, SPLIT, RES.
 
 `Freed` is the kernel's list of vmemmap pages to free, oldest first: frames pushed later stand at its end.
 """
@@ -224,7 +224,16 @@ def hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio) ->
     """hugetlb_vmemmap_optimize_folio."""
     freed: Freed = []
     __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
+    _flush_folio(p.k, folio)
     free_vmemmap_page_list(p.k, freed)
+
+
+def _flush_folio(k: Kernel, folio: Folio) -> None:
+    """The flush at the end of vmemmap_remap_range without VMEMMAP_REMAP_NO_TLB_FLUSH; also that of a rollback.
+
+    Those for each split PMD are left out: a split changes no frame.
+    """
+    k.tlb.flush_tlb_kernel_range(folio.pfn // k.arch.spp, -(-folio.end_pfn // k.arch.spp))
 
 
 def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Folio], boot: bool) -> None:
@@ -248,16 +257,22 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
             if folio.vmemmap_optimized:
                 vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
     if not todo:
+        if folios:
+            k.tlb.flush_tlb_all()
         return
+    k.tlb.flush_tlb_all()
     if old is not None and optimize_rows(p, h, todo, rows):
+        k.tlb.flush_tlb_all()
         free_vmemmap_page_list(k, old)
         return
     freed: Freed = []
     for folio in todo:
         if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
+            k.tlb.flush_tlb_all()
             free_vmemmap_page_list(k, freed)
             freed.clear()
             __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
+    k.tlb.flush_tlb_all()
     free_vmemmap_page_list(k, freed)
 
 
@@ -292,6 +307,13 @@ def vmemmap_wrprotect_hvo(k: Kernel, lo: int, pages: int) -> None:
 
 
 def hugetlb_vmemmap_restore_folio(k: Kernel, h: HState, folio: Folio) -> int:
+    """hugetlb_vmemmap_restore_folio: one folio, and a flush of its range."""
+    rc = __hugetlb_vmemmap_restore_folio(k, h, folio)
+    _flush_folio(k, folio)
+    return rc
+
+
+def __hugetlb_vmemmap_restore_folio(k: Kernel, h: HState, folio: Folio) -> int:
     """__hugetlb_vmemmap_restore_folio: a frame with a copy of the tail page for each shared vmemmap page; 0 or
     -ENOMEM.
     """
@@ -335,6 +357,7 @@ def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], no
     """
     todo = [folio for folio in folios if folio.vmemmap_optimized]
     if len(todo) > 1 and restore_rows(k, h, todo):
+        k.tlb.flush_tlb_all()
         non_hvo += folios
         folios.clear()
         return len(todo)
@@ -343,11 +366,13 @@ def hugetlb_vmemmap_restore_folios(k: Kernel, h: HState, folios: list[Folio], no
     done = 0
     for folio in folios:
         if folio.vmemmap_optimized:
-            rc = hugetlb_vmemmap_restore_folio(k, h, folio)
+            rc = __hugetlb_vmemmap_restore_folio(k, h, folio)
             if rc:
                 break
             restored += 1
         done += 1
+    if restored:
+        k.tlb.flush_tlb_all()
     non_hvo += folios[:done]
     del folios[:done]
     return rc or restored

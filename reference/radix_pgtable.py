@@ -219,3 +219,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     release = crediting_window(altmap)
     unmap(k, lo, hi, release, release)
     free_tables(k, lo, hi, destroyed=CONSTRUCTED)
+    k.tlb.flush_tlb_kernel_range(lo, hi)

@@ -25,3 +25,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     release = crediting(altmap)
     unmap(k, lo, hi, release, release)
     free_tables(k, lo, hi, (PTE_TABLE, PMD_TABLE), destroyed=(PTE_TABLE,), reserved_too=True)
+    k.tlb.flush_tlb_all()

@@ -31,3 +31,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     """
     unmap(k, lo, hi, crediting(altmap), free_frames)
     free_tables(k, lo, hi)
+    k.tlb.flush_tlb_all()

@@ -41,7 +41,8 @@ def run_generated(
     """
     if machine is None:
         machine = choose_machine(draw)
-    pair = Lockstep(machine, profile, full_every=FULL_EVERY)
+    deep = draw() < DEEP
+    pair = Lockstep(machine, profile, full_every=FULL_EVERY, tlb=deep)
     live = Live(pair.reference.kernel, above)
     out = RunOutcome("ok", None, 0)
     rcs = out.rcs
@@ -71,14 +72,14 @@ def run_generated(
             if pair.over:
                 break
             advance(op, rc)  # type: ignore[arg-type]  # a text is the death of both sides, and then the pair is over
-    return _ended(pair, ops[: len(rcs)], result, out, deep=draw() < DEEP)
+    return _ended(pair, ops[: len(rcs)], result, out, deep)
 
 
 def run_affordable(
     program: Program, profile: Profile, *, deep: bool = True, observer: Observer | None = None
 ) -> tuple[Program, RunOutcome]:
     """Run a program that nobody generated, with its numbers cut to what is affordable; the program as it was run."""
-    pair = Lockstep(program.machine, profile, full_every=FULL_EVERY)
+    pair = Lockstep(program.machine, profile, full_every=FULL_EVERY, tlb=deep)
     kernel = pair.reference.kernel
     out = RunOutcome("ok", None, 0)
     ops: list[Op] = []

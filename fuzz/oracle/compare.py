@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fuzz.oracle import arches, known, rules
+from fuzz.oracle import arches, known, rules, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -82,9 +82,10 @@ class Oracle:
         fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
         """Names of the candidate's device tails; they are kept forever."""
-        self._lists = [
+        self._lists: list[list[Any]] = [
             owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
         ]
+        self._lists += [k.tlb.violations for k in (ref, cand)]
         """What each operation touches; emptied after it."""
         self._added: PgMap | None = None
         """The device memory that the operation has begun to add, if any."""
@@ -152,6 +153,7 @@ class Oracle:
                 diff = self._touched()
             else:
                 diff = self._pageblocks() or self._accounting(quiet=True)
+            diff = diff or self._translations()
             if diff is None and full:
                 diff = self._everything()
             if diff is None and name in POISONING and rules.other_holder(self._hit):
@@ -425,6 +427,14 @@ class Oracle:
                     drift = "+" if found > uses else "-"
                     detail = f"candidate: shared tail frame {frame:#x} has {found} references, {uses} uses"
                     return Difference("frames", "candidate: references", drift, detail)
+        return None
+
+    def _translations(self) -> Difference | None:
+        for k, side in ((self.ref, "reference"), (self.cand, "candidate")):
+            if k.tlb.violations:
+                diff = tlb.violated(k, side, self.clauses)
+                if diff is not None:
+                    return diff
         return None
 
     def _parted(self) -> Difference | None:

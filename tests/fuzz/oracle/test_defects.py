@@ -95,6 +95,18 @@ RISCV_LEAF = (
     "machine arch=riscv64 page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0xc0000000 size=2M align=4K\n"
     "d1 = dax create at=0xc0200000 size=2M"
 )
+STALE = "candidate: stale translation"
+REMOVED = (
+    "machine arch=x86_64 page=4K ram=1G nodes=1\nboot\nm0 = memory add at=0x140000000 size=128M\nmemory remove m0\n"
+    "hugetlb resize size=2M to=2"
+)
+
+
+def freed_while_stale(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    """As if the last flush had been forgotten."""
+    f.k.tlb.violations.append("frame 0x1000 is freed while a translation of vmemmap pages 0x1..0x8 is stale")
+
+
 RISCV_BOOT = "machine arch=riscv64 page=4K ram=4G nodes=1\nreserve size=1G count=2\nboot"
 RISCV_PARTIAL = "machine arch=riscv64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=130M"
 RADIX_LEAF = (
@@ -277,6 +289,7 @@ ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_ini
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
 
 DEFECTS = (
+    Defect("hot-remove-frees-before-flush", REMOVED, OPTIMIZE, freed_while_stale, "frames", STALE),
     Defect("riscv-compound-under-leaf", RISCV_LEAF, LATE, dies_at_boot, "returns", "bug"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, leak, "mapping", "owner"),
