@@ -22,6 +22,7 @@ COMMANDS = (
             "boot-cost",
             "sweep",
             "coverage",
+            "promises",
         )
     ),
     *(("corpus", name) for name in ("stats", "merge", "minimize", "import", "export", "pack")),

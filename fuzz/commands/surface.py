@@ -1,4 +1,4 @@
-"""Commands that ask how much of the surface was reached: `vmemmap-fuzz sweep` and `coverage`."""
+"""Commands that ask what was reached and what held: `vmemmap-fuzz sweep`, `coverage` and `promises`."""
 
 from __future__ import annotations
 
@@ -182,3 +182,37 @@ def _sentence(rows: list[Swept]) -> str:
     found = len({signature for row in rows for signature in row.findings})
     summary = f"{tried} of {points} points failed in turn, of kinds {' '.join(kinds)}"
     return f"{summary}: {found or 'no'} unexplained differences"
+
+
+@app.command("promises")
+@guarded
+def promises_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE...]", help="Programs; the seeds and regressions if none is given.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which promises of the series' cover letter hold, for the series as posted and as merged.
+
+    Each promise is a property that programs exercise; one that none of them exercised is said to be so.
+    """
+    from fuzz.promises import examine
+    from fuzz.smoke import CORPUS
+
+    paths = files or sorted(path for folder in CORPUS for path in folder.rglob("*.vmm"))
+    programs = [(str(path if files else path.name), read(path)) for path in paths]
+    found = {profile.value: examine(programs, name_of(profile)) for profile in Profile}
+    if as_json:
+        print_json({name: [record.to_json() for record in records] for name, records in found.items()})
+        return
+    for name, records in found.items():
+        print(f"{name}:")
+        for record in records:
+            times = f"{record.held} times" if not record.broken else f"{record.broken} of {record.held + record.broken}"
+            print(
+                f"  {record.verdict:13}  {record.promise.id} ({times}; {', '.join(sorted(record.arches)) or 'nowhere'})"
+            )
+            print(f"                 {record.sentence}")
