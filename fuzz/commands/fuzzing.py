@@ -53,14 +53,19 @@ def run(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="uniform: random programs drawn against the live state. swarm: the same, with a random subset of the "
-            "operations in each. guided: continues and mutates what did something new. libfuzzer: follows branch "
-            "coverage. stateful: Hypothesis, slow."
+            help="guided: continues, fails and mutates what did something new. uniform: random programs drawn against "
+            "the live state. swarm: the same, with a random subset of the operations in each. libfuzzer: follows branch "
+            "coverage. stateful: Hypothesis, slow. docs/engines.md has more."
         ),
-    ] = EngineName.uniform,
+    ] = EngineName.guided,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that long (60 if nothing is said).")] = None,
     programs: Annotated[
-        int | None, typer.Option(min=1, help="Stop after that many programs; with --seed, a run that can be repeated.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after that many programs; with --seed, a run that can be repeated, by guided with one worker, by "
+            "uniform and swarm with any number.",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 for one on each core.")] = 1,
     seed: SeedOption = 0,

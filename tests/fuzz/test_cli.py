@@ -188,8 +188,11 @@ def run_planted(folder: Path, *args: str) -> Result:
     return call("run", "--defect", "ACC-2026-03", "--programs", "8", "--seed", "3", *where, *args)
 
 
-def test_run_is_repeated_by_its_seed(tmp_path: Path) -> None:
-    runs = [json.loads(run_planted(tmp_path / workers, "--json", "--workers", workers).stdout) for workers in "12"]
+@pytest.mark.parametrize(("engine", "workers"), [("uniform", "12"), ("guided", "11")])
+def test_run_is_repeated_by_its_seed(engine: str, workers: str, tmp_path: Path) -> None:
+    """By `uniform` with any number of workers, by `guided`, whose workers learn from each other, with one."""
+    words = ("--json", "--engine", engine, "--workers")
+    runs = [json.loads(run_planted(tmp_path / str(i), *words, n).stdout) for i, n in enumerate(workers)]
     for data in runs:
         assert data.pop("seconds") > 0
         assert Path(data.pop("campaign")).is_dir()
