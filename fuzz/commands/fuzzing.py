@@ -54,8 +54,8 @@ def run(
         EngineName,
         typer.Option(
             help="guided: continues, fails and mutates what did something new. uniform: random programs drawn against "
-            "the live state. swarm: the same, with a random subset of the operations in each. libfuzzer: follows branch "
-            "coverage. stateful: Hypothesis, slow. docs/engines.md has more."
+            "the live state. swarm: the same, with a random subset of the operations in each. libfuzzer: follows "
+            "branch coverage. stateful: Hypothesis, slow. docs/engines.md has more."
         ),
     ] = EngineName.guided,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that long (60 if nothing is said).")] = None,
@@ -63,8 +63,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Stop after that many programs; with --seed, a run that can be repeated, by guided with one worker, by "
-            "uniform and swarm with any number.",
+            help="Stop after that many programs; with --seed, a run that can be repeated, by guided with one worker, "
+            "by uniform and swarm with any number.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 for one on each core.")] = 1,
