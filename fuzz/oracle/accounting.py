@@ -95,11 +95,12 @@ class Accounting:
                 return False
         return True
 
-    def free_before(self) -> tuple[list[int], list[int]]:
-        """Free pages of each node before the operation, by side."""
+    def free_before(self, zones: int) -> tuple[list[int], list[int]]:
+        """Free pages of each node before the operation, by side, in its first `zones` zones."""
         per = len(self._zones) // len(self.ref.nodes)
         mine, more = (
-            [sum(side[i] for i in self.free[n : n + per]) for n in range(0, len(self.free), per)] for side in self.last
+            [sum(side[i] for i in self.free[n : n + zones]) for n in range(0, len(self.free), per)]
+            for side in self.last
         )
         return mine, [a + b for a, b in zip(mine, more, strict=True)]
 

@@ -36,7 +36,7 @@ from fuzz.oracle.observe import (
 from fuzz.oracle.pieces import Pieces, shares_tails
 from mm.errno import EEXIST, EOPNOTSUPP
 from mm.kernel import Kernel
-from mm.mmzone import ZONE_DEVICE
+from mm.mmzone import ZONE_DEVICE, ZONE_MOVABLE
 from mm.page import Tail
 from mm.pgmap import PgMap
 from mm.runs import RunSet
@@ -498,7 +498,9 @@ class Oracle:
         if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
-        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(), refused, bool(ref.remaps)):
+        # Pages that stay where they are come from kernel zones only.
+        zones = ZONE_MOVABLE if op.name == "pages alloc" and not op.args["movable"] else ZONE_DEVICE
+        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(zones), refused, bool(ref.remaps)):
             return "memory-fork"
         if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
             return "placement-fork"
