@@ -48,20 +48,6 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     return sorted(spans), under
 
 
-def without(ranges: Spans, holes: Spans) -> Spans:
-    """Sorted `ranges` less sorted `holes`."""
-    out: Spans = []
-    for lo, hi in ranges:
-        for s, e in holes:
-            if s < hi and lo < e:
-                if lo < s:
-                    out.append((lo, s))
-                lo = max(lo, e)
-        if lo < hi:
-            out.append((lo, hi))
-    return out
-
-
 def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     """Whether boot differs as it must where only the framework optimizes gigantic pages before their memmap is made.
 

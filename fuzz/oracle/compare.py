@@ -19,7 +19,7 @@ from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
-from fuzz.oracle.invariants import check
+from fuzz.oracle.invariants import check, without
 from fuzz.oracle.observe import (
     TailName,
     Tails,
@@ -474,7 +474,7 @@ class Oracle:
         if not spans:
             return None
         mapped = union(self.ref.tables.touched + self.cand.tables.touched)
-        if self._mapping(arches.without(mapped, spans)) is not None:
+        if self._mapping(without(mapped, spans)) is not None:
             return None
         return "radix-leaf-under-compounds" if under else "dax-partial-section-leaf"
 

@@ -162,7 +162,7 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
             frames.append((frame, frame + 1))
     frames, _ = _join(frames)
     lent = _of(owned, LENT)
-    own = _without(frames, lent) if lent else frames
+    own = without(frames, lent) if lent else frames
     unlike = _unlike(own, _of(owned, MEMMAP))
     if unlike is not None:
         frame, drift = unlike
@@ -183,7 +183,8 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
     return None
 
 
-def _without(runs: Runs, holes: Runs) -> Runs:
+def without(runs: Runs, holes: Runs) -> Runs:
+    """Sorted runs less sorted holes."""
     out: Runs = []
     for lo, hi in runs:
         for s, e in holes:
