@@ -25,6 +25,7 @@ from fuzz.program.text import parse_file
 
 REPRO: Final = "repro.vmm"
 FINDING: Final = "finding.json"
+PAGE: Final = "report.html"
 _SLUG: Final = 64
 
 
@@ -42,6 +43,8 @@ class Report:
     """Whether a fresh process saw the same difference; one that did not depends on what ran before it."""
     one_minimal: bool = False
     """Whether it is certain that nothing more can be left out."""
+    page: str = ""
+    """Its page for a browser, where one could be made."""
 
     @property
     def name(self) -> str:
@@ -83,6 +86,10 @@ def write(report: Report, reports: Path, profile: Profile, plant: str | None = N
         "program": format_program(report.program),
     }
     # The program last: where there is a repro, there is all of it.
+    if report.page:
+        put_text(folder / PAGE, report.page)
+    else:
+        (folder / PAGE).unlink(missing_ok=True)  # that of a longer program
     put_text(folder / FINDING, json.dumps(data, indent=2) + "\n")
     put_text(folder / REPRO, format_program(report.program))
 

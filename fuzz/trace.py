@@ -1,21 +1,24 @@
 """What a program did, step by step, on both sides: the one object that terminal, JSON and HTML reports render.
 
-A step holds what changed, not the state: return codes, counters before and after, and the ranges of vmemmap pages whose
-mapping changed, in words. A text is ready to be read; a number is the kernel's.
+A step holds what changed, in words: return codes, counters before and after, the ranges of vmemmap pages whose mapping
+changed. It also holds the state it led to, for pictures: the whole mapping as blocks, all counters, and how many frames
+each owner has. A text is ready to be read; a number is the kernel's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from fuzz.execute import Lockstep, Profile, Side
 from fuzz.oracle.finding import Finding
 from fuzz.oracle.observe import Form, Segment, mapping, tails_by_frame
 from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
+from fuzz.program.text import format as format_program
 from fuzz.program.text import format_machine, format_op
 from mm.errno import errno_name
 from mm.kernel import Kernel
@@ -50,6 +53,57 @@ class MappingChange(NamedTuple):
     after: str
 
 
+class Value(NamedTuple):
+    """One counter after an operation."""
+
+    field: str
+    name: str
+    value: int
+
+
+class Owned(NamedTuple):
+    """How many page frames one owner has."""
+
+    owner: str
+    """As the models call it: `OWNER_*` of mm/page_alloc.py."""
+    frames: int
+
+
+class Block(NamedTuple):
+    """A range of vmemmap pages [first, end) that are mapped in one way."""
+
+    first: int
+    end: int
+    text: str
+    """The way, in words; blocks that touch have different ones."""
+    kind: Literal["leaf", "own", "shared", "row"]
+    """PMD leaf, PTEs to frames of their own, PTEs to one shared frame, or a row of compound pages, each of which has
+    frames of its own and then a shared one."""
+    owner: str
+    """Of the frames that are not shared."""
+    rw: bool
+    """Whether pages with frames of their own are writable; of `shared`, the shared ones."""
+    period: int = 1
+    """Vmemmap pages of a compound page of a row."""
+    keep: int = 1
+    """How many of them have frames of their own."""
+    phase: int = 0
+    """First page of a compound page, modulo `period`."""
+    tail_rw: bool = False
+
+    def own_pages(self, first: int, end: int) -> int:
+        """Pages of [first, end), a part of the block, that have a frame of their own."""
+        if self.kind == "shared":
+            return 0
+        if self.kind != "row":
+            return end - first
+        return self._own_below(end) - self._own_below(first)
+
+    def _own_below(self, page: int) -> int:
+        rows, at = divmod(page - self.phase, self.period)
+        return rows * self.keep + min(at, self.keep)
+
+
 @dataclass(frozen=True, slots=True)
 class SideStep:
     """What one side did in one operation."""
@@ -61,6 +115,12 @@ class SideStep:
     mapping: tuple[MappingChange, ...]
     log: tuple[str, ...]
     """Warnings of the kernel."""
+    values: tuple[Value, ...]
+    """All counters after it."""
+    blocks: tuple[Block, ...]
+    """The whole mapping after it."""
+    frames: tuple[Owned, ...]
+    """Owners of frames after it, those that have some, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +148,12 @@ class Trace:
     """The first difference that no clause explains; where no step has it, the full comparison at the end saw it."""
     terminal: str | None
     """The ledger clause that ended the program early."""
+    program: str
+    """The text of the program."""
+    page: int
+    """Bytes of a page."""
+    struct_pages: int
+    """Struct pages in a vmemmap page."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -134,7 +200,17 @@ def trace(program: Program, profile: Profile = "posted") -> Trace:
             break
     else:
         finding = pair.finish()
-    return Trace(format_machine(program.machine), profile, tuple(steps), finding, None if finding else terminal)
+    arch = pair.reference.kernel.arch
+    return Trace(
+        format_machine(program.machine),
+        profile,
+        tuple(steps),
+        finding,
+        None if finding else terminal,
+        format_program(program),
+        arch.page,
+        arch.spp,
+    )
 
 
 def outcome(rc: int | str) -> str:
@@ -179,6 +255,7 @@ class _Snapshot:
         kernel = side.kernel
         self.counters = counters(kernel)
         self.mapping = rows(mapping(kernel, tails_by_frame(kernel), 0, END))
+        self.frames = _owned(kernel)
 
     def step(self, after: _Snapshot, kernel: Kernel, rc: int | str) -> SideStep:
         """What happened between this snapshot and a later one."""
@@ -192,16 +269,23 @@ class _Snapshot:
             MappingChange(lo, hi, lo * arch.spp * arch.page, (hi - lo) * arch.spp * arch.page, old, new)
             for lo, hi, old, new in differences(self.mapping, after.mapping)
         )
-        return SideStep(rc, outcome(rc), changed, moved, tuple(kernel.log))
+        values = tuple(Value(field, name, value) for field, (name, value) in after.counters.items())
+        return SideStep(
+            rc, outcome(rc), changed, moved, tuple(kernel.log), values, tuple(after.mapping), tuple(after.frames)
+        )
 
 
-Words = tuple[int, int, str]
-"""A range of vmemmap pages and how it is mapped."""
+def _owned(kernel: Kernel) -> list[Owned]:
+    """Frames by owner."""
+    total: dict[str, int] = {}
+    for lo, hi, owner in kernel.pages.owners.items():
+        total[owner] = total.get(owner, 0) + hi - lo
+    return [Owned(owner, frames) for owner, frames in sorted(total.items())]
 
 
-def differences(before: list[Words], after: list[Words]) -> list[tuple[int, int, str, str]]:
+def differences(before: Sequence[Block], after: Sequence[Block]) -> list[tuple[int, int, str, str]]:
     """Ranges that are mapped otherwise than before, as (first, end, how before, how now)."""
-    edges = sorted({edge for words in (before, after) for lo, hi, _ in words for edge in (lo, hi)})
+    edges = sorted({edge for blocks in (before, after) for block in blocks for edge in block[:2]})
     out: list[tuple[int, int, str, str]] = []
     old, new = _Cursor(before), _Cursor(after)
     for lo, hi in pairwise(edges):
@@ -218,65 +302,67 @@ def differences(before: list[Words], after: list[Words]) -> list[tuple[int, int,
 class _Cursor:
     """Looks up ascending positions in a list of ranges."""
 
-    def __init__(self, words: list[Words]) -> None:
-        self.words = words
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
         self.i = 0
 
     def at(self, position: int) -> str:
-        while self.i < len(self.words) and self.words[self.i][1] <= position:
+        while self.i < len(self.blocks) and self.blocks[self.i].end <= position:
             self.i += 1
-        if self.i < len(self.words) and self.words[self.i][0] <= position:
-            return self.words[self.i][2]
+        if self.i < len(self.blocks) and self.blocks[self.i].first <= position:
+            return self.blocks[self.i].text
         return UNMAPPED
 
 
-def rows(segments: list[Segment]) -> list[Words]:
-    """The mapping in words; compound pages are told as rows, however the side stores them."""
-    out: list[Words] = []
+def rows(segments: list[Segment]) -> list[Block]:
+    """The mapping as blocks; compound pages are told as rows, however the side stores them."""
+    out: list[Block] = []
     i = 0
     while i < len(segments):
         lo, hi, form = segments[i]
-        text = describe(form)
+        block = _block(lo, hi, form)
         if form[0] == "pte" and i + 1 < len(segments):
             start, end, tail = segments[i + 1]
             period = end - lo
             if start == hi and tail[0] in ("tail", "alias") and period & (period - 1) == 0 and lo % period == 0:
                 # The page that an alias shows is one of those that are kept.
                 alias = tail[0] == "alias"
-                keep = start - lo + alias
-                text, hi = _row(period, keep, form[1], form[2], tail[1], alias), end
+                block = _row(lo, end, period, start - lo + alias, 0, form[1], form[2], tail[1], alias)
                 i += 1
-        if out and out[-1][1] == lo and out[-1][2] == text:
-            out[-1] = out[-1][0], hi, text
+        if out and out[-1].end == block.first and out[-1].text == block.text and out[-1].phase == block.phase:
+            out[-1] = out[-1]._replace(end=block.end)
         else:
-            out.append((lo, hi, text))
+            out.append(block)
         i += 1
     return out
 
 
-def describe(form: Form) -> str:
-    """One form of mapping in words."""
+def _block(lo: int, hi: int, form: Form) -> Block:
+    """A range that is mapped in one form."""
     match form:
         case ("leaf", owner):
-            return f"PMD leaf, {_OWNERS.get(owner, owner)}, RW"
+            return Block(lo, hi, f"PMD leaf, {OWNERS.get(owner, owner)}, RW", "leaf", owner, True)
         case ("pte", rw, owner):
-            return f"base pages, {_OWNERS.get(owner, owner)}, {_rights(rw)}"
+            return Block(lo, hi, f"base pages, {OWNERS.get(owner, owner)}, {_rights(rw)}", "own", owner, rw)
         case ("tail", rw, _, order):
-            return f"the zone's tail page of order {order}, {_rights(rw)}"
+            return Block(lo, hi, f"the zone's tail page of order {order}, {_rights(rw)}", "shared", "", rw)
         case ("alias", rw, _, _):
-            return f"a tail page of the compound page's own, {_rights(rw)}"
-        case ("row", period, keep, _, rw, owner, tail_rw, name):
-            return _row(period, keep, rw, owner, tail_rw, name is None)
+            return Block(lo, hi, f"a tail page of the compound page's own, {_rights(rw)}", "shared", "", rw)
+        case ("row", period, keep, phase, rw, owner, tail_rw, name):
+            return _row(lo, hi, period, keep, phase, rw, owner, tail_rw, name is None)
     raise AssertionError(form)
 
 
-def _row(period: int, keep: int, rw: bool, owner: str, tail_rw: bool, own: bool) -> str:
-    whose = "the last of these" if own else "the zone's tail page"
-    kept = f"{keep} own ({_OWNERS.get(owner, owner)}, {_rights(rw)})"
-    return f"in every {period}: {kept}, {period - keep} share {whose} ({_rights(tail_rw)})"
+def _row(
+    lo: int, hi: int, period: int, keep: int, phase: int, rw: bool, owner: str, tail_rw: bool, alias: bool
+) -> Block:
+    whose = "the last of these" if alias else "the zone's tail page"
+    kept = f"{keep} own ({OWNERS.get(owner, owner)}, {_rights(rw)})"
+    text = f"in every {period}: {kept}, {period - keep} share {whose} ({_rights(tail_rw)})"
+    return Block(lo, hi, text, "row", owner, rw, period, keep, phase, tail_rw)
 
 
-_OWNERS: Final = {
+OWNERS: Final = {
     "memmap_boot": "boot memory",
     "memmap": "buddy memory",
     "selfhosted": "in the block itself",

@@ -199,7 +199,7 @@ class Findings:
     # -- the two jobs -----------------------------------------------------------------------------------------------
 
     def _report(self, wanted: Wanted) -> Job:
-        """Minimize, run again, keep."""
+        """Minimize, run again, draw, keep."""
         report = found_report(wanted.discovery)
         try:
             limit = HOUR if self.patience is None else self.patience + LIMIT
@@ -219,6 +219,8 @@ class Findings:
             if again.answer is None:
                 again = yield {"do": "check", "program": format_program(report.program)}, LIMIT
             report = replace(report, confirmed=_signature(again.answer) == report.finding.signature)
+            page = (yield {"do": "page", "program": format_program(report.program)}, LIMIT).answer
+            report = replace(report, page=page["page"] if page is not None else "")
         except GeneratorExit:
             self._keep(wanted, found_report(wanted.discovery), final=False)
             raise

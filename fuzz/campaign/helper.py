@@ -6,6 +6,7 @@
                                                                  `finding` and `signature`, null for none
     {"do": "minimize", "program", ..., "patience": seconds}      `program`, `finding`, `signature`, `one_minimal`;
                                                                  `finding` null if there is none
+    {"do": "page", "program", ...}                               `page`, the finding as HTML
     {"do": "features", "programs": [...], ...}                   `features` of each, as `Coverage` names them
 """
 
@@ -148,7 +149,9 @@ def settle(discovery: Discovery, profile: Profile, defect: str | None = None) ->
     job = {"do": "check", "program": format_program(small.program), "profile": profile, "defect": defect}
     again = Helper(job).wait().answer
     confirmed = again is not None and again["signature"] == small.finding.signature
-    return Report(small.finding, small.program, original, discovery.engine, confirmed, small.one_minimal)
+    page = Helper({**job, "do": "page"}).wait().answer
+    html = page["page"] if page is not None else ""
+    return Report(small.finding, small.program, original, discovery.engine, confirmed, small.one_minimal, html)
 
 
 # -- in the process -------------------------------------------------------------------------------------------------
@@ -164,6 +167,10 @@ def answer(job: dict[str, Any]) -> Answer:
     if job["do"] == "check":
         finding = run_program(program, profile=profile, full_every=1).finding
         return {"finding": finding and asdict(finding), "signature": finding and finding.signature}
+    if job["do"] == "page":
+        from fuzz.report.page import page_of  # other jobs need no templates
+
+        return {"page": page_of(program, profile, job["defect"])}
     small = minimized(program, profile, job["patience"])
     if small is None:
         return {"finding": None, "signature": None}

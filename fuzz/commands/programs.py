@@ -130,25 +130,6 @@ def fmt(
         put_text(file, text)
 
 
-@app.command("explain")
-@guarded
-def explain_command(file: FileArgument, profile: ProfileOption = Profile.posted, as_json: JsonOption = False) -> None:
-    """Tell what each operation of a program did on both sides: return codes, counters, mapping of the vmemmap.
-
-    The first difference that the ledger does not explain is marked, and ends the story. A folder of a finding holds the
-    program to explain, repro.vmm.
-    """
-    from fuzz.render import render
-    from fuzz.trace import trace
-
-    told = trace(read(file), name_of(profile))
-    if as_json:
-        print_json(told.to_json())
-    else:
-        print(render(told), end="")
-    raise typer.Exit(DIFFERENT if told.finding else SAME)
-
-
 @app.command("boot-cost")
 @guarded
 def boot_cost_command(file: FileArgument, profile: ProfileOption = Profile.posted, as_json: JsonOption = False) -> None:

@@ -209,7 +209,7 @@ def test_run_writes_reports(tmp_path: Path) -> None:
     ]
     assert folders
     for folder in folders:
-        assert sorted(path.name for path in folder.iterdir()) == ["finding.json", "repro.vmm"]
+        assert sorted(path.name for path in folder.iterdir()) == ["finding.json", "report.html", "repro.vmm"]
         data = json.loads((folder / "finding.json").read_text())
         assert data["program"] == (folder / "repro.vmm").read_text()
         assert data["signature"].startswith("accounting|nr_memmap|dax create|")

@@ -1,0 +1,72 @@
+"""Commands that tell about one program: `vmemmap-fuzz explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fuzz.commands.common import (
+    DIFFERENT,
+    SAME,
+    FileArgument,
+    JsonOption,
+    Profile,
+    ProfileOption,
+    app,
+    fail,
+    guarded,
+    name_of,
+    print_json,
+    read,
+)
+
+DefectOption = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="Plant known defects for it (ACC-2026-03).", show_default=False)
+]
+
+
+@app.command("explain")
+@guarded
+def explain_command(
+    file: FileArgument,
+    profile: ProfileOption = Profile.posted,
+    defect: DefectOption = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write a page for a browser there.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what each operation of a program did on both sides: return codes, counters, mapping of the vmemmap.
+
+    The first difference that the ledger does not explain is marked, and ends the story. A folder of a finding holds the
+    program to explain, repro.vmm, and its page, report.html: one file that needs nothing else, with a picture of the
+    vmemmap after each step, the contradiction in words, and the single edits that make it vanish.
+    """
+    from fuzz.campaign.slices import defects
+    from fuzz.findings import put_text
+    from fuzz.render import render
+    from fuzz.trace import trace
+    from zoo import planted
+
+    program = read(file)
+    try:
+        chosen = defects(defect)
+    except ValueError as error:
+        raise fail(str(error)) from None
+    with planted(*chosen):
+        if html is not None:
+            from fuzz.report.case import examine
+            from fuzz.report.page import html as page
+
+            case = examine(program, name_of(profile), defect)
+            put_text(html, page(case))
+            told = case.trace
+        else:
+            told = trace(program, name_of(profile))
+    if as_json:
+        print_json(told.to_json())
+    elif html is None:
+        print(render(told), end="")
+    raise typer.Exit(DIFFERENT if told.finding else SAME)
