@@ -36,6 +36,9 @@ def explain_command(
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write a page for a browser there.", show_default=False)
     ] = None,
+    mail: Annotated[
+        bool, typer.Option("--mail", help="Print the text of a mail to linux-mm, 72 columns, instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what each operation of a program did on both sides: return codes, counters, mapping of the vmemmap.
@@ -56,17 +59,21 @@ def explain_command(
     except ValueError as error:
         raise fail(str(error)) from None
     with planted(*chosen):
-        if html is not None:
+        if html is not None or mail:
             from fuzz.report.case import examine
+            from fuzz.report.mail import mail as letter
             from fuzz.report.page import html as page
 
             case = examine(program, name_of(profile), defect)
-            put_text(html, page(case))
             told = case.trace
+            if html is not None:
+                put_text(html, page(case))
+            if mail and not as_json:
+                print(letter(case), end="")
         else:
             told = trace(program, name_of(profile))
     if as_json:
         print_json(told.to_json())
-    elif html is None:
+    elif html is None and not mail:
         print(render(told), end="")
     raise typer.Exit(DIFFERENT if told.finding else SAME)
