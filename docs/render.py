@@ -19,6 +19,7 @@ COMMANDS = (
             "minimize",
             "fmt",
             "explain",
+            "export",
             "boot-cost",
             "sweep",
             "coverage",

@@ -1,7 +1,8 @@
-"""Commands that tell about one program: `vmemmap-fuzz explain`."""
+"""Commands that tell about one program: `vmemmap-fuzz explain`, `export`."""
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -77,3 +78,39 @@ def explain_command(
     elif html is None and not mail:
         print(render(told), end="")
     raise typer.Exit(DIFFERENT if told.finding else SAME)
+
+
+class Form(enum.StrEnum):
+    """`fuzz.report.export.EXPORTS`, for the parser."""
+
+    pytest = "pytest"
+    python = "python"
+    shell = "shell"
+    itf = "itf"
+
+
+@app.command("export")
+@guarded
+def export_command(
+    file: FileArgument,
+    to: Annotated[
+        Form,
+        typer.Option(
+            help="pytest: a test that passes once the models agree. python: a script. shell: commands for a real "
+            "machine. itf: a trace as JSON, in Apalache's Informal Trace Format.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a program in another form."""
+    from fuzz.findings import put_text
+    from fuzz.report.export import EXPORTS
+
+    text = EXPORTS[to.value](read(file))
+    if output is None:
+        print(text, end="")
+    else:
+        put_text(output, text)

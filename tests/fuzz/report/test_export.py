@@ -1,0 +1,68 @@
+"""Exports are run, or checked by what runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzz.program import parse
+from fuzz.program.text import parse_file
+from fuzz.report.export import to_itf, to_pytest, to_python, to_shell
+
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = parse("vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=2M\n")
+BROKEN = """
+import fuzz.execute
+from zoo import find, planted
+HELD = planted(find("ACC-2026-03"))  # it ends when nobody holds it
+HELD.__enter__()
+"""
+
+
+@pytest.mark.parametrize(("prelude", "status"), [("", 0), (BROKEN, 1)], ids=["agree", "planted"])
+def test_python_script_runs(tmp_path: Path, prelude: str, status: int) -> None:
+    path = tmp_path / "repro.py"
+    path.write_text(prelude + to_python(PROGRAM))
+    out = subprocess.run(
+        [sys.executable, path], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert out.returncode == status, out.stderr
+    assert out.stdout == ("accounting|nr_memmap|dax create|ok/ok||-\n" if status else "ok\n")
+
+
+@pytest.mark.parametrize(("prelude", "status"), [("", 0), (BROKEN, 1)], ids=["agree", "planted"])
+def test_pytest_file_runs(tmp_path: Path, prelude: str, status: int) -> None:
+    (tmp_path / "test_repro.py").write_text(prelude + to_pytest(PROGRAM))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_repro.py"]
+    out = subprocess.run(
+        words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert out.returncode == status, out.stdout
+    assert ("1 failed" if status else "1 passed") in out.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "corpus/seeds").glob("*.vmm")), ids=lambda path: path.stem)
+def test_shell_script_is_one(path: Path) -> None:
+    subprocess.run(["bash", "-n"], input=to_shell(parse_file(path)), text=True, check=True)
+
+
+def test_shell_script_writes_where_the_kernel_reads() -> None:
+    program = parse("vmm 1\nmachine nodes=2\nboot\nhugetlb resize size=2M to=8 node=1\n")
+    line = "echo 8 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
+    assert line in to_shell(program).splitlines()
+
+
+def test_itf_has_its_form() -> None:
+    data = json.loads(to_itf(PROGRAM))
+    assert data["#meta"]["format"] == "ITF"
+    assert [state["operation"] for state in data["states"]] == ["boot", "d0 = dax create at=0x100000000 size=2M"]
+    for i, state in enumerate(data["states"]):
+        assert state["#meta"]["index"] == i
+        assert set(state) - {"#meta"} == set(data["vars"])
+    counters = dict(data["states"][1]["reference"]["counters"]["#map"])
+    # VMEMMAP_RESERVE_NR, mm/sparse-vmemmap.c: two pages of a 2M compound page are kept and counted.
+    assert counters["nr_memmap"] == {"#bigint": "2"}
