@@ -20,6 +20,7 @@ COMMANDS = (
             "fmt",
             "explain",
             "export",
+            "bisect",
             "boot-cost",
             "sweep",
             "coverage",

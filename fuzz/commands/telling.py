@@ -1,4 +1,4 @@
-"""Commands that tell about one program: `vmemmap-fuzz explain`, `export`."""
+"""Commands that tell about one program: `vmemmap-fuzz explain`, `export`, `bisect`."""
 
 from __future__ import annotations
 
@@ -114,3 +114,35 @@ def export_command(
         print(text, end="")
     else:
         put_text(output, text)
+
+
+@app.command("bisect")
+@guarded
+def bisect_command(
+    file: FileArgument,
+    good: Annotated[str, typer.Option(metavar="REV", help="An older revision.", show_default=False)],
+    bad: Annotated[str, typer.Option(metavar="REV", help="A newer one that shows something else.")] = "HEAD",
+    profile: ProfileOption = Profile.posted,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the commit of the models that introduced, changed or mended a difference.
+
+    To be run in a clone of this project. Each revision runs the program from a work tree of its own in a temporary
+    folder; one that cannot is passed over.
+    """
+    import sys
+    from dataclasses import asdict
+
+    from fuzz.bisect import BisectError, bisect
+
+    read(file)
+    try:
+        found = bisect(Path.cwd(), good, bad, file.resolve(), profile.value, lambda text: print(text, file=sys.stderr))
+    except BisectError as error:
+        raise fail(str(error)) from None
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print(f"{found.commit} {found.subject}\n  before: {found.good}\n  since:  {found.bad}")
+        for commit in found.skipped:
+            print(f"  could not be run, may be to blame instead: {commit}")
