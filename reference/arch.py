@@ -47,12 +47,13 @@ VMEMMAP_ARCHES: dict[str, VmemmapArch] = {
 def vmemmap_range(k: Kernel, pfn: int, nr: int) -> tuple[int, int]:
     """The vmemmap pages that the code of the architecture goes through for [pfn, pfn + nr).
 
-    arm64 goes from the first struct page in steps of a page, without rounding: where subsections are less than a page
-    (16K, 64K) and the range begins inside one, a page at its end is missed.
+    Base pages are mapped from the first struct page on in steps of a page, without rounding: where subsections are less
+    than a page (16K, 64K) and the range begins inside one, a page at its end is missed. arm64 has base pages only, and
+    loongarch64 where there is no block for a leaf; what a section needs lies under one leaf, which nothing is missed of.
     """
     spp = k.arch.spp
     lo = pfn // spp
-    if k.arch.name == "arm64":
+    if k.arch.name in ("arm64", "loongarch64"):
         return lo, lo - (-nr // spp)
     return lo, -(-(pfn + nr) // spp)
 

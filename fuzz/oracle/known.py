@@ -51,11 +51,11 @@ def compound_under_leaf(ref: Kernel, ranges: list[tuple[int, int]], mine: Outcom
 
 
 def missed_vmemmap_page(ref: Kernel, ranges: list[tuple[int, int]], outcomes: tuple[Outcome, Outcome]) -> bool:
-    """docs/findings/0004: a device that begins inside a vmemmap page, on arm64 with pages of 16K or 64K; both trees
-    leave the last vmemmap page of a piece unmapped, and touch a struct page in it."""
+    """docs/findings/0004: a device that begins inside a vmemmap page, on arm64 or loongarch64 with pages of 16K or 64K;
+    both trees leave the last vmemmap page of a piece unmapped, and touch a struct page in it."""
     arch = ref.arch
     mine, theirs = outcomes
-    if arch.name != "arm64" or arch.pages_per_subsection >= arch.spp or not isinstance(mine, str):
+    if arch.name not in ("arm64", "loongarch64") or arch.pages_per_subsection >= arch.spp or not isinstance(mine, str):
         return False
     died = "is written but not mapped" in mine and mine == theirs
     return died and any(start % arch.spp for start, _ in ranges)

@@ -89,6 +89,9 @@ def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
 
 
 MISSED_PAGE = "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x200000 size=64M align=16K"
+MISSED_LOONGARCH = (
+    "machine arch=loongarch64 page=64K ram=512M nodes=1\nboot\nd0 = dax create at=0x21000000 size=114M align=64K"
+)
 
 
 RISCV_LEAF = (
@@ -296,6 +299,7 @@ DEFECTS = (
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
     Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
+    Defect("arm64-missed-vmemmap-page", MISSED_LOONGARCH, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
     Defect("dax-tail-read-only", DAX_1G, ADD, writable_tail, "mapping", "protection"),
