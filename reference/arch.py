@@ -49,7 +49,7 @@ def vmemmap_range(k: Kernel, pfn: int, nr: int) -> tuple[int, int]:
 
     Base pages are mapped from the first struct page on in steps of a page, without rounding: where subsections are less
     than a page (16K, 64K) and the range begins inside one, a page at its end is missed. arm64 has base pages only, and
-    loongarch64 where there is no block for a leaf; what a section needs lies under one leaf, which nothing is missed of.
+    loongarch64 where there is no block for a leaf. A leaf is whole, and a section lies under one: nothing is missed.
     """
     spp = k.arch.spp
     lo = pfn // spp
