@@ -21,6 +21,7 @@ COMMANDS = (
             "explain",
             "export",
             "bisect",
+            "report",
             "boot-cost",
             "sweep",
             "coverage",
