@@ -176,6 +176,17 @@ def _drop_what_has_no_memmap(
                 p.k.sections.touched.append((lo, hi))
 
 
+def _remove_without_pgmap(
+    original: Callable[[SeparatePaths, int, int, Altmap | None, PgMap | None], None],
+    p: SeparatePaths,
+    pfn: int,
+    nr: int,
+    altmap: Altmap | None,
+    pgmap: PgMap | None,
+) -> None:
+    original(p, pfn, nr, altmap, None)
+
+
 _MACHINE = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1"
 
 ACCT_UNDERFLOW_ON_POPULATE_FAIL: Final = Defect(
@@ -318,4 +329,17 @@ BOOT_POPULATE_DROP: Final = Defect(
     replacement=_drop_what_has_no_memmap,
     # The language fails no allocation of the boot.
     program=None,
+)
+
+REMOVAL_COUNTS_ALL: Final = Defect(
+    id="ACC-2026-04",
+    switch="removal_counts_all",
+    title="removing a device lowers nr_memmap_pages by more than adding it raised it",
+    side="reference",
+    source="mm/sparse-vmemmap: pass @pgmap argument to memory deactivation paths (20260428081855.1249045-4)",
+    mechanism="removal does not know the page map, and counts as if nothing had been optimized",
+    layer="accounting",
+    spot="reference.paths:SeparatePaths.sparse_remove_section",
+    replacement=_remove_without_pgmap,
+    program=f"{_MACHINE}\nboot\nd0 = dax create at=0x100000000 size=2M align=2M\ndax destroy d0\n",
 )

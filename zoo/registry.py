@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from zoo import reference
-from zoo.defect import Defect, NotModelled
+from zoo import candidate, reference, shared
+from zoo.defect import Defect, NotModelled, Side
 
 V7_0_BASE: Final = (
     reference.ACCT_UNDERFLOW_ON_POPULATE_FAIL,
@@ -24,12 +25,156 @@ V7_0_BASE: Final = (
 PROFILES: Final[dict[str, tuple[Defect, ...]]] = {"v7.3": (), "v7.0-base": V7_0_BASE}
 """The reference as it was: which defects it has."""
 
-DEFECTS: Final[dict[str, Defect]] = {defect.id: defect for defect in V7_0_BASE}
+DEFECTS: Final[dict[str, Defect]] = {
+    defect.id: defect for defect in (*V7_0_BASE, reference.REMOVAL_COUNTS_ALL, *candidate.CANDIDATE, *shared.SHARED)
+}
 """By id."""
+
+SIDES: Final[tuple[Side, ...]] = ("reference", "candidate")
 
 _BY_SWITCH: Final = {defect.switch: defect for defect in DEFECTS.values()}
 
 NOT_MODELLED: Final = (
+    NotModelled(
+        "ACC-2025-27",
+        "boot memory that goes leaves the wrong counter",
+        "not planted yet: no program is known that empties a section of boot memory",
+    ),
+    NotModelled(
+        "PPC-2025-32",
+        "radix memory is added with a hole in its memmap",
+        "not planted yet: no program is known that shows it",
+    ),
+    NotModelled(
+        "MHP-2025-33",
+        "offline does not wait for huge pages that are about to be freed",
+        "not planted yet: no program is known that shows it",
+    ),
+    NotModelled(
+        "HPG-2022-63",
+        "a poisoned huge page is demoted",
+        "not planted yet: no program is known that shows it",
+    ),
+    NotModelled(
+        "PTS-2026-07",
+        "compound population did not sync top-level entries",
+        "there is one page table, that of init_mm",
+    ),
+    NotModelled(
+        "X86-2025-29",
+        "new top-level entries were synced too late",
+        "there is one page table, that of init_mm",
+    ),
+    NotModelled(
+        "MHP-2026-15",
+        "poison accounting leaks a reference to the memory block",
+        "reference counts of memory blocks are not modelled",
+    ),
+    NotModelled(
+        "DAX-2026-21",
+        "a page map keeps the ops and the owner of fsdev",
+        "page maps have no ops and no owner here",
+    ),
+    NotModelled(
+        "S390-2025-24",
+        "HVO flushes nothing on s390",
+        "not planted yet; the modelled TLB would show it",
+    ),
+    NotModelled(
+        "HVO-2025-26",
+        "order of loads in PFN walkers",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "PPC-2025-34",
+        "folio order limit below that of boot-only huge pages",
+        "an assertion when sizes are registered, which is not modelled",
+    ),
+    NotModelled(
+        "ACC-2024-37",
+        "the counter is updated from a page that is free",
+        "counters do not depend on the struct page of a frame here",
+    ),
+    NotModelled(
+        "HVO-2024-38",
+        "PFN walkers write to read-only tails",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "HVO-2024-39",
+        "demotion gives up at the first failed restore",
+        "not planted yet",
+    ),
+    NotModelled(
+        "HPG-2024-40",
+        "the hugetlb type survives a bulk restore",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "HPG-2024-41",
+        "poison between two steps of freeing",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "HPG-2024-42",
+        "deadlock of memory failure with HVO",
+        "locks are not modelled",
+    ),
+    NotModelled(
+        "MHP-2024-43",
+        "memmap_on_memory is read back wrong",
+        "no operation reads module parameters",
+    ),
+    NotModelled(
+        "RV-2024-44",
+        "struct pages outside of the vmemmap window",
+        "vmemmap pages have numbers here, not addresses",
+    ),
+    NotModelled(
+        "RV-2024-46",
+        "no flush after vmemmap is populated",
+        "invalid translations that a CPU caches are not modelled",
+    ),
+    NotModelled(
+        "HPG-2023-48",
+        "optimized before it has the hugetlb type",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "HVO-2023-51",
+        "two splits of one PMD",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "ARM64-2023-53",
+        "HVO changes valid entries on arm64",
+        "not planted yet; the modelled TLB would show it",
+    ),
+    NotModelled(
+        "BOOT-2023-57",
+        "kmemleak keeps freed boot memmap",
+        "there is no leak detector to keep books",
+    ),
+    NotModelled(
+        "MHP-2023-59",
+        "missing mem_hotplug_lock",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
+    NotModelled(
+        "PPC-2023-61",
+        "DirectMap counters grow",
+        "the direct map is not modelled",
+    ),
+    NotModelled(
+        "HVO-2022-68",
+        "struct pages across page boundaries",
+        "a struct page has 64 bytes here",
+    ),
+    NotModelled(
+        "SPARSE-2023-69",
+        "use of a freed usage map",
+        "it takes two operations that overlap, and operations are atomic here",
+    ),
     NotModelled(
         "compound_no_toplevel_sync",
         "population did not propagate new top-level entries to other page tables (x86)",
@@ -44,8 +189,16 @@ NOT_MODELLED: Final = (
 
 
 def find(name: str) -> Defect:
-    """The defect with this id or switch; ValueError names those that there are."""
+    """The defect with this id or switch, of shared code also as `ID@side`; ValueError names those that there are."""
+    name, _, side = name.partition("@")
     defect = DEFECTS.get(name) or _BY_SWITCH.get(name)
     if defect is None:
         raise ValueError(f"no defect {name!r}; there are {', '.join(sorted(DEFECTS))}")
+    for known in SIDES:
+        if side == known:
+            if side != defect.side and not defect.spot.startswith("mm."):
+                raise ValueError(f"defect {name!r} lives in the {defect.side}")
+            return replace(defect, side=known)
+    if side:
+        raise ValueError(f"no side {side!r}; write {name}@reference or {name}@candidate")
     return defect
