@@ -26,6 +26,7 @@ COMMANDS = (
             "sweep",
             "coverage",
             "promises",
+            "zoo",
         )
     ),
     *(("corpus", name) for name in ("stats", "merge", "minimize", "import", "export", "pack")),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import typer
 
-from fuzz.commands import corpus, exploring, fuzzing, programs, surface, telling  # in the order of --help
+from fuzz.commands import corpus, exploring, fuzzing, programs, surface, telling, zoo  # in the order of --help
 from fuzz.commands.common import app, guarded
 
-__all__ = ["app", "corpus", "exploring", "fuzzing", "programs", "surface", "telling"]
+__all__ = ["app", "corpus", "exploring", "fuzzing", "programs", "surface", "telling", "zoo"]
 
 
 @app.command(
