@@ -154,7 +154,10 @@ class Oracle:
             else:
                 diff = self._pageblocks() or self._accounting(quiet=True)
             diff = diff or self._translations()
-            if diff is None and full:
+            if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
+                self.clauses.add("arm64-shared-vmemmap-page")
+                self.terminal = "arm64-shared-vmemmap-page"
+            elif diff is None and full:
                 diff = self._everything()
             if diff is None and name in POISONING and rules.other_holder(self._hit):
                 diff = self._parted()
@@ -464,6 +467,8 @@ class Oracle:
             return "riscv-compound-under-leaf"
         if added is not None and known.missed_vmemmap_page(self.ref, added.ranges, (rc, rc2)):
             return "arm64-missed-vmemmap-page"
+        if isinstance(rc, str) and rc == rc2 and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
+            return "arm64-shared-vmemmap-page"
         if op.name == "boot" and known.prehvo_of_interleaved_node(self.ref, (rc, rc2)):
             return "prehvo-interleaved-node"
         return None

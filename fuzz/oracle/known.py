@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fuzz.oracle.finding import Difference, Outcome
 from mm.kernel import Kernel
+from mm.pgmap import PgMap
+from mm.runs import RunSet
 
 
 def dax_unaligned_start(
@@ -60,6 +62,31 @@ def missed_vmemmap_page(ref: Kernel, ranges: list[tuple[int, int]], outcomes: tu
         return False
     died = "is written but not mapped" in mine and mine == theirs
     return died and any(start % arch.spp for start, _ in ranges)
+
+
+def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], mine: Outcome) -> bool:
+    """docs/findings/0008: a device goes whose first or last vmemmap page also describes memory of another, on arm64
+    with pages of 16K or 64K; both trees unmap that page, and release its frame as if it were the device's own.
+
+    With an altmap the frame is credited and lost; without, an altmap's frame of the other device is given to the buddy
+    allocator, which dies of it.
+    """
+    arch = ref.arch
+    if arch.name != "arm64" or arch.pages_per_subsection >= arch.spp:
+        return False
+    died = isinstance(mine, str)
+    if died and "is freed but is not online RAM" not in str(mine):
+        return False
+    sub = arch.pages_per_subsection
+    for pgmap, _ in remaps:
+        if died is (pgmap.altmap is not None):
+            continue
+        for edge in (pfn for ends in pgmap.ranges for pfn in ends if pfn % arch.spp):
+            vpn = edge // arch.spp
+            lo, hi = vpn * arch.spp // sub, (vpn + 1) * arch.spp // sub
+            if ref.tables.get(vpn) is None and ref.sections.subsections.overlaps(lo, hi):
+                return True
+    return False
 
 
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:

@@ -89,6 +89,15 @@ def vpns(k: Kernel, args: tuple[Any, ...]) -> tuple[int, int]:
 
 
 MISSED_PAGE = "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x200000 size=64M align=16K"
+SHARED_LOST = (
+    "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x147e00000 size=2M align=16K\n"
+    "d1 = dax create at=0x140000000 size=126M align=16K altmap=on\ndax destroy d1"
+)
+SHARED_FREED = (
+    "machine arch=arm64 page=64K ram=512M nodes=1\nboot\n"
+    "d0 = dax create at=0x100000000 size=130M align=64K altmap=on\n"
+    "d1 = dax create at=0x108200000 size=62M align=64K\ndax destroy d1"
+)
 MISSED_LOONGARCH = (
     "machine arch=loongarch64 page=64K ram=512M nodes=1\nboot\nd0 = dax create at=0x21000000 size=114M align=64K"
 )
@@ -299,6 +308,8 @@ DEFECTS = (
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
     Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
+    Defect("arm64-shared-vmemmap-page", SHARED_LOST, REMOVE, leak, "accounting", "free pages"),
+    Defect("arm64-shared-vmemmap-page", SHARED_FREED, LATE, dies_at_boot, "returns", "bug"),
     Defect("arm64-missed-vmemmap-page", MISSED_LOONGARCH, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
