@@ -27,6 +27,7 @@ COMMANDS = (
             "coverage",
             "promises",
             "zoo",
+            "mutants",
         )
     ),
     *(("corpus", name) for name in ("stats", "merge", "minimize", "import", "export", "pack")),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import typer
 
-from fuzz.commands import corpus, exploring, fuzzing, programs, surface, telling, zoo  # in the order of --help
+# In the order of --help.
+from fuzz.commands import corpus, exploring, fuzzing, mutants, programs, surface, telling, zoo
 from fuzz.commands.common import app, guarded
 
-__all__ = ["app", "corpus", "exploring", "fuzzing", "programs", "surface", "telling", "zoo"]
+__all__ = ["app", "corpus", "exploring", "fuzzing", "mutants", "programs", "surface", "telling", "zoo"]
 
 
 @app.command(

@@ -19,7 +19,7 @@ from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
-from fuzz.oracle.invariants import check, without
+from fuzz.oracle.invariants import check, unmarked, without
 from fuzz.oracle.observe import (
     TailName,
     Tails,
@@ -154,6 +154,9 @@ class Oracle:
             else:
                 diff = self._pageblocks() or self._accounting(quiet=True)
             diff = diff or self._translations()
+            if diff is None and rc == 0 and name == "memory hard_offline":
+                pfn = op.args["at"] >> self.ref.arch.page_shift
+                diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"

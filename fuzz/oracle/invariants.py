@@ -71,6 +71,15 @@ def check(
     )
 
 
+def unmarked(k: Kernel, side: str, pfn: int) -> Difference | None:
+    """A frame whose failure was handled must carry PG_hwpoison, or it is used again (memory_failure, 7.3, in
+    mm/memory-failure.c: TestSetPageHWPoison comes before all else). Both sides share the code that marks it."""
+    if pfn in k.pages.hwpoison:
+        return None
+    detail = f"frame {pfn:#x} failed, that was handled, and it is not marked"
+    return _violated("accounting", "hwpoison", "unmarked", detail, side)
+
+
 # -- frames ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fuzz.execute import Side
-from fuzz.oracle.invariants import check
+from fuzz.oracle.invariants import check, unmarked
 from fuzz.program import make_op
 from mm.kernel import Kernel
 from mm.machine import Machine
@@ -146,3 +146,15 @@ def test_damage_is_seen(kernel: Kernel, damage: Callable[[Kernel], None]) -> Non
     assert diff is not None
     layer, field = DAMAGE[damage]
     assert (diff.layer, diff.field) == (layer, f"reference: {field}"), diff.detail
+
+
+def test_a_frame_that_failed_must_be_marked() -> None:
+    side = Side(Machine(), SeparatePaths)
+    assert side.run(make_op("boot")) == 0
+    assert side.run(make_op("memory hard_offline", at=G)) == 0
+    pfn = G >> 12
+    assert unmarked(side.kernel, "reference", pfn) is None
+    del side.kernel.pages.hwpoison[pfn]
+    found = unmarked(side.kernel, "reference", pfn)
+    assert found is not None
+    assert (found.layer, found.field, found.drift) == ("accounting", "reference: hwpoison", "unmarked")

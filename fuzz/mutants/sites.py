@@ -1,0 +1,202 @@
+"""Where mutants are: every place of a module's functions that an operator can spoil, and how to spoil it here.
+
+A mutant is a function with one node replaced. To plant it in this process, the whole module is compiled from its
+changed syntax tree, and the function of the running module gets the code of its changed twin: whoever imported it by
+name calls the mutant.
+What runs when the module is loaded (constants, defaults, decorators, class bodies) is not mutated.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import walk_packages
+from types import CodeType, FunctionType
+from typing import Any, Final
+
+from fuzz.mutants.operators import OPERATORS
+
+PACKAGES: Final = ("mm", "reference", "candidate", "fuzz.oracle")
+
+Def = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One small fault."""
+
+    module: str
+    function: str
+    """Qualified name: `function` or `Class.method`."""
+    number: int
+    """Among the mutants of the function."""
+    operator: str
+    line: int
+    before: str
+    after: str
+
+    @property
+    def id(self) -> str:
+        """Unique for one version of the module."""
+        return f"{self.module}:{self.function}:{self.number}"
+
+    @property
+    def package(self) -> str:
+        """The one of `PACKAGES` that it is in."""
+        return next(package for package in PACKAGES if f"{self.module}.".startswith(f"{package}."))
+
+
+class InvalidMutantError(Exception):
+    """The changed function does not fit where the original is (another closure); nothing was planted."""
+
+
+def modules(names: tuple[str, ...] = PACKAGES) -> list[str]:
+    """Modules below the given packages or modules, in order. ValueError for what cannot be mutated."""
+    out: list[str] = []
+    for name in names:
+        if not any(f"{name}.".startswith(f"{package}.") for package in PACKAGES) or _source(name) is None:
+            raise ValueError(
+                f"no module {name!r} to mutate; expected one of {', '.join(PACKAGES)}, or a module in them"
+            )
+        out.append(name)
+        path = getattr(import_module(name), "__path__", None)
+        if path is not None:
+            out += [found.name for found in walk_packages(path, f"{name}.")]
+    return sorted(set(out))
+
+
+def mutants(module: str, source: str | None = None) -> Iterator[Mutant]:
+    """All mutants of a module."""
+    for name, function in _functions(ast.parse(source if source is not None else _read(module))):
+        for number, (operator, parent, field, at, new) in enumerate(_alternatives(function)):
+            old = _get(parent, field, at)
+            yield Mutant(
+                module, name, number, operator, old.lineno, _brief(old), _brief(ast.fix_missing_locations(new))
+            )
+
+
+def mutated_code(mutant: Mutant, source: str | None = None) -> CodeType:
+    """The code of the changed function."""
+    tree = ast.parse(source if source is not None else _read(mutant.module))
+    function = dict(_functions(tree))[mutant.function]
+    first = min((decorator.lineno for decorator in function.decorator_list), default=function.lineno)
+    for number, (_, parent, field, at, new) in enumerate(_alternatives(function)):
+        if number == mutant.number:
+            ast.copy_location(new, _get(parent, field, at))
+            _set(parent, field, at, new)
+            break
+    path = _source(mutant.module)
+    code = compile(ast.fix_missing_locations(tree), str(path or "<mutant>"), "exec", dont_inherit=True)
+    return next(c for c in _codes(code) if c.co_qualname == mutant.function and c.co_firstlineno == first)
+
+
+def plant(mutant: Mutant) -> CodeType:
+    """Put the mutant into this process for good; the code that now runs."""
+    code = mutated_code(mutant)
+    function = _resolve(mutant.module, mutant.function)
+    try:
+        function.__code__ = code
+    except ValueError as error:
+        raise InvalidMutantError(str(error)) from error
+    return code
+
+
+def _source(module: str) -> Path | None:
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _read(module: str) -> str:
+    path = _source(module)
+    if path is None:
+        raise ValueError(f"module {module} has no source")
+    return path.read_text(encoding="utf-8")
+
+
+def _functions(tree: ast.Module) -> Iterator[tuple[str, Def]]:
+    """Functions of a module and methods of its classes; those inside functions belong to these. Of several with one
+    name (a property and its setter) none, since the name does not say which."""
+    found: dict[str, list[Def]] = {}
+
+    def collect(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, Def):
+                found.setdefault(prefix + node.name, []).append(node)
+            elif isinstance(node, ast.ClassDef):
+                collect(node.body, f"{prefix}{node.name}.")
+
+    collect(tree.body, "")
+    yield from ((name, nodes[0]) for name, nodes in found.items() if len(nodes) == 1)
+
+
+Place = tuple[ast.AST, str, int | None]
+
+
+def _places(node: ast.AST) -> Iterator[Place]:
+    """Where the nodes below `node` hang, without annotations, defaults, and what only makes a text."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "args") and not isinstance(node, ast.Call):
+            continue
+        for at, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            yield node, field, at
+            yield from _places(child)
+
+
+def _alternatives(function: Def) -> Iterator[tuple[str, ast.AST, str, int | None, ast.AST]]:
+    for parent, field, at in list(_places(function)):
+        node = _get(parent, field, at)
+        for operator in OPERATORS:
+            for new in operator(node):
+                yield operator.__name__, parent, field, at, new
+
+
+def _get(parent: ast.AST, field: str, at: int | None) -> Any:
+    value = getattr(parent, field)
+    return value if at is None else value[at]
+
+
+def _set(parent: ast.AST, field: str, at: int | None, new: ast.AST) -> None:
+    if at is None:
+        setattr(parent, field, new)
+    else:
+        getattr(parent, field)[at] = new
+
+
+def _brief(node: ast.AST) -> str:
+    return ast.unparse(node).partition("\n")[0]
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _codes(const)
+
+
+def _resolve(module: str, qualname: str) -> FunctionType:
+    """The function object, taken out of properties, class methods and caches; a cache that knows old results is
+    emptied."""
+    found: Any = import_module(module)
+    for part in qualname.split("."):
+        found = vars(found)[part]
+    if isinstance(found, property):
+        found = found.fget
+    elif isinstance(found, functools.cached_property):
+        found = found.func
+    elif isinstance(found, staticmethod | classmethod):
+        found = found.__func__
+    while not isinstance(found, FunctionType):
+        if hasattr(found, "cache_clear"):
+            found.cache_clear()
+        found = found.__wrapped__
+    return found
