@@ -145,7 +145,7 @@ def test_a_planted_mutant_is_killed() -> None:
     )
     assert result["status"] == "killed"
     assert result["by"] == "finding"
-    assert str(result["what"]).startswith("accounting|candidate: nr_memmap|")
+    assert "nr_memmap" in str(result["what"])
 
 
 def test_a_mutant_that_changes_nothing_survives() -> None:
@@ -161,6 +161,6 @@ def test_a_mutant_that_changes_nothing_survives() -> None:
 
 
 def test_a_mutant_that_never_ends_is_killed_by_its_time() -> None:
-    # What ends the passes over folios that cannot be moved.
-    results = examine("mm.hugetlb_isolate", "isolate_or_migrate", "break", "pass")
-    assert [(result["status"], result["by"]) for result in results] == [("killed", "timeout")] * 2
+    # The folio that was to move stays in the range, and is to move again.
+    (result,) = examine("mm.hugetlb_isolate", "migrate_hugetlb", "_swap_places(h, folio, target)", "pass")
+    assert (result["status"], result["by"]) == ("killed", "timeout")
