@@ -340,7 +340,7 @@ def memory_fork(
         poor = 0 if short[0] else 1
         if all(a >= b for a, b in zip(free[poor], free[1 - poor], strict=True)):
             return False
-    return -ENOMEM in rcs or operation in OFFLINING
+    return -ENOMEM in rcs or operation in OFFLINING or operation == "subblock unplug"
 
 
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
