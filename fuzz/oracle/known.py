@@ -69,9 +69,12 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
     with pages of 16K or 64K; both trees unmap that page, and release its frame as if it were the device's own.
 
     With an altmap the frame is credited and lost; without, an altmap's frame of the other device is given to the buddy
-    allocator, which dies of it.
+    allocator, which dies of it. On s390 and riscv64 it is a PMD leaf that two devices share: the altmap of the one that
+    goes last is credited with all of it, and has given less than it got back.
     """
     arch = ref.arch
+    if arch.name in ("s390x", "riscv64"):
+        return any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps)
     if arch.name != "arm64" or arch.pages_per_subsection >= arch.spp:
         return False
     died = isinstance(mine, str)
