@@ -27,8 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/pip -qq --disable-pip-version-check install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Equal programs each time: make smoke SMOKE="--programs 2500 --seed 7".
 smoke: venv
-	@$(BIN)/vmemmap-fuzz smoke
+	@$(BIN)/vmemmap-fuzz smoke $(SMOKE)
 
 test: venv
 	@$(BIN)/pytest

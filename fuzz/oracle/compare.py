@@ -506,6 +506,8 @@ class Oracle:
         if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
+        if op.name == "memory add" and rules.block_fork(ref, cand, rcs, short):
+            return "memory-fork"
         # Pages that stay where they are come from kernel zones only.
         zones = ZONE_MOVABLE if op.name == "pages alloc" and not op.args["movable"] else ZONE_DEVICE
         if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(zones), refused, bool(ref.remaps)):

@@ -343,6 +343,16 @@ def memory_fork(
     return -ENOMEM in rcs or operation in OFFLINING or operation == "subblock unplug"
 
 
+def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int]) -> bool:
+    """Whether adding memory found a block for the memmap on one side only, and the injected failure hit a point of the
+    base pages that the other side took instead, or none."""
+    a, b = ref.faults.points, cand.faults.points
+    if not a or not b or not any(short) or not set(rcs) <= {0, -ENOMEM}:
+        return False
+    fell_back = [any(kind == "VMF" for kind, _ in points) for points in (a, b)]
+    return fell_back[0] != fell_back[1]
+
+
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     """Whether a block, or a part of one, that was to go has frames that cannot move on one side only, which said so.
 
