@@ -29,7 +29,8 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
 def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     """vmemmap_free, unmap_hotplug_range and free_empty_tables: a given altmap is credited with every frame.
 
-    A leaf is a whole section and goes as one. Tables run through pagetable_dtor though they had no constructor:
+    An entry is flushed before its frames are free; for a leaf, the flush of its first page is enough. A leaf is a whole
+    section and goes as one. Tables run through pagetable_dtor though they had no constructor:
     NR_PAGETABLE drifts down. Left out: the complaint about frames reserved at boot.
     """
     release = crediting(altmap)

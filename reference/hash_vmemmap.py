@@ -42,7 +42,11 @@ def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | Non
 
 
 def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
-    """__vmemmap_free: a block goes when no subsection that it describes is valid any more."""
+    """__vmemmap_free: a block goes when no subsection that it describes is valid any more.
+
+    Its translation is invalidated after it is free, block by block: vmemmap_remove_mapping takes the entry out of the
+    hash table.
+    """
     lo, hi = leaf_edges(k, lo, hi, lambda first, end: vmemmap_populated(k, first, end))
     release = crediting_window(altmap)
     unmap(k, lo, hi, release, release)

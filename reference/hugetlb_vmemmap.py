@@ -75,10 +75,11 @@ def vmemmap_self_hosted(k: Kernel, vpn: int) -> bool:
     return m is not None and k.pages.owners.get(frame_at(m, vpn)) == OWNER_SELFHOSTED
 
 
-def vmemmap_split_pmd(k: Kernel, pmd: int) -> bool:
+def vmemmap_split_pmd(k: Kernel, pmd: int, flush: bool) -> bool:
     """vmemmap_split_pmd: a PTE table in place of leaf `pmd`; False: no memory.
 
-    The table comes from the node of the running CPU (pte_alloc_one_kernel takes no node), which is node 0 here.
+    The table comes from the node of the running CPU (pte_alloc_one_kernel takes no node), which is node 0 here. `flush`
+    the range of the leaf: always but with VMEMMAP_SPLIT_NO_TLB_FLUSH, which only vmemmap_remap_split sets.
     """
     if k.faults.fails("SPLIT"):
         return False
@@ -87,6 +88,9 @@ def vmemmap_split_pmd(k: Kernel, pmd: int) -> bool:
         return False
     k.vmstat.nr_page_table_pages += 1
     k.tables.split_leaf(pmd, frame)
+    if flush:
+        ptrs = k.arch.ptrs_per_pte
+        k.tlb.flush_tlb_kernel_range(pmd * ptrs, (pmd + 1) * ptrs)
     return True
 
 
@@ -99,7 +103,7 @@ def vmemmap_remap_split(k: Kernel, lo: int, hi: int) -> int:
     while lo < hi:
         if hosted and vmemmap_self_hosted(k, lo):
             return -ENOTSUPP
-        if isinstance(k.tables.get(lo), Leaf) and not vmemmap_split_pmd(k, lo // ptrs):
+        if isinstance(k.tables.get(lo), Leaf) and not vmemmap_split_pmd(k, lo // ptrs, False):
             return -ENOMEM
         lo = (lo // ptrs + 1) * ptrs
     return 0
@@ -132,7 +136,7 @@ def _walk(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
         return lo, -ENOTSUPP
     at = lo
     while at < hi:
-        if isinstance(k.tables.get(at), Leaf) and not vmemmap_split_pmd(k, at // ptrs):
+        if isinstance(k.tables.get(at), Leaf) and not vmemmap_split_pmd(k, at // ptrs, True):
             return at, -ENOMEM
         at = (at // ptrs + 1) * ptrs
     return hi, 0
@@ -150,12 +154,15 @@ def _private(k: Kernel, lo: int, hi: int) -> Extents:
     return out
 
 
-def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tail: int, freed: Freed) -> int:
+def vmemmap_remap_free(
+    k: Kernel, folio: Folio, lo: int, hi: int, head: int, tail: int, freed: Freed, flush: bool
+) -> int:
     """vmemmap_remap_free: map [lo, hi) to the head copy and the tail frame, or put it back as vmemmap_restore_pte
     does.
 
     The head copy is on nobody's list while this runs; when nothing was remapped it goes on `freed`. 0, -ENOMEM or
-    -ENOTSUPP.
+    -ENOTSUPP. `flush` [lo, hi) when all of it was remapped: unless VMEMMAP_REMAP_NO_TLB_FLUSH. A walk that fails
+    flushes nothing; putting back flushes what it walked, whatever the flags.
     """
     tables = k.tables
     old = _private(k, lo, hi)
@@ -167,6 +174,7 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
         old = _private(k, lo, end)
         if rc:
             freed += rollback(k, folio, lo, end, head, old)
+            k.tlb.flush_tlb_kernel_range(lo, end)
             return rc
     freed += old
     period = hi - lo
@@ -176,6 +184,8 @@ def vmemmap_remap_free(k: Kernel, folio: Folio, lo: int, hi: int, head: int, tai
     pfn, end_pfn = folio.pfn, folio.pfn + (1 << folio.order)
     keep_head_content(k, pfn, end_pfn)
     k.memmap.touched.append((pfn, end_pfn))
+    if flush:
+        k.tlb.flush_tlb_kernel_range(lo, hi)
     return 0
 
 
@@ -197,9 +207,9 @@ def rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents
     return [(old[0][0], 1)]
 
 
-def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, freed: Freed) -> int:
+def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, freed: Freed, flush: bool) -> int:
     """__hugetlb_vmemmap_optimize_folio: 0 (also when there is nothing to do), -ENOMEM or -ENOTSUPP; frames to free
-    on `freed`.
+    on `freed`. `flush`: as vmemmap_remap_free takes it.
     """
     if not vmemmap_should_optimize_folio(p, h, folio):
         return 0
@@ -214,7 +224,7 @@ def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, 
         return -ENOMEM
     k.vmstat.nr_memmap += 1
     lo = folio.pfn // k.arch.spp
-    rc = vmemmap_remap_free(k, folio, lo, lo + k.arch.vmemmap_pages(h.order), head, tail, freed)
+    rc = vmemmap_remap_free(k, folio, lo, lo + k.arch.vmemmap_pages(h.order), head, tail, freed, flush)
     if not rc:
         folio.vmemmap_optimized = True
     return rc
@@ -223,24 +233,17 @@ def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, 
 def hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio) -> None:
     """hugetlb_vmemmap_optimize_folio."""
     freed: Freed = []
-    __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
-    _flush_folio(p.k, folio)
+    __hugetlb_vmemmap_optimize_folio(p, h, folio, freed, True)
     free_vmemmap_page_list(p.k, freed)
-
-
-def _flush_folio(k: Kernel, folio: Folio) -> None:
-    """The flush at the end of vmemmap_remap_range without VMEMMAP_REMAP_NO_TLB_FLUSH; also that of a rollback.
-
-    Those for each split PMD are left out: a split changes no frame.
-    """
-    k.tlb.flush_tlb_kernel_range(folio.pfn // k.arch.spp, -(-folio.end_pfn // k.arch.spp))
 
 
 def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Folio], boot: bool) -> None:
     """__hugetlb_vmemmap_optimize_folios: split all leaves, then optimize each folio, with one retry after freeing what
     is held.
 
-    Where nothing can fail, neighbouring folios are done in one go.
+    Where nothing can fail, neighbouring folios are done in one go. The TLB is flushed as a whole after the splits and
+    before frames are freed; not after the splits if pre-HVO did all folios. Folios that may not be optimized count
+    there (nr_to_optimize).
     """
     k = p.k
     todo: list[Folio] = []
@@ -258,6 +261,8 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
                 vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
     if not todo:
         if folios:
+            if not boot or not all(folio.vmemmap_optimized for folio in folios):
+                k.tlb.flush_tlb_all()
             k.tlb.flush_tlb_all()
         return
     k.tlb.flush_tlb_all()
@@ -267,11 +272,11 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
         return
     freed: Freed = []
     for folio in todo:
-        if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed) == -ENOMEM and freed:
+        if __hugetlb_vmemmap_optimize_folio(p, h, folio, freed, False) == -ENOMEM and freed:
             k.tlb.flush_tlb_all()
             free_vmemmap_page_list(k, freed)
             freed.clear()
-            __hugetlb_vmemmap_optimize_folio(p, h, folio, freed)
+            __hugetlb_vmemmap_optimize_folio(p, h, folio, freed, False)
     k.tlb.flush_tlb_all()
     free_vmemmap_page_list(k, freed)
 
@@ -307,9 +312,12 @@ def vmemmap_wrprotect_hvo(k: Kernel, lo: int, pages: int) -> None:
 
 
 def hugetlb_vmemmap_restore_folio(k: Kernel, h: HState, folio: Folio) -> int:
-    """hugetlb_vmemmap_restore_folio: one folio, and a flush of its range."""
+    """hugetlb_vmemmap_restore_folio: one folio; vmemmap_remap_range flushes what was mapped anew."""
+    optimized = folio.vmemmap_optimized
     rc = __hugetlb_vmemmap_restore_folio(k, h, folio)
-    _flush_folio(k, folio)
+    if optimized and not rc:
+        spp = k.arch.spp
+        k.tlb.flush_tlb_kernel_range(folio.pfn // spp + HUGETLB_VMEMMAP_RESERVE, folio.end_pfn // spp)
     return rc
 
 

@@ -308,19 +308,18 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     """vmemmap_populate_compound_pages for one piece of a section: two frames a compound page, shared RW. 0 or
     -ENOMEM.
 
-    A piece lies in one section, hence under one PTE table. vmemmap_populate_address walks to a PTE without looking at
-    the PMD: under a leaf, which riscv64 maps for a part of a section too, it takes struct pages for PTEs.
+    A piece lies in one section, hence under one PTE table.
     """
     tables = k.tables
-    if isinstance(tables.get(lo), Leaf) or isinstance(tables.get(lo - lo % k.arch.ptrs_per_pte), Leaf):
-        raise KernelBug(f"vmemmap_populate_address: the PTE of vmemmap page {lo:#x} is looked up in a PMD leaf")
     if reuse_compound_section(k, start_pfn, pgmap):
         frame = compound_section_tail_page(k, lo)
+        _ask_no_leaf(k, lo)
         if not ensure_tables(k, lo, nid, PTE_TABLE):
             return -ENOMEM
         tables.set(lo, hi, Shared(frame, True))
         k.pages.get_refs(frame, hi - lo)
         return 0
+    _ask_no_leaf(k, lo)
     if not ensure_tables(k, lo, nid, PTE_TABLE):
         return -ENOMEM
     stride = min(hi - lo, k.arch.vmemmap_pages(pgmap.vmemmap_shift))
@@ -330,6 +329,15 @@ def vmemmap_populate_compound_pages(k: Kernel, start_pfn: int, lo: int, hi: int,
     # Sections that follow may share this compound page's tail frame.
     map_compounds(k, lo, stride, got, lends=1 << pgmap.vmemmap_shift > k.arch.pages_per_subsection)
     return 0
+
+
+def _ask_no_leaf(k: Kernel, vpn: int) -> None:
+    """vmemmap_populate_address asks vmemmap_pmd_populate for a table, which takes any PMD that is not empty, and
+    vmemmap_pte_populate looks up the PTE in it: under a leaf, which riscv64 maps for a part of a section too, in a
+    struct page.
+    """
+    if isinstance(k.tables.get(vpn), Leaf):
+        raise KernelBug(f"vmemmap_populate_address: the PTE of vmemmap page {vpn:#x} is looked up in a PMD leaf")
 
 
 def map_compounds(k: Kernel, lo: int, stride: int, frames: Extents, lends: bool) -> None:

@@ -209,6 +209,9 @@ def _lent(k: Kernel, vpn: int) -> int:
 def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     """radix__vmemmap_free, remove_pagetable: a leaf or, with 64K pages, a page that the range meets in part goes when
     no subsection that it describes is valid. Frames inside the altmap's window are credited to it.
+
+    radix__flush_tlb_kernel_range (radix_tlb.c), at the end, invalidates all translations of the kernel (PID 0), also
+    those of a leaf that reaches beyond the range.
     """
     if k.arch.spp > k.arch.pages_per_subsection:
         if vmemmap_populated(k, lo, lo + 1):
@@ -219,4 +222,4 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     release = crediting_window(altmap)
     unmap(k, lo, hi, release, release)
     free_tables(k, lo, hi, destroyed=CONSTRUCTED)
-    k.tlb.flush_tlb_kernel_range(lo, hi)
+    k.tlb.flush_tlb_all()

@@ -19,7 +19,7 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
 
     remove_pmd_mapping does not ask how much of a leaf the range covers: the memmap of whatever shares the section
     goes with it. PTE tables run through pagetable_dtor whether populated or split from a leaf, and only the latter had
-    a constructor: NR_PAGETABLE drifts down. With four levels empty PUD tables stay.
+    a constructor: NR_PAGETABLE drifts down. With four levels empty PUD tables stay. The only flush is at the end.
     """
     lo, hi = leaf_edges(k, lo, hi, lambda _first, _end: False)
     release = crediting(altmap)

@@ -54,12 +54,13 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
 
     The kernel knows what is unused by a pattern that it writes there; here, by the subsections that are there outside
     the range. Page tables (not segment and region tables) are constructed and destroyed, so NR_PAGETABLE counts them.
+    flush_tlb_kernel_range (asm/tlbflush.h), at the end, flushes the whole kernel address space.
     """
     lo, hi = leaf_edges(k, lo, hi, lambda first, end: _in_use(k, first, lo) or _in_use(k, hi, end))
     release = crediting(altmap)
     unmap(k, lo, hi, release, release)
     free_tables(k, lo, hi, destroyed=(PTE_TABLE,))
-    k.tlb.flush_tlb_kernel_range(lo, hi)
+    k.tlb.flush_tlb_all()
 
 
 def _in_use(k: Kernel, lo: int, hi: int) -> bool:

@@ -1,8 +1,9 @@
 """Taking vmemmap mappings away: what the architectures' vmemmap_free have in common (Linux 7.3; separate-paths.md 2.3,
 3.17).
 
-Ranges are half-open [lo, hi) in vmemmap pages. Architectures flush when
-all is free (I5 of separate-paths.md does not hold there) but for arm64, which flushes an entry before its frame goes.
+Ranges are half-open [lo, hi) in vmemmap pages. Frames are free before a flush covers them (I5 of separate-paths.md does
+not hold there), on x86-64, powerpc and s390 even before their entries are cleared. arm64 alone flushes an entry before
+its frame goes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY
-from mm.page_alloc import OWNER_PGTABLE
+from mm.page_alloc import OWNER_MEMMAP_BOOT, OWNER_PGTABLE, KernelBug
 from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf, Mapping, Pte, private_frames, shared_uses
 
 Release = Callable[[Kernel, int, int], None]
@@ -53,9 +54,9 @@ def crediting_window(altmap: Altmap | None) -> Release:
 
 
 def free_ptes(k: Kernel, lo: int, hi: int, m: Mapping, release: Release) -> None:
-    """PTEs [lo, hi) of one form are gone: each drops a reference, and the last one releases the frame."""
+    """PTEs [lo, hi) of one form are gone: each drops a reference (__free_pages), and the last releases the frame."""
     uses = shared_uses(m, lo, hi)
-    if uses is not None and k.pages.put_refs(*uses):
+    if uses is not None and _put_refs(k, *uses):
         k.memmap.frames.pop(uses[0], None)
         release(k, uses[0], 1)
     refs = k.pages.refs
@@ -65,12 +66,24 @@ def free_ptes(k: Kernel, lo: int, hi: int, m: Mapping, release: Release) -> None
             # A private page of an early section can have lent its frame to a device's compound page behind it.
             candidates = range(frame, end) if n < len(refs) else sorted(refs)
             for lent in [f for f in candidates if frame <= f < end and f in refs]:
-                k.pages.put_refs(lent, 1)
+                _put_refs(k, lent, 1)
                 if frame < lent:
                     release(k, frame, lent - frame)
                 frame = lent + 1
         if frame < end:
             release(k, frame, end - frame)
+
+
+def _put_refs(k: Kernel, frame: int, n: int) -> bool:
+    """`PageAllocator.put_refs` of a memmap frame.
+
+    One from memblock has the reserved flag, and goes to free_reserved_pages (mm/page_alloc.c), which sets the count to
+    0 and frees it, whoever else maps it; the next PTE's __free_pages then finds a free frame, or another owner's. Only
+    a device that continues the memmap of an early section shares one.
+    """
+    if frame in k.pages.refs and k.pages.owners.get(frame) == OWNER_MEMMAP_BOOT:
+        raise KernelBug(f"free_reserved_pages: memmap frame {frame:#x} is freed while other entries map it")
+    return k.pages.put_refs(frame, n)
 
 
 def unmap(

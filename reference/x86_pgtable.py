@@ -27,7 +27,8 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
 
     A PTE table that HVO made is freed without its destructor (free_pagetable calls pagetable_free only), so
     NR_PAGETABLE keeps counting it. With four-level page tables the kernel keeps empty PUD tables; here they go too,
-    as with five levels.
+    as with five levels. A frame is free before its entry is cleared, so that the flush after each PTE table
+    (remove_pte_table) makes no difference to the one at the end.
     """
     unmap(k, lo, hi, crediting(altmap), free_frames)
     free_tables(k, lo, hi)
