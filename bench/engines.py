@@ -7,7 +7,7 @@
   get there counts with the cap: the mean survival time restricted to it), and A12, the probability that a trial of the
   engine is faster than one of `uniform` (0.5: equal; 0.71 and more is called a large effect).
 - *scaling*: operations of two processes over those of one, per second of wall time, and per second of CPU time, which
-  is what sharing costs where the machine is busy with other things.
+  is what sharing costs where the machine is busy with other things; beside it the same of an empty loop (`ceiling`).
 - *instrumentation*: time of the same programs as they are, with state novelty watched, and with atheris' branch
   coverage of the models on top.
 
@@ -23,12 +23,13 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +44,7 @@ from zoo import DEFECTS, find, planted
 ENGINES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
 BASELINE: Final = "uniform"
 CHILD: Final = "bench.child.planted"
+Rates: TypeAlias = tuple[float, float]
 SLICE: Final = 0.1
 """Seconds between two looks at a process of libFuzzer."""
 
@@ -232,21 +234,37 @@ def _work(first: int, stride: int, seconds: float) -> tuple[int, float]:
     return engine.statistics.operations, process_time() - begin
 
 
+def _idle_loop(first: int, stride: int, seconds: float) -> tuple[int, float]:
+    """Work that shares nothing and hardly touches memory: what a second core of the machine is worth."""
+    begin = process_time()
+    end = perf_counter() + seconds
+    count = 0
+    while perf_counter() < end:
+        count += sum(range(1000)) > 0
+    return count, process_time() - begin
+
+
 def scaling(rounds: int, seconds: float) -> dict[str, float]:
-    """Two workers over one."""
-    by_wall, by_cpu = [], []
+    """Two workers over one; and the same of an empty loop, the most that this machine gives at this time."""
+    by_wall, by_cpu, ceiling = [], [], []
     with get_context("spawn").Pool(2) as pool:
         pool.starmap(_work, [(0, 2, 0.1), (1, 2, 0.1)])
         for _ in range(rounds):
-            rates = []
-            for workers in (1, 2):
-                begin = perf_counter()
-                done = pool.starmap(_work, [(i, workers, seconds) for i in range(workers)], chunksize=1)
-                operations = sum(count for count, _ in done)
-                rates.append((operations / (perf_counter() - begin), operations / sum(cpu for _, cpu in done)))
-            by_wall.append(rates[1][0] / rates[0][0])
-            by_cpu.append(2 * rates[1][1] / rates[0][1])
-    return {"wall": statistics.median(by_wall), "cpu": statistics.median(by_cpu)}
+            (one, one_cpu), (two, two_cpu) = (_rates(pool, _work, workers, seconds) for workers in (1, 2))
+            by_wall.append(two / one)
+            by_cpu.append(2 * two_cpu / one_cpu)
+            (one, _), (two, _) = (_rates(pool, _idle_loop, workers, seconds / 2) for workers in (1, 2))
+            ceiling.append(two / one)
+    median = statistics.median
+    return {"wall": median(by_wall), "cpu": median(by_cpu), "ceiling": median(ceiling)}
+
+
+def _rates(pool: Pool, work: Callable[[int, int, float], tuple[int, float]], workers: int, seconds: float) -> Rates:
+    """What some workers do together, per second of wall time and per second of CPU time."""
+    begin = perf_counter()
+    done = pool.starmap(work, [(i, workers, seconds) for i in range(workers)], chunksize=1)
+    count = sum(n for n, _ in done)
+    return count / (perf_counter() - begin), count / sum(cpu for _, cpu in done)
 
 
 # -- instrumentation ------------------------------------------------------------------------------------------------
