@@ -15,6 +15,7 @@ from live.layout import Layout
 from live.observe import Observer, Snapshot
 from live.pagetable import GuestMemory
 from live.qemu import Hardware, Qemu, Saved
+from live.ram import Ram
 
 DEVICES = "/sys/bus/dax/devices"
 DRIVERS = "/sys/bus/dax/drivers"
@@ -42,7 +43,7 @@ class Guest:
     ) -> None:
         self.qemu = qemu
         self.agent = Agent(qemu.agent)
-        self.observer = Observer(self.agent, GuestMemory(qemu.words), qemu.cr3, nodes)
+        self.observer = Observer(self.agent, GuestMemory(qemu.memory.words), qemu.cr3, nodes)
         self.idle = list(devices)
         """Devices without ranges."""
         self.namespaces = namespaces or {}
@@ -75,7 +76,10 @@ class Template:
         self.faults: Ranges | None = None
         self.log = ""
         """What the kernel printed while it booted."""
-        qemu = Qemu.boot(hardware)
+        self._ram = Ram(hardware.nodes)
+        """The memory that lives run in, one after the other."""
+        self._alive: Guest | None = None
+        qemu = Qemu.boot(hardware, self._ram)
         try:
             agent = Agent(qemu.agent)
             agent.hello()
@@ -93,13 +97,20 @@ class Template:
             qemu.close()
 
     def start(self) -> Guest:
-        """A new life."""
-        qemu = Qemu.resume(self.hardware, self.saved)
-        return Guest(qemu, len(self.hardware.nodes), self.devices, self.first.blocks, self.namespaces, self.faults)
+        """A new life; it ends the one before."""
+        if self._alive is not None:
+            self._alive.close()
+        qemu = Qemu.resume(self.hardware, self.saved, self._ram)
+        nodes = len(self.hardware.nodes)
+        self._alive = Guest(qemu, nodes, self.devices, self.first.blocks, self.namespaces, self.faults)
+        return self._alive
 
     def close(self) -> None:
-        """Forget the saved state."""
+        """End the life that there may be, and forget the saved state."""
+        if self._alive is not None:
+            self._alive.close()
         self.saved.close()
+        self._ram.close()
 
     def _prepare(self, agent: Agent) -> None:
         modules = {re.sub(r"^\d+-|\.ko$", "", name): f"/mod/{name}" for name in sorted(agent.names("/mod"))}

@@ -5,18 +5,16 @@ socketpairs, all handed over as open descriptors. So there is nothing to clean u
 process that started it, even when that is killed with SIGKILL: the kernel then kills it too (PR_SET_PDEATHSIG), and it
 is the leader of a process group of its own.
 
-A saved state is the guest's memory (a memfd, copied where it has data) and the state of the devices (a migration stream
-without the memory: x-ignore-shared). Going back is a fresh process that maps a copy of the memory and reads the stream;
-that survives a guest that panicked, and works for every topology, which `loadvm` does not.
+A saved state is the guest's memory (`live.ram`) and the state of the devices (a migration stream without the memory:
+x-ignore-shared). Going back is a fresh process that maps memory of that content and reads the stream; that survives a
+guest that panicked, and works for every topology, which `loadvm` does not.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
 import ctypes
 import json
-import mmap
 import os
 import re
 import signal
@@ -27,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from live.errors import LiveError
+from live.ram import Ram
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -73,16 +72,15 @@ class Hardware:
 class Saved:
     """A state to come back to."""
 
-    memory: list[int]
-    """A memfd for each node."""
+    memory: Ram
     devices: int
     """A memfd with the migration stream."""
     cr3: int
 
     def close(self) -> None:
         """Forget it."""
-        for fd in (*self.memory, self.devices):
-            os.close(fd)
+        self.memory.close()
+        os.close(self.devices)
 
 
 def die_with_parent(parent: int) -> None:
@@ -92,30 +90,10 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def memory_file(size: int, name: str) -> int:
-    """An anonymous file of that size."""
-    fd = os.memfd_create(name)
-    os.ftruncate(fd, size)
-    return fd
-
-
-def copy_data(source: int, target: int, size: int) -> None:
-    """Copy the parts of a sparse file that hold data."""
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:
-            return
-        end = os.lseek(source, at, os.SEEK_HOLE)
-        while at < end:
-            at += os.copy_file_range(source, target, end - at, at, at)
-
-
 class Qemu:
-    """A running emulator. Make one with `boot` or `resume`; `close` ends it."""
+    """A running emulator. Make one with `boot` or `resume`; `close` ends it, its memory is the caller's."""
 
-    def __init__(self, hardware: Hardware, memory: list[int], incoming: int | None) -> None:
+    def __init__(self, hardware: Hardware, memory: Ram, incoming: int | None) -> None:
         self.hardware = hardware
         self.memory = memory
         self.cr3 = 0
@@ -128,7 +106,7 @@ class Qemu:
         """The host's end of the serial port of the agent."""
         self._qmp = qmp
         self._replies = qmp.makefile("r")
-        fds = [its_qmp.fileno(), its_agent.fileno(), self._console, *memory]
+        fds = [its_qmp.fileno(), its_agent.fileno(), self._console, *memory.fds]
         command = self._command(its_qmp.fileno(), its_agent.fileno())
         if incoming is not None:
             os.lseek(incoming, 0, os.SEEK_SET)
@@ -154,28 +132,19 @@ class Qemu:
         qmp.settimeout(60)
         self._reply()  # the greeting
         self.command("qmp_capabilities")
-        self.maps = [
-            mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
-            for fd, size in zip(memory, hardware.nodes, strict=True)
-        ]
-        self.words = [memoryview(m).cast("Q") for m in self.maps]
-        """Guest memory of each node, as 64-bit words."""
 
     # -- life
     # -----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def boot(cls, hardware: Hardware) -> Qemu:
+    def boot(cls, hardware: Hardware, memory: Ram) -> Qemu:
         """Switch a machine on."""
-        return cls(hardware, [memory_file(size, f"ram{i}") for i, size in enumerate(hardware.nodes)], None)
+        return cls(hardware, memory, None)
 
     @classmethod
-    def resume(cls, hardware: Hardware, saved: Saved) -> Qemu:
-        """A machine in a saved state, running."""
-        memory = []
-        for i, size in enumerate(hardware.nodes):
-            memory.append(memory_file(size, f"ram{i}"))
-            copy_data(saved.memory[i], memory[i], size)
+    def resume(cls, hardware: Hardware, saved: Saved, memory: Ram) -> Qemu:
+        """A machine in a saved state, running in `memory`, whatever that held."""
+        memory.become(saved.memory)
         self = cls(hardware, memory, saved.devices)
         self.cr3 = saved.cr3
         try:
@@ -189,19 +158,12 @@ class Qemu:
         return self
 
     def close(self) -> None:
-        """End the emulator and give back its memory; may be called twice."""
+        """End the emulator; may be called twice."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for words in self.words:
-            words.release()
-        for m in self.maps:
-            # Somebody who still holds a view of guest memory keeps it alive; it goes with the last view.
-            with contextlib.suppress(BufferError):
-                m.close()
-        for fd in (*self.memory, self._console, self._errors):
+        for fd in (self._console, self._errors):
             os.close(fd)
-        self.words, self.maps, self.memory = [], [], []
         self._console = self._errors = -1
         self._replies.close()
         self._qmp.close()
@@ -223,10 +185,8 @@ class Qemu:
             if state in ("failed", "cancelled"):
                 raise QemuError(f"the emulator could not save its state: {state}")
             time.sleep(0.002)
-        memory = []
-        for i, size in enumerate(self.hardware.nodes):
-            memory.append(memory_file(size, f"saved{i}"))
-            copy_data(self.memory[i], memory[i], size)
+        memory = Ram(self.hardware.nodes)
+        memory.become(self.memory)
         return Saved(memory, devices, cr3)
 
     # -- QMP
@@ -305,7 +265,7 @@ class Qemu:
         cpu = "host,la57=off,arch-capabilities=off" if hw.accel == "kvm" else "max,la57=off"
         out += ["-accel", hw.accel, "-cpu", cpu, "-smp", "1"]
         machine, numa = "q35,hmat=off", []
-        for i, (size, fd) in enumerate(zip(hw.nodes, self.memory, strict=True)):
+        for i, (size, fd) in enumerate(zip(hw.nodes, self.memory.fds, strict=True)):
             out += ["-object", f"memory-backend-file,id=ram{i},size={size},mem-path=/proc/self/fd/{fd},share=on"]
             numa += ["-numa", f"node,nodeid={i},memdev=ram{i}" + (",cpus=0" if i == 0 else "")]
         out += ["-machine", machine, "-m", f"{sum(hw.nodes) // M}M", *numa]
