@@ -127,8 +127,7 @@ def section_deactivate(f: Framework, pfn: int, nr: int, altmap: Altmap | None) -
     subs = arch.pages_per_section // sub
     empty = not sections.subsections.overlaps(section * subs, (section + 1) * subs)
     if empty:
-        if early:
-            sections.flags.set(section, section + 1, sections.word(section) & ~SECTION_HAS_MEM_MAP)
+        sections.flags.set(section, section + 1, sections.word(section) & ~SECTION_HAS_MEM_MAP)
         if usage == "hot":
             sections.usage.clear(section, section + 1)
     if not early:

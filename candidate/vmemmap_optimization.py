@@ -139,12 +139,13 @@ def vmemmap_shared_tail_page(f: Framework, order: int, zone: Zone) -> int | None
     out: losers of the race to publish it; the array's own memory, which is less than a page.
     """
     idx = order - f.min_order
+    nr_orders = f.k.arch.max_folio_order - f.min_order + 1  # VMEMMAP_OPTIMIZATION_NR_ORDERS
+    if not 0 <= idx < nr_orders:
+        f.k.warn_once("a shared tail page is asked for of an order that has none")
+        return None
     array = f.tails.get(zone.key)
     if array is None:
-        array = f.tails[zone.key] = [None] * (f.k.arch.max_folio_order - f.min_order + 1)
-    if not 0 <= idx < len(array):
-        f.k.warn_once(f"no shared tail page for order {order}")
-        return None
+        array = f.tails[zone.key] = [None] * nr_orders
     frame = array[idx]
     if frame is None:
         frame = array[idx] = _alloc_tail(f, zone)

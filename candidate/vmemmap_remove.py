@@ -4,6 +4,7 @@ alone).
 
 from __future__ import annotations
 
+from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgtable import Leaf, Mapping, Shared, Strided, private_frames, shared_uses
@@ -38,6 +39,18 @@ def free_mapped(k: Kernel, m: Mapping, lo: int, hi: int) -> None:
         use = shared_uses(m, lo, hi)
         if use:
             put_tail(k, *use)
+
+
+def unmap(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
+    """Clear [lo, hi), whose struct pages are gone then. All that was mapped is credited to the altmap if there is one,
+    whoever it came from, and else freed: architectures that look only at whether they were given an altmap.
+    """
+    for s, e, m in k.tables.clear(lo, hi):
+        if altmap:
+            altmap.release(e - s)
+        else:
+            free_mapped(k, m, s, e)
+    forget(k, lo, hi)
 
 
 def whole_leaves(k: Kernel, lo: int, hi: int) -> tuple[int, int]:

@@ -84,7 +84,7 @@ CHARGED_ON_FAILURE: Final = Defect(
     source="mm: don't account memmap on failure (ace0741a55e3; Fixes 15995a352474)",
     mechanism="the list allocator counts the pages it got even when it gives all of them back",
     layer="accounting",
-    spot="candidate.hugetlb_vmemmap:_alloc_vmemmap_page_list",
+    spot="candidate.vmemmap_remap:alloc_vmemmap_page_list",
     replacement=_charged_before_success,
     program="vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nhugetlb resize size=2M to=1\n"
     "fail alloc nth=2\nhugetlb dissolve at=0x3000000\n",

@@ -219,7 +219,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     forget(k, lo, hi)
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE, PMD_TABLE))[1]
     free_empty_tables(k, lo, hi, (PUD_TABLE,))
-    k.tlb.flush_tlb_kernel_range(lo, hi)  # after the pages are free
+    k.tlb.flush_tlb_all()  # radix__flush_tlb_kernel_range, which knows no ranges; after the pages are free
 
 
 def _unless_populated(k: Kernel, vpn: int, n: int, end: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from candidate.arch.vmemmap import ArchVmemmap
 from candidate.vmemmap_optimization import Framework
-from candidate.vmemmap_remove import forget, free_empty_tables, free_mapped, whole_leaves
+from candidate.vmemmap_remove import free_empty_tables, unmap, whole_leaves
 from mm.altmap import Altmap
 from mm.pgtable import PMD_TABLE, PTE_TABLE
 
@@ -24,12 +24,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     k = f.k
     spp = k.arch.spp
     lo, hi = whole_leaves(k, pfn // spp, end // spp)
-    for s, e, m in k.tables.clear(lo, hi):
-        if altmap:
-            altmap.release(e - s)
-        else:
-            free_mapped(k, m, s, e)
-    forget(k, lo, hi)
+    unmap(k, lo, hi, altmap)
     # free_pte_table runs the destructor even for a table that vmemmap_populate made, which was never counted.
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE,))[0]
     free_empty_tables(k, lo, hi, (PMD_TABLE,))

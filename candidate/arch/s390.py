@@ -17,7 +17,7 @@ from candidate.vmemmap_populate import (
     vmemmap_pte_table_populate,
     vmemmap_upper_populate,
 )
-from candidate.vmemmap_remove import forget, free_empty_tables, free_mapped
+from candidate.vmemmap_remove import free_empty_tables, unmap
 from mm.altmap import Altmap
 from mm.errno import ENOMEM
 from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
@@ -91,15 +91,10 @@ def _remove(f: Framework, lo: int, hi: int, altmap: Altmap | None) -> None:
     f.page_unused.remove(lo, max(lo, hi))
     if lo >= hi:
         return
-    for s, e, m in k.tables.clear(lo, hi):
-        if altmap:
-            altmap.release(e - s)
-        else:
-            free_mapped(k, m, s, e)
-    forget(k, lo, hi)
+    unmap(k, lo, hi, altmap)
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE,))[1]
     free_empty_tables(k, lo, hi, (PMD_TABLE, PUD_TABLE))
-    k.tlb.flush_tlb_kernel_range(lo, hi)  # after the pages are free
+    k.tlb.flush_tlb_all()  # flush_tlb_kernel_range, which knows no ranges on s390; after the pages are free
 
 
 VMEMMAP = ArchVmemmap(

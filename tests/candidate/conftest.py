@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import pytest
 
 from candidate.framework import PROFILES, UnifiedFramework
 from candidate.vmemmap_optimization import section_nr_vmemmap_pages, vmemmap_optimizable_order
 from mm.boot import boot
+from mm.fault import FaultInjector
 from mm.folio import Folio
 from mm.kernel import BootRequest, Kernel
 from mm.machine import Machine
@@ -27,6 +28,7 @@ from mm.page_alloc import (
 )
 from mm.pgmap import PgMap
 from mm.pgtable import Leaf, Pte, Shared, Strided, frame_at, writable
+from mm.tlb import Tlb
 
 PPS = 32768
 """Pages per section."""
@@ -159,6 +161,47 @@ class Bench:
             else:
                 assert not any(f in tails for _, f, _ in seen), "I4"
                 assert all(w for _, _, w in seen)
+
+
+class Hooks(FaultInjector):
+    """Fails the points of kind PTEHOOK whose numbers (from 1) are in `bad`."""
+
+    def __init__(self, bad: Container[int]) -> None:
+        super().__init__()
+        self.bad = bad
+        self.passed = 0
+        self.armed = self.nth = 1 << 60  # something waits: no short cuts
+
+    def begin(self) -> None:
+        self.armed = 1 << 60
+
+    def room(self, n: int) -> int:
+        return n
+
+    def grant(self, kind: str, n: int) -> int:
+        if kind != "PTEHOOK":
+            return super().grant(kind, n)
+        for i in range(n):
+            self.passed += 1
+            if self.passed in self.bad:
+                return i
+        return n
+
+
+class Flushes(Tlb):
+    """Writes down what is flushed: "all" or the vmemmap pages (lo, hi)."""
+
+    __slots__ = ("flushes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushes: list[str | tuple[int, int]] = []
+
+    def flush_tlb_all(self) -> None:
+        self.flushes.append("all")
+
+    def flush_tlb_kernel_range(self, lo: int, hi: int) -> None:
+        self.flushes.append((lo, hi))
 
 
 Make = Callable[..., Bench]

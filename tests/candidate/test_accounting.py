@@ -8,9 +8,11 @@ from candidate.vmemmap_optimization import (
     vmemmap_can_optimize,
     vmemmap_optimizable_order,
     vmemmap_optimizable_pfn,
+    vmemmap_shared_tail_page,
 )
 from mm.altmap import Altmap
 from mm.kernel import BootRequest
+from mm.mmzone import ZONE_DEVICE
 
 PPS = 32768
 DAX = 6 << 18
@@ -133,3 +135,17 @@ def test_what_can_be_optimized(make):
     assert not vmemmap_can_optimize(b.paths, None, b.pgmap(DAX, PPS, 6))
     assert not vmemmap_can_optimize(b.paths, altmap, b.pgmap(DAX, PPS, 9))
     assert not vmemmap_can_optimize(b.paths, None, None)
+
+
+def test_no_shared_tail_page_outside_of_the_orders(make):
+    """3.3: an order below MIN_ORDER = 7 or above MAX_FOLIO_ORDER = 22 has no T: warned about once, and the zone gets no
+    array for it."""
+    b = make()
+    zone = b.k.nodes[0].zones[ZONE_DEVICE]
+    for order in (6, 23, 23):
+        assert vmemmap_shared_tail_page(b.paths, order, zone) is None
+    assert len(b.k.log) == 1
+    assert b.paths.tails == {}
+    for order in (7, 22):
+        assert vmemmap_shared_tail_page(b.paths, order, zone) is not None
+    assert set(b.paths.zone_tails()) == {(zone.key, 7), (zone.key, 22)}

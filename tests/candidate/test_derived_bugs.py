@@ -17,8 +17,7 @@ from mm.machine import Machine
 from mm.mmzone import ZONE_DEVICE, ZONE_DMA32
 from mm.page import RAW, Compound, Plain, Tail
 from mm.pgtable import Shared
-from mm.tlb import Tlb
-from tests.candidate.test_hugetlb_vmemmap import Hooks
+from tests.candidate.conftest import Flushes, Hooks
 
 PPS = 32768
 DAX = 6 << 18
@@ -43,20 +42,6 @@ def small_gigantic(monkeypatch):
         return k, folio
 
     return make
-
-
-class Flushes(Tlb):
-    """Writes down what is flushed."""
-
-    def __init__(self):
-        super().__init__()
-        self.flushes = []
-
-    def flush_tlb_all(self):
-        self.flushes.append("all")
-
-    def flush_tlb_kernel_range(self, lo, hi):
-        self.flushes.append((lo, hi))
 
 
 def slots(k, folio):
@@ -103,7 +88,7 @@ def test_b_optimizing_at_boot_looks_at_raw_struct_pages(small_gigantic, monkeypa
 
     remap = hugetlb_vmemmap.vmemmap_remap_free
     monkeypatch.setattr(hugetlb_vmemmap, "vmemmap_remap_free", look)
-    monkeypatch.setattr(hugetlb_vmemmap, "_optimize_easily", lambda *a: -1)
+    monkeypatch.setattr(hugetlb_vmemmap, "optimize_easily", lambda *a: -1)
     _, folio = small_gigantic(())
     assert folio.vmemmap_optimized
     assert seen == [Compound(ORDER, 0, 0, folio.zone.idx, "hugetlb")] + [RAW] * (V - 1)

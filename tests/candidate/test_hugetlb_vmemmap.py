@@ -10,34 +10,10 @@ from mm.mmzone import ZONE_NORMAL
 from mm.page import Compound, Tail
 from mm.page_alloc import OWNER_MEMMAP_BOOT, OWNER_SELFHOSTED
 from mm.pgtable import Leaf
+from tests.candidate.conftest import Hooks
 
 PPS = 32768
 DAX = 6 << 18
-
-
-class Hooks(FaultInjector):
-    """Fails the points of kind PTEHOOK whose numbers (from 1) are in `bad`."""
-
-    def __init__(self, bad):
-        super().__init__()
-        self.bad = bad
-        self.passed = 0
-        self.armed = self.nth = 1 << 60  # something waits: no short cuts
-
-    def begin(self):
-        self.armed = 1 << 60
-
-    def room(self, n):
-        return n
-
-    def grant(self, kind, n):
-        if kind != "PTEHOOK":
-            return super().grant(kind, n)
-        for i in range(n):
-            self.passed += 1
-            if self.passed in self.bad:
-                return i
-        return n
 
 
 def points(b, action):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from candidate.arch import arm64
-from candidate.hugetlb_vmemmap import hvo_populate_vmemmap_pmd
+from candidate.vmemmap_remap import hvo_populate_vmemmap_pmd
 from mm.altmap import Altmap
 from mm.arch import ARCHES
 from mm.errno import EAGAIN, EINVAL, ENOMEM, EOPNOTSUPP
