@@ -23,12 +23,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
-from time import perf_counter
 from typing import Final
 
-from fuzz.engines.collector import paused
+from fuzz.engines.inprocess import InProcess
 from fuzz.engines.novelty import FAULT, Feature, Watch
-from fuzz.engines.protocol import Discovery, Memoryless, Statistics
+from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import DEEP, run_affordable, run_generated
@@ -65,7 +64,7 @@ class Entry:
     """Allocation points that each of its operations reached."""
 
 
-class Guided(Memoryless):
+class Guided(InProcess):
     """The search; `corpus` and `counts` are all that it remembers."""
 
     name = "guided"
@@ -86,28 +85,7 @@ class Guided(Memoryless):
         """Run these before anything else; they are kept if they show something new."""
         self._fed += programs
 
-    def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
-        """Run programs until the time or their number is used up; at least one."""
-        with paused():
-            return self._advance(seconds, programs)
-
-    def _advance(self, seconds: float, programs: int | None) -> list[Discovery]:
-        found: list[Discovery] = []
-        statistics = self.statistics
-        begin = now = perf_counter()
-        end = begin + seconds
-        left = -1 if programs is None else programs
-        while left and (now < end or now == begin):
-            program, outcome = self.run()
-            left -= 1
-            statistics.record(program, outcome)
-            if outcome.finding is not None:
-                found.append(Discovery(program, outcome.finding, self.name))
-            now = perf_counter()
-        statistics.seconds += now - begin
-        return found
-
-    def run(self) -> tuple[Program, RunOutcome]:
+    def next(self) -> tuple[Program, RunOutcome]:
         """Choose a program, run it, learn from it."""
         watch = Watch()
         program, outcome = self._choose(watch)

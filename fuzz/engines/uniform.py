@@ -7,17 +7,16 @@ seed, and workers share a seed by taking every n-th number.
 from __future__ import annotations
 
 from random import Random
-from time import perf_counter
 
-from fuzz.engines.collector import paused
-from fuzz.engines.protocol import Discovery, Memoryless, Statistics
+from fuzz.engines.inprocess import InProcess
+from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import run_generated
 from fuzz.program.model import Program
 
 
-class Uniform(Memoryless):
+class Uniform(InProcess):
     """Programs 0, 1, 2, ... of a seed, or every `stride`-th of them."""
 
     name = "uniform"
@@ -35,27 +34,11 @@ class Uniform(Memoryless):
         self.stride = stride
         self._random = Random()
 
-    def advance(self, seconds: float, programs: int | None = None) -> list[Discovery]:
-        """Run programs until the time or their number is used up; at least one."""
-        with paused():
-            return self._advance(seconds, programs)
-
-    def _advance(self, seconds: float, programs: int | None) -> list[Discovery]:
-        found: list[Discovery] = []
-        statistics = self.statistics
-        begin = now = perf_counter()
-        end = begin + seconds
-        left = -1 if programs is None else programs
-        while left and (now < end or now == begin):
-            program, outcome = self.run(self.number)
-            self.number += self.stride
-            left -= 1
-            statistics.record(program, outcome)
-            if outcome.finding is not None:
-                found.append(Discovery(program, outcome.finding, self.name))
-            now = perf_counter()
-        statistics.seconds += now - begin
-        return found
+    def next(self) -> tuple[Program, RunOutcome]:
+        """Run the next program of the seed that is this engine's."""
+        number = self.number
+        self.number += self.stride
+        return self.run(number)
 
     def run(self, number: int) -> tuple[Program, RunOutcome]:
         """Run one program of the seed."""

@@ -47,7 +47,7 @@ def test_equal_seeds_make_equal_runs() -> None:
     assert [entry.program for entry in first.corpus] == [entry.program for entry in second.corpus]
     first.statistics.seconds = second.statistics.seconds = 0.0
     assert first.statistics == second.statistics
-    assert Guided(12).run()[0] != Guided(11).run()[0]
+    assert Guided(12).next()[0] != Guided(11).run()[0]
 
 
 def test_slices_do_not_change_what_is_run() -> None:
@@ -92,16 +92,16 @@ def test_the_rare_is_picked_more_often_than_the_common() -> None:
 def test_what_it_is_fed_is_run_first_and_kept_if_new() -> None:
     engine = Guided(1)
     engine.feed([DAX, DAX])
-    assert engine.run()[0].ops == DAX.ops
-    assert engine.run()[0].ops == DAX.ops
+    assert engine.next()[0].ops == DAX.ops
+    assert engine.next()[0].ops == DAX.ops
     assert [entry.program for entry in engine.corpus] == [DAX]
-    assert engine.run()[0].ops != DAX.ops
+    assert engine.next()[0].ops != DAX.ops
 
 
 def test_an_operation_is_made_to_fail_where_it_allocates() -> None:
     engine = Guided(1)
     engine.feed([DAX])
-    engine.run()
+    engine.next()
     (entry,) = engine.corpus
     # Two sections of a device with 2M pages: far more than a dozen points, none in the boot's row.
     assert entry.points[-1] > 12
