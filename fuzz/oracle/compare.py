@@ -489,13 +489,15 @@ class Oracle:
     def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:
         """The terminal clause that explains a difference after this operation, if one does."""
         ref, cand = self.ref, self.cand
+        if rules.another_user(self._hit):
+            return "placement-fork"
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         added = self._added
         if op.name == "boot":
             return "boot-preoptimized" if arches.preoptimized_boot(ref, cand) else None
         rcs, refused = (rc, rc2), self._refused()
-        if rules.poison_fork(ref, cand, self._hit):
+        if rules.poison_fork(ref, cand):
             return "placement-fork"
         if ref.faults.armed and rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, added):
             return "fault-fork"

@@ -279,8 +279,9 @@ def fault_fork(
             if rc not in (0, -ENOMEM, *refused):
                 return False
             # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
-            # of a compound page's second page that it did not get.
-            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and k is ref and k.arch.name == "ppc64_radix"):
+            # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
+            ways_round = k is ref or (device is not None and device.altmap is not None)
+            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round and k.arch.name == "ppc64_radix"):
                 continue
             if (rc == -ENOMEM) != (k.faults.fired is not None):
                 return False
@@ -394,15 +395,19 @@ def other_holder(hit: tuple[User | None, User | None]) -> bool:
     return mine is not None and theirs is not None and mine != theirs and mine[0] == theirs[0]
 
 
-def poison_fork(ref: Kernel, cand: Kernel, hit: tuple[User | None, User | None]) -> bool:
-    """Whether a poisoned frame is not used for the same on the two sides.
-
-    Which single frame a memmap page or a program's page gets is not compared. Poison makes it visible: what the frame
-    is decides what the kernel says, and a frame that is freed with the mark on it is lost. `hit`: who used the frame
-    that the operation names, before it. Huge pages lie at the same place on both sides.
+def another_user(hit: tuple[User | None, User | None]) -> bool:
+    """Whether the frame that a poisoning operation names was not used for the same on the two sides. What it is decides
+    what the kernel says, even whether it dies. Huge pages lie at the same place on both sides.
     """
-    if hit[0] != hit[1] and OWNER_HUGETLB not in [user[0] for user in hit if user]:
-        return True
+    return hit[0] != hit[1] and OWNER_HUGETLB not in [user[0] for user in hit if user]
+
+
+def poison_fork(ref: Kernel, cand: Kernel) -> bool:
+    """Whether a poisoned frame was not used for the same on the two sides.
+
+    Which single frame a memmap page or a program's page gets is not compared. Poison makes it visible: a frame that is
+    freed with the mark on it is lost.
+    """
     mine, theirs = ref.pages.hwpoison, cand.pages.hwpoison
     lost = (pfn for pfn in mine.keys() & theirs.keys() if Poisoned.LEAKED in (mine[pfn], theirs[pfn]))
     return any(mine[pfn] is not theirs[pfn] for pfn in lost)

@@ -10,11 +10,13 @@ import pytest
 
 from candidate.framework import UnifiedFramework
 from candidate.vmemmap_optimization import vmemmap_shared_tail_page
+from fuzz import execute
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
 from mm.errno import EEXIST, EINVAL, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
+from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
 from mm.page import POISON, Plain
 from mm.page_alloc import OWNER_MEMMAP, KernelBug
@@ -32,6 +34,11 @@ DAX_LEFT = f"{SMALL}\nboot\nfail alloc nth=6\nd0 = dax create at=0x40000000 size
 DAX_LEFT_PART = f"{DAX_LEFT}\nd1 = dax create at=0x40000000 size=64M"
 DAX_FAULT = f"{SMALL}\nboot\nfail alloc nth=68\nd0 = dax create at=0x20000000 size=128M"
 """The 68th point: the 64th and last VMF of the candidate lies before it, the 128th of the reference behind it."""
+ALTMAP_FAULT = (
+    "machine arch=ppc64_radix page=4K ram=2816M nodes=1\nboot\nfail alloc nth=3\n"
+    "d0 = dax create at=0x100000000 size=16M align=4K altmap=on"
+)
+"""The reference has a new root of sections to allocate, so that the candidate's third point is a page of the altmap."""
 SPILL = (
     "machine arch=x86_64 page=4K ram=6200M nodes=1\nboot\nd0 = dax create at=0x80000000 size=2M\n"
     "p0 = pages alloc count=1163335"
@@ -348,6 +355,7 @@ DEFECTS = (
     Defect("section-preinit", BOOT_1G, LATE, keep_preinit, "structpages", "section"),
     Defect("fault-fork", DAX_FAULT, ADD, pretend_failure, "mapping", "present"),
     Defect("fault-fork", DAX_FAULT, ADD, say_invalid, "returns", "rc"),
+    Defect("fault-fork", ALTMAP_FAULT, ADD, say_invalid, "returns", "rc"),
     Defect("memory-fork", MEMORY, ADD, leak, "accounting", "free pages"),
     Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
     Defect("placement-fork", POISON_FORK, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
@@ -387,3 +395,17 @@ def test_a_fork_does_not_hide_a_broken_invariant() -> None:
     out = run(DAX_FAULT, (ADD, leak_on_failure))
     assert out.finding is not None
     assert (out.finding.layer, out.finding.field) == ("frames", "candidate: memmap")
+
+
+def test_a_panic_over_a_frame_of_the_same_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """placement-fork lets one side die over a frame only where the sides use it for different things."""
+
+    def unpoison(side: execute.Side, args: dict[str, Any], result: str | None) -> int:
+        if isinstance(side.kernel.paths, UnifiedFramework):
+            raise KernelBug("panic: planted")
+        return unpoison_memory(side.kernel, args["at"] >> side.page_shift)
+
+    monkeypatch.setitem(execute.ENTRIES, "memory unpoison", unpoison)
+    out = run(f"{SMALL}\nboot\nmemory hard_offline at=0x2000000\nmemory unpoison at=0x2000000")
+    assert out.finding is not None
+    assert (out.finding.layer, out.finding.field) == ("returns", "bug")
