@@ -26,7 +26,7 @@ class UnifiedFramework(Framework):
         if profile not in PROFILES:
             raise ValueError(f"unknown profile {profile!r}; write one of {', '.join(PROFILES)}")
         super().__init__(k, profile == "merged", arch_vmemmap(k.arch))
-        self.profile = profile
+        self.version = profile
 
     def zone_tails(self) -> dict[tuple[tuple[int, int], int], int]:
         """Shared tail frames that exist: (zone key, order) -> frame."""

@@ -79,7 +79,7 @@ class Node:
 class Sections:
     """struct mem_section for all section numbers, as runs; `touched` collects changed section ranges for the oracle."""
 
-    __slots__ = ("arch", "flags", "nid", "subsections", "touched", "usage")
+    __slots__ = ("arch", "flags", "nid", "subsections", "touched", "unpopulated", "usage")
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
@@ -92,6 +92,8 @@ class Sections:
         self.subsections = RunSet()
         """Union of all subsection maps, in subsection numbers."""
         self.touched: list[tuple[int, int]] = []
+        self.unpopulated: list[tuple[int, int]] = []
+        """Pieces (pfn, pages) of sections whose memmap could not be made, since the oracle last looked."""
 
     def word(self, nr: int) -> int:
         """The SECTION_* bits of section `nr`, 0 if it has none."""

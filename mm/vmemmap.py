@@ -21,6 +21,8 @@ from mm.pgmap import PgMap
 class VmemmapPaths(Protocol):
     """What a side must do. Ranges are (pfn, number of pages)."""
 
+    version: str
+    """What this side models: a version of Linux, or a form of the framework. Only observers ask."""
     vmemmap_optimize_enabled: bool
     """The run-time switch (mm/hugetlb_vmemmap.c)."""
 

@@ -19,6 +19,7 @@ class SeparatePaths:
     """The separate HugeTLB and device-DAX paths, with the state that only they have."""
 
     name = "reference"
+    version = "v7.3"
 
     def __init__(self, k: Kernel) -> None:
         self.k = k

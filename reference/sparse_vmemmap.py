@@ -108,6 +108,7 @@ def section_activate(k: Kernel, nid: int, pfn: int, nr: int, altmap: Altmap | No
     if nr < arch.pages_per_section and sections.word(section) & SECTION_IS_EARLY:
         return 0
     if populate_section_memmap(k, nid, pfn, nr, altmap, pgmap):
+        sections.unpopulated.append((pfn, nr))
         section_deactivate(k, pfn, nr, altmap, pgmap)
         return -ENOMEM
     return 0

@@ -3,12 +3,13 @@
     with planted(find("ACC-2026-01")):
         run_program(...)            # the reference has the defect, the candidate has not
 
-`mechanism` plants, `defect` says what a defect is, `reference` holds those of the separate paths, and `registry` finds
-them by name and knows the sets that make a profile.
+`mechanism` plants, `defect` says what a defect is, `reference` holds those of the separate paths, `registry` finds them
+by name, and `versions` knows the sets that make an older reference.
 """
 
 from zoo.defect import Defect
 from zoo.mechanism import planted
-from zoo.registry import DEFECTS, NOT_MODELLED, PROFILES, find
+from zoo.registry import DEFECTS, NOT_MODELLED, find
+from zoo.versions import PROFILES, Version, reference_version
 
-__all__ = ["DEFECTS", "NOT_MODELLED", "PROFILES", "Defect", "find", "planted"]
+__all__ = ["DEFECTS", "NOT_MODELLED", "PROFILES", "Defect", "Version", "find", "planted", "reference_version"]

@@ -21,6 +21,7 @@ from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
 from reference.paths import SeparatePaths
 from reference.populate import ensure_tables, memmap_row
+from reference.radix_pgtable import CONSTRUCTED
 from zoo.defect import Defect
 
 SectionOp = Callable[[Kernel, int, int, Altmap | None, PgMap | None], None]
@@ -103,13 +104,16 @@ def _pageblock_of_the_head_only(
     if pgmap.vmemmap_shift <= order:
         original(k, zone, pfn, nr, pgmap)
         return
-    lo, hi = pfn >> order, -(-(pfn + nr) >> order)
+    end = pfn + nr
+    if pgmap.altmap is not None:
+        pfn = pgmap.altmap.base_pfn + pgmap.altmap.offset()
+    lo, hi = pfn >> order, -(-end >> order)
     before = k.pageblocks.runs(lo, hi)
-    original(k, zone, pfn, nr, pgmap)
+    original(k, zone, end - nr, nr, pgmap)
     k.pageblocks.clear(lo, hi)
     for s, e, migratetype in before:
         k.pageblocks.set(s, e, migratetype)
-    for head in range(pfn, pfn + nr, 1 << pgmap.vmemmap_shift):
+    for head in range(pfn, end, 1 << pgmap.vmemmap_shift):
         k.pageblocks.set(head >> order, (head >> order) + 1, MIGRATE_MOVABLE)
 
 
@@ -135,15 +139,16 @@ def _pfn_by_vmemmap_page(
     pages before a range that begins inside a compound page, which the kernel makes.
     """
     per = k.arch.pages_per_section // k.arch.spp
+    node = 0 if k.slab_available else nid
     compound = k.arch.vmemmap_pages(pgmap.vmemmap_shift)
     if per < 1:
         return original(k, start_pfn, lo, hi, nid, pgmap)
     for vpn in range(lo, hi):
-        if not ensure_tables(k, vpn, nid, PMD_TABLE):
+        if not ensure_tables(k, vpn, node, PMD_TABLE, CONSTRUCTED):
             return -ENOMEM
         if k.tables.get(vpn) is not None:
             continue
-        if not ensure_tables(k, vpn, nid, PTE_TABLE):
+        if not ensure_tables(k, vpn, node, PTE_TABLE, CONSTRUCTED):
             return -ENOMEM
         piece = max(lo, vpn // per * per)
         first = piece - piece % compound
@@ -168,8 +173,8 @@ def _drop_what_has_no_memmap(
     try:
         original(p, nid, begin, end)
     except KernelBug as bug:
-        if "HugeTLB" in str(bug):
-            raise
+        if "Failed to allocate" not in str(bug) or "HugeTLB" in str(bug):
+            raise  # sparse_init_early_section's BUG is no failed allocation
         for lo, hi, word in p.k.sections.flags.runs(begin, end):
             if not word & SECTION_HAS_MEM_MAP:
                 p.k.sections.flags.clear(lo, hi)

@@ -1,4 +1,4 @@
-"""All defects by name, the profiles made of them, and what cannot be planted."""
+"""All defects by name, and what cannot be planted."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from typing import Final
 
 from zoo import candidate, reference, shared
 from zoo.defect import Defect, NotModelled, Side
-
-V7_0_BASE: Final = (
-    reference.ACCT_UNDERFLOW_ON_POPULATE_FAIL,
-    reference.EARLY_FINAL_REMOVE_PARTIAL_COUNT,
-    reference.PREHVO_WRPROTECT_RANGE,
-    reference.ROLLBACK_DESTROYS_HEAD,
-    reference.BLOCK_CREATE_FAIL_NO_ALTMAP,
-    reference.DAX_FULL_COUNT,
-    reference.PAGEBLOCK_FIRST_ONLY,
-    reference.EARLY_SECTION_SHORT_INIT,
-    reference.PPC_ADDR_PFN,
-    reference.BOOT_POPULATE_DROP,
-)
-"""What separate-paths.md section 5 calls FIXED, as far as it can be modelled."""
-
-PROFILES: Final[dict[str, tuple[Defect, ...]]] = {"v7.3": (), "v7.0-base": V7_0_BASE}
-"""The reference as it was: which defects it has."""
+from zoo.versions import V7_0_BASE
 
 DEFECTS: Final[dict[str, Defect]] = {
     defect.id: defect for defect in (*V7_0_BASE, reference.REMOVAL_COUNTS_ALL, *candidate.CANDIDATE, *shared.SHARED)

@@ -18,6 +18,7 @@ from fuzz.oracle.pieces import Pieces
 from mm.altmap import Altmap
 from mm.hstate import HState
 from mm.kernel import Kernel
+from mm.mmzone import Zone
 
 MEMMAP = VMSTAT.index("nr_memmap")
 MANAGED = ZONE.index("managed") - ZONE.index("free")
@@ -41,10 +42,12 @@ class Accounting:
         "_zones",
         "astray",
         "cand",
+        "drift",
         "free",
         "fresh",
         "initialized",
         "last",
+        "leaked",
         "moved",
         "offset",
         "ref",
@@ -61,6 +64,10 @@ class Accounting:
         self.free = range(FREE, len(self._names), len(ZONE))
         """Indices of free pages in `offset`."""
         self.offset = [0] * len(self._names)
+        self.drift = 0
+        """What the reference's nr_memmap has lost to failures (history-vmemmap-accounting-underflow)."""
+        self.leaked = 0
+        """How many frames it has lost (history-rollback-of-head)."""
         self.saved = 0
         """Free pages that the candidate must have more."""
         self.fresh = False
@@ -106,10 +113,34 @@ class Accounting:
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
         """Set what the counters must differ by after the operation."""
-        self.offset[MEMMAP] = pieces.skew.nr_memmap
+        self.offset[MEMMAP] = pieces.skew.nr_memmap + self.drift
         self.saved = -pieces.skew.frames - device_tails
         self.initialized = initialized
         self.fresh = True
+
+    def lose(self, n: int) -> None:
+        """The reference's nr_memmap has lost `n` for good."""
+        self.drift += n
+        self.offset[MEMMAP] += n
+
+    def leak(self, zone: Zone, boot: bool) -> None:
+        """The reference has lost a frame where the candidate has freed one, of boot memmap or not, in `zone` (of the
+        reference)."""
+        i = FREE + self._zones.index(zone) * len(ZONE)
+        self.offset[i] += 1
+        self.saved += 1
+        self.leaked += 1
+        self.offset[MEMMAP + boot] -= 1
+        self.offset[i + MANAGED] += boot
+
+    def kept(self) -> Difference | None:
+        """Whether the candidate counts as much memmap as before the operation."""
+        a, more = self.last
+        vmstat = self.cand.vmstat
+        for i, found in ((MEMMAP, vmstat.nr_memmap), (MEMMAP + 1, vmstat.nr_memmap_boot)):
+            if found != a[i] + more[i]:
+                return self._difference(self._names[i], a[i] + more[i], found)
+        return None
 
     def unsettle(self) -> bool:
         """Boot may have taken its memmap from other zones: whether it did."""
@@ -148,9 +179,9 @@ class Accounting:
             diff = self._explain(actual, a, used)
             if diff is not None:
                 return diff
-        if offset[MEMMAP]:
+        if offset[MEMMAP] != self.drift:
             used.add("dax-nr-memmap")
-        if self.saved:
+        if self.saved != self.leaked:
             used.add("dax-free-pages")
         self.fresh = False
         self.last = a, actual

@@ -39,6 +39,7 @@ from typing import Any, Final
 
 from fuzz.oracle.accounting import INITIALIZED, Accounting
 from fuzz.oracle.compare import Oracle
+from fuzz.oracle.history import History
 from mm.arch import Arch
 from mm.fault import FaultInjector
 from mm.folio import Folio
@@ -86,7 +87,7 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "vmstat": "in the form of the kernel",
         "touched": "emptied",
     },
-    Sections: {"touched": "emptied"},
+    Sections: {"touched": "emptied", "unpopulated": "emptied"},
     MemoryBlocks: {"touched": "emptied"},
     HState: {
         "touched": "emptied",
@@ -103,6 +104,15 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "_tails": "looked up from the kernels",
         "_pairs": "looked up from the kernels",
         "_tails_of": "looked up from the kernels",
+    },
+    History: {
+        "ref": "in the form of the pair",
+        "cand": "in the form of the pair",
+        "accounting": "in the form of the oracle",
+        "used": "a record of what was used",
+        "headless": "empty, or the program is over",
+        "_short": "a running total, of which only the change in an operation is asked",
+        "_fresh_blocks": "set anew by each operation",
     },
     Accounting: {
         "ref": "in the form of the pair",

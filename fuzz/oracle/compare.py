@@ -19,6 +19,7 @@ from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
+from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, ROLLBACK, VERSION, History
 from fuzz.oracle.invariants import check, unmarked, without
 from fuzz.oracle.observe import (
     TailName,
@@ -71,8 +72,11 @@ class Oracle:
         """The clause that explained why the two sides part for good."""
         self.dead = False
         """Both kernels panicked in the same way."""
-        self.pieces = Pieces(ref.arch, tail_rw=self.merged)
+        past = ref.paths.version == VERSION
+        self.pieces = Pieces(ref.arch, tail_rw=self.merged, full_count=past)
         self.accounting = Accounting(ref, cand)
+        self.history = History(ref, cand, self.accounting, self.clauses) if past else None
+        """What the reference is off because it is not 7.3 yet."""
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
         self._hit: tuple[rules.User | None, rules.User | None] = None, None
@@ -85,7 +89,7 @@ class Oracle:
         self._lists: list[list[Any]] = [
             owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
         ]
-        self._lists += [k.tlb.violations for k in (ref, cand)]
+        self._lists += [touched for k in (ref, cand) for touched in (k.tlb.violations, k.sections.unpopulated)]
         """What each operation touches; emptied after it."""
         self._added: PgMap | None = None
         """The device memory that the operation has begun to add, if any."""
@@ -123,6 +127,8 @@ class Oracle:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
         if self.ref.remaps:
             self._remapped()
+        if self.history is not None:
+            self.history.after(op.name, self._added, self.ref.memmap.touched + self.cand.memmap.touched)
         diff = None
         if rc != 0 or rc2 != 0 or self.ref.log or self.cand.log:
             diff = self._returns(op, rc, rc2)
@@ -150,9 +156,9 @@ class Oracle:
             back = name == "pages free" and self.accounting.astray
             self.accounting.moved = name in rules.MOVING or len(self.ref.remaps) > 1 or back
             if touched:
-                diff = self._touched()
+                diff = self._touched(rc)
             else:
-                diff = self._pageblocks() or self._accounting(quiet=True)
+                diff = self._pageblocks(rc) or self._accounting(quiet=True)
             diff = diff or self._translations()
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = op.args["at"] >> self.ref.arch.page_shift
@@ -160,6 +166,9 @@ class Oracle:
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"
+            elif diff is None and self.history is not None and self.history.headless:
+                self.clauses.add(ROLLBACK)
+                self.terminal = ROLLBACK
             elif diff is None and full:
                 diff = self._everything()
             if diff is None and name in POISONING and rules.other_holder(self._hit):
@@ -170,6 +179,9 @@ class Oracle:
             clause = self._known(op, rc, rc2, diff)
             if clause is not None:
                 diff = None
+            elif self.history is not None and self.history.altmap_in_error_path(name, rc, rc2):
+                clause = ALTMAP
+                diff = self._check_candidate(self.pieces.slack[1]) or self.accounting.kept()
             else:
                 clause = self._fork(op, rc, rc2)
                 if clause is not None:
@@ -200,13 +212,13 @@ class Oracle:
         name = "end" if op is None else op.name
         return Finding(diff.layer, diff.field, name, ("", ""), diff.page_class, diff.drift, diff.detail)
 
-    def _touched(self) -> Difference | None:
+    def _touched(self, rc: Outcome) -> Difference | None:
         ref, cand = self.ref, self.cand
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
         if not (mapped or written or ref.pages.touched or cand.pages.touched or ref.remaps):
             diff = self._sections() if ref.sections.touched or cand.sections.touched else None
-            diff = diff or self._pageblocks()
+            diff = diff or self._pageblocks(rc)
             return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
         diff = None
         if mapped:
@@ -216,7 +228,7 @@ class Oracle:
             spp = ref.arch.spp
             written += [(lo * spp, hi * spp) for lo, hi in mapped]
             diff = self._struct_pages(union(written), quick=True)
-        diff = diff or self._pageblocks()
+        diff = diff or self._pageblocks(rc)
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = self._sections()
         if diff is None and not self.parted and not self.accounting.blocks_alike():
@@ -241,10 +253,18 @@ class Oracle:
 
     def _invariants(self) -> Difference | None:
         mine, theirs = self.pieces.slack
-        over = self.over_surplus
-        return check(self.ref, "reference", mine, over_surplus=over) or check(
-            self.cand, "candidate", theirs, partial=self.merged, over_surplus=over
-        )
+        return self._check_reference(mine) or self._check_candidate(theirs)
+
+    def _check_reference(self, slack: int) -> Difference | None:
+        if self.history is not None and self.history.headless:
+            self.clauses.add(ROLLBACK)
+            return None  # it has lost frames, and the sides part here
+        writable = set() if self.history is None else self.history.folios()
+        slack -= self.accounting.drift
+        return check(self.ref, "reference", slack, over_surplus=self.over_surplus, writable=writable)
+
+    def _check_candidate(self, slack: int) -> Difference | None:
+        return check(self.cand, "candidate", slack, partial=self.merged, over_surplus=self.over_surplus)
 
     # -- returns ----------------------------------------------------------------------------------------------------
 
@@ -285,10 +305,13 @@ class Oracle:
         dax, spp = self.pieces.runs, ref.arch.spp
         for lo, hi in ranges:
             here = dax.starts and dax.overlaps(lo * spp, hi * spp)
-            if not here and mapping_alike(ref, cand, names, lo, hi):
+            past = self.history is not None and self.history.meets(lo * spp, hi * spp)
+            if not (here or past) and mapping_alike(ref, cand, names, lo, hi):
                 continue
             a = mapping(ref, mine, lo, hi)
             b = mapping(cand, theirs, lo, hi)
+            if past and self.history is not None:
+                a = self.history.mapping(a, lo, hi)
             if here:
                 a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
             if a != b:
@@ -307,11 +330,14 @@ class Oracle:
         for lo, hi in ranges:
             lo, hi = lo // spp * spp, -(-hi // spp) * spp
             here = dax.starts and dax.overlaps(lo, hi)
+            past = self.history is not None and self.history.meets(lo, hi)
             # What a struct page shows is what was written to it, or what its tail frame holds; those follow below.
-            if quick and not here and ref.memmap.own.runs(lo, hi) == cand.memmap.own.runs(lo, hi):
+            if quick and not (here or past) and ref.memmap.own.runs(lo, hi) == cand.memmap.own.runs(lo, hi):
                 continue
             a = struct_pages(ref, lo, hi)
             b = struct_pages(cand, lo, hi)
+            if past and self.history is not None:
+                a = self.history.pages(a, lo, hi)
             if here:
                 a = rules.dax_pages(self.pieces, a, lo, hi, self.clauses)
             if a != b:
@@ -327,7 +353,9 @@ class Oracle:
                 return Difference("structpages", "tail", "content", detail)
         return None
 
-    def _pageblocks(self) -> Difference | None:
+    def _pageblocks(self, rc: Outcome = 0) -> Difference | None:
+        if self.history is not None:
+            return self.history.pageblocks(rc)
         x, y = self.ref.pageblocks, self.cand.pageblocks
         if x.vals != y.vals or x.starts != y.starts or x.ends != y.ends:
             return runs_difference("structpages", "pageblock", x.items(), y.items())
@@ -394,7 +422,7 @@ class Oracle:
         if added is not None:
             order = self._created(ref, pieces, added)
             if order:
-                initialized = rules.dax_initialized(ref, added.ranges, order)
+                initialized = rules.dax_initialized(ref, added.ranges, order, self.history is not None)
                 if rc == 0:
                     del initialized[:-1]
                     if initialized[0]:
@@ -406,6 +434,10 @@ class Oracle:
             self._device_tails |= {name for name in self._names()[1].values() if name[0] == key}
         if pieces.runs.starts or self._device_tails:
             self.parted = True
+        if pieces.overcount:
+            self.clauses.add(DAX_COUNT)
+        if pieces.addr_pfn_drifts and pieces.runs.starts:
+            self.clauses.add(ADDR_PFN)
         self.accounting.expect(pieces, len(self._device_tails), initialized)
 
     # -- frames -----------------------------------------------------------------------------------------------------
@@ -452,10 +484,7 @@ class Oracle:
                 self._created(k, pieces, self._added)
             sides.append(pieces)
         mine, theirs = sides
-        over = self.over_surplus
-        return check(self.ref, "reference", mine.slack[0], over_surplus=over) or check(
-            self.cand, "candidate", theirs.slack[1], partial=self.merged, over_surplus=over
-        )
+        return self._check_reference(mine.slack[0]) or self._check_candidate(theirs.slack[1])
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
@@ -499,7 +528,9 @@ class Oracle:
         rcs, refused = (rc, rc2), self._refused()
         if rules.poison_fork(ref, cand):
             return "placement-fork"
-        if ref.faults.armed and rules.fault_fork(op.name, rcs, ref, cand, self.merged, refused, added):
+        if ref.faults.armed and rules.fault_fork(
+            op.name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts
+        ):
             return "fault-fork"
         if added is not None:
             clause = self._leaves(added)

@@ -50,13 +50,19 @@ def _violated(layer: Layer, field: str, drift: str, detail: str, side: str) -> D
 
 
 def check(
-    k: Kernel, side: str, slack: int = 0, partial: bool = False, over_surplus: Container[int] = ()
+    k: Kernel,
+    side: str,
+    slack: int = 0,
+    partial: bool = False,
+    over_surplus: Container[int] = (),
+    writable: Container[int] = (),
 ) -> Difference | None:
     """The first violated invariant.
 
     `slack` is what NR_MEMMAP counts more than there are frames, for a reason the ledger knows. `partial`: an optimized
     folio may map only some of its tail pages to the shared one (profile merged, unified-framework.md 3.9).
     `over_surplus`: orders of pools that may have more surplus pages than pages, for a reason the ledger knows.
+    `writable`: first pfns of optimized folios whose tail pages may be mapped writable, for a reason the ledger knows.
     """
     owned: Owned = {}
     for lo, hi, owner in k.pages.owners.items():
@@ -67,7 +73,7 @@ def check(
         or _mapped(k, side, slack, owned, tails)
         or _references(k, side, owned, tails)
         or _tables(k, side, owned)
-        or _pools(k, side, partial, over_surplus, owned)
+        or _pools(k, side, partial, over_surplus, writable, owned)
     )
 
 
@@ -159,8 +165,11 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
                 aliases.add(m.frame)
         elif isinstance(m, Strided):
             first, end = lo - (lo - m.phase) % m.period, hi - (hi - m.phase) % m.period
-            frames.append((m.kept_frame(first), m.kept_frame(first) + (end - first) // m.period * m.keep))
-            if end < hi:
+            if m.tail is not None and lo - first >= m.keep:
+                first += m.period  # of this page only tails are left, the rest has other protection
+            if first < end:
+                frames.append((m.kept_frame(first), m.kept_frame(first) + (end - first) // m.period * m.keep))
+            if first <= end < hi:
                 frames.append((m.kept_frame(end), m.kept_frame(end) + min(hi - end, m.keep)))
     # A frame that several PTEs share is a private frame of one of them, which may be among `frames` already.
     frames, twice = _join(frames)
@@ -291,7 +300,9 @@ def _levels(k: Kernel) -> list[tuple[int, int, bool]]:
 # -- pools ----------------------------------------------------------------------------------------------------------
 
 
-def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int], owned: Owned) -> Difference | None:
+def _pools(
+    k: Kernel, side: str, partial: bool, over_surplus: Container[int], writable: Container[int], owned: Owned
+) -> Difference | None:
     folios: Runs = []
     zone_tails = k.paths.zone_tails()
     for h in k.hstates.values():
@@ -307,7 +318,7 @@ def _pools(k: Kernel, side: str, partial: bool, over_surplus: Container[int], ow
             if _row_alike(k, lo, hi, h.order, optimized, zone_tails):
                 continue
             for pfn in range(lo, hi, pages):
-                wrong = _folio(k, pfn, h.order, optimized, partial, zone_tails)
+                wrong = _folio(k, pfn, h.order, optimized, partial, zone_tails, pfn in writable)
                 if wrong:
                     return _violated("mapping", f"{name} folio", wrong, f"folio {pfn:#x}: {wrong} (I1)", side)
         fits = h.order in over_surplus or all(0 <= s <= n for s, n in zip(h.surplus, h.nr, strict=True))
@@ -376,22 +387,26 @@ def _row_alike(k: Kernel, lo: int, hi: int, order: int, optimized: bool, zone_ta
     return at == end
 
 
-def _folio(k: Kernel, pfn: int, order: int, optimized: bool, partial: bool, zone_tails: ZoneTails) -> str:
-    """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1)."""
+def _folio(
+    k: Kernel, pfn: int, order: int, optimized: bool, partial: bool, zone_tails: ZoneTails, writable: bool
+) -> str:
+    """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1); tails may be `writable`."""
     lo, n = pfn // k.arch.spp, k.arch.vmemmap_pages(order)
     zone = k.pages.zone_of.get(pfn)
     tail = None if zone is None else zone_tails.get((zone.key, order))
     shared = private = 0
     for s, e, m in k.tables.entries.runs(lo, lo + n):
         if isinstance(m, Shared):
-            if m.frame != tail or m.rw or s == lo:
-                return "maps a wrong tail page" if m.frame != tail else "tail is writable" if m.rw else "head is shared"
+            rw = m.rw and not writable
+            if m.frame != tail or rw or s == lo:
+                return "maps a wrong tail page" if m.frame != tail else "tail is writable" if rw else "head is shared"
             shared += e - s
         elif isinstance(m, Strided):
-            if m.tail != tail or m.tail_rw or (lo - m.phase) % m.period or m.period != n:
+            if m.tail != tail or (m.tail_rw and not writable) or (lo - m.phase) % m.period or m.period != n:
                 return "maps a wrong row"
-            shared += n - m.keep
-            private += m.keep
+            kept = max(0, min(e, lo + m.keep) - s)
+            shared += e - s - kept
+            private += kept
         else:
             private += e - s
     if (shared, private) == ((n - 1, 1) if optimized else (0, n)) or (partial and optimized and shared + private == n):

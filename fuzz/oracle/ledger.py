@@ -10,6 +10,7 @@ from importlib import resources
 from fuzz.oracle.finding import LAYERS, Layer
 
 PROFILES = ("posted", "merged")
+REFERENCES = ("v7.3", "v7.0-base")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Clause:
     expires: str
     finding: str = ""
     """The page about the defect, if this is an open finding and not an intended difference."""
+    reference: str = ""
+    """The older reference that it is about; empty where it holds whichever the reference is."""
     terminal: bool = False
     """It explains why the two sides part for good; the program ends there."""
 
@@ -45,10 +48,12 @@ def ledger() -> dict[str, Clause]:
         unknown = set(clause.profiles) - set(PROFILES)
         if unknown or not clause.profiles:
             raise ValueError(f"ledger.toml, clause {name}: profiles {sorted(unknown) or 'are missing'}")
+        if clause.reference not in ("", *REFERENCES):
+            raise ValueError(f"ledger.toml, clause {name}: no reference {clause.reference!r}")
         out[name] = clause
     return out
 
 
-def clauses(profile: str) -> frozenset[str]:
-    """Ids of the clauses that hold in `profile`."""
-    return frozenset(c.id for c in ledger().values() if profile in c.profiles)
+def clauses(profile: str, reference: str = "v7.3") -> frozenset[str]:
+    """Ids of the clauses that hold in `profile` with that reference."""
+    return frozenset(c.id for c in ledger().values() if profile in c.profiles and c.reference in ("", reference))

@@ -55,10 +55,18 @@ class Skew(NamedTuple):
 class Pieces:
     """The live pieces, by pfn."""
 
-    __slots__ = ("arch", "runs", "skew", "slack", "slots", "tail_rw")
+    __slots__ = ("addr_pfn_drifts", "arch", "full_count", "overcount", "runs", "skew", "slack", "slots", "tail_rw")
 
-    def __init__(self, arch: Arch, tail_rw: bool) -> None:
+    def __init__(self, arch: Arch, tail_rw: bool, full_count: bool = False) -> None:
         self.arch = arch
+        self.full_count = full_count
+        """Whether the reference counts the memmap of a device as if it were not optimized
+        (history-dax-vmemmap-accounting)."""
+        self.addr_pfn_drifts = full_count and arch.name == "ppc64_radix" and arch.pages_per_section >= arch.spp
+        """Whether the reference populates devices as powerpc did (history-powerpc-addr-pfn): one pfn further for each
+        vmemmap page, and right again with each section."""
+        self.overcount = 0
+        """By how much it then counts too many."""
         self.tail_rw = tail_rw
         """Whether the candidate maps DAX tails writable."""
         self.runs: RunMap[Piece] = RunMap()
@@ -130,7 +138,7 @@ class Pieces:
 
     def on(self, k: Kernel) -> Pieces:
         """The pieces as they are in kernel `k`, once the two sides have parted."""
-        new = Pieces(self.arch, self.tail_rw)
+        new = Pieces(self.arch, self.tail_rw, self.full_count)
         new.runs = self.runs.copy()
         end = max(new.runs.ends, default=0) // self.arch.pages_per_section + 1
         new.prune(k, [(0, end)])
@@ -143,11 +151,14 @@ class Pieces:
         """Compute `skew` and `slack` anew."""
         counted, frames = [0, 0], [0, 0]
         slots: dict[TailName, int] = {}
+        full = 0
         for lo, hi, p in self.runs.items():
             kept = frames[1]
+            full += self._full(lo, hi)
             if p.order < self.section_order:
                 n = (hi - lo) >> p.order
-                numbers = REF_KEEP * n, n if p.whole else (hi - lo) // self.arch.spp
+                kept_pages = (hi - lo) // self.arch.spp if self.addr_pfn_drifts else REF_KEEP * n
+                numbers = kept_pages, n if p.whole else (hi - lo) // self.arch.spp
                 for i in 0, 1:
                     counted[i] += numbers[i]
                     frames[i] += numbers[i]
@@ -156,9 +167,17 @@ class Pieces:
             if p.whole:
                 name = (p.nid, ZONE_DEVICE), p.order
                 slots[name] = slots.get(name, 0) + (hi - lo) // self.arch.spp - (frames[1] - kept)
+        if self.full_count:
+            self.overcount = full - counted[0]
+            counted[0] = full
         self.skew = Skew(counted[1] - counted[0], frames[1] - frames[0])
         self.slack = counted[0] - frames[0], counted[1] - frames[1]
         self.slots = slots
+
+    def _full(self, lo: int, hi: int) -> int:
+        """What pieces [lo, hi) count for where nothing is shared: DIV_ROUND_UP of each section's part."""
+        spp, per = self.arch.spp, self.arch.pages_per_section
+        return (hi - lo) // spp if per >= spp else -(-hi // per) - lo // per
 
     def _count_sections(self, lo: int, hi: int, p: Piece, counted: list[int], frames: list[int]) -> None:
         """Count pieces of compound pages that are larger than a section."""
@@ -167,7 +186,7 @@ class Pieces:
             # Accounting looks at absolute addresses, population at the start of the range (Q14).
             absolute, relative = s % size == 0, (s - p.origin) % size == 0
             counted[0] += REF_KEEP * absolute
-            frames[0] += REF_KEEP * relative
+            frames[0] += (self.arch.vmemmap_per_section if self.addr_pfn_drifts else REF_KEEP) * relative
             full = 0 if p.whole else (e - s) // self.arch.spp
             counted[1] += full or absolute
             frames[1] += full or relative
@@ -192,6 +211,8 @@ class Pieces:
     def reference_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:
         """What the reference maps at vmemmap pages [lo, hi) of pieces `p` (vmemmap_populate_compound_pages)."""
         v = self.arch.vmemmap_pages(p.order)
+        if self.addr_pfn_drifts:
+            return self._drifted(p, lo, hi)
         if p.order < self.section_order:
             phase = p.origin // self.arch.spp % v
             return [(lo, hi, ("row", v, REF_KEEP, phase, True, OWNER_MEMMAP, True, None))]
@@ -203,6 +224,19 @@ class Pieces:
             # inside a section, no later section begins one, and all share the first compound page's tail.
             first = s - offset if p.origin % self.arch.pages_per_section else s - offset % v
             self._head_and_rest(out, lo, hi, s, e, offset % v == 0, ("alias", True, OWNER_MEMMAP, first + 1))
+        return out
+
+    def _drifted(self, p: Piece, lo: int, hi: int) -> list[Segment]:
+        """The same where addr_pfn drifts: no later page finds the second page of its compound page. One that is
+        smaller than a section has private pages only; of a larger one the pages of the first section are private, and
+        lent to those of the other sections, one by one; the first page of a section takes that of the second."""
+        if p.order < self.section_order:
+            return [(lo, hi, ("pte", True, OWNER_MEMMAP))]
+        per = self.arch.vmemmap_per_section
+        out: list[Segment] = []
+        for vpn in range(lo, hi):
+            second = vpn % per == 1 and (vpn * self.arch.spp - p.origin) % (1 << p.order) > self.arch.pages_per_section
+            append(out, vpn, vpn + 1, ("alias", True, OWNER_MEMMAP, vpn - second))
         return out
 
     def candidate_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:

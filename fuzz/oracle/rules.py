@@ -122,12 +122,13 @@ def device_tails(pieces: Pieces) -> set[tuple[tuple[int, int], int]]:
     return {((p.nid, ZONE_DEVICE), p.order) for p in pieces.runs.vals if p.whole}
 
 
-def dax_initialized(ref: Kernel, ranges: list[tuple[int, int]], order: int) -> list[int]:
+def dax_initialized(ref: Kernel, ranges: list[tuple[int, int]], order: int, short: bool = False) -> list[int]:
     """Struct pages that the candidate initialises more (less, if negative) once 0, 1, ... of a device's `ranges` are
     initialised.
 
     The section of its head decides how much of a compound page is initialised, on both sides: all of it in an early
     section; else two vmemmap pages on the reference, and one on the candidate if the device covers the section.
+    `short`: the reference writes two in an early section too (history-zone-device-struct-pages).
     """
     spp, size, per = ref.arch.spp, 1 << order, ref.arch.pages_per_section
     more = [0]
@@ -138,7 +139,7 @@ def dax_initialized(ref: Kernel, ranges: list[tuple[int, int]], order: int) -> l
             heads = -(-(e - start) // size) - -(-(s - start) // size)
             if e - s == per:
                 n -= heads * spp
-            elif not ref.sections.early(s):
+            elif short or not ref.sections.early(s):
                 n += heads * (size - 2 * spp)
         more.append(more[-1] + n)
     return more
@@ -235,8 +236,11 @@ def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Counter[
     return kept, out
 
 
-def pieces_done(ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: tuple[int, int]) -> tuple[int, int]:
-    """How many pieces of a device each side has a whole memmap for, when it has taken so many single frames for it."""
+def pieces_done(
+    ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: tuple[int, int], drifts: bool = False
+) -> tuple[int, int]:
+    """How many pieces of a device each side has a whole memmap for, when it has taken so many single frames for it.
+    `drifts`: Pieces.addr_pfn_drifts."""
     spp, per, size = ref.arch.spp, ref.arch.pages_per_section, 1 << order
     left = list(frames)
     done = [0, 0]
@@ -249,7 +253,9 @@ def pieces_done(ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: 
             elif not shares_tails(ref.arch, order, altmap=False):
                 needs = (0, 0) if hi - lo == per else ((hi - lo) // spp,) * 2
             else:
-                needs = REF_KEEP * heads, heads if hi - lo == per else (hi - lo) // spp
+                full = (hi - lo) // spp
+                mine = full * (heads > 0) if drifts else REF_KEEP * heads
+                needs = mine, heads if hi - lo == per else full
             for side in 0, 1:
                 left[side] -= needs[side]
                 done[side] += left[side] >= 0
@@ -264,6 +270,7 @@ def fault_fork(
     merged: bool,
     refused: tuple[int, ...],
     device: PgMap | None,
+    drifts: bool = False,
 ) -> bool:
     """Whether the injected failure hit different points because the sides' points differ as they should.
 
@@ -299,7 +306,7 @@ def fault_fork(
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
-        done = pieces_done(ref, ranges, order, frames)
+        done = pieces_done(ref, ranges, order, frames, drifts)
         if device is not None and ref.arch.name in LEAVES and ref.faults.fired != cand.faults.fired:
             return out != out2
         if rcs[0] == 0 and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above

@@ -12,6 +12,7 @@ from fuzz.engines.explore import BOOT, canonical_pair, freeze, thaw
 from fuzz.engines.universe import HOT, SECTION, SLOTS, UNIVERSES, Universe
 from fuzz.execute import Lockstep
 from fuzz.oracle.canonical import IGNORED, Side
+from fuzz.oracle.history import History
 from fuzz.program.model import Op, make_op
 
 M = 1 << 20
@@ -187,7 +188,7 @@ def test_ignored_attributes_exist() -> None:
     k: Any = pair.reference.kernel
     oracle = pair.oracle
     things = [k, k.faults, k.vmstat, k.pages, k.memmap, k.sections, k.memory_blocks, k.hstates[9], k.tables]
-    things += [k.nodes[0].zones[0], oracle, oracle.accounting]
+    things += [k.nodes[0].zones[0], oracle, oracle.accounting, History(k, k, oracle.accounting, set())]
     assert {type(thing) for thing in things} == set(IGNORED)
     for thing in things:
         for name, why in IGNORED[type(thing)].items():

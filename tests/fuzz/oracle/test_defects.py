@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from mm.errno import EEXIST, EINVAL, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
-from mm.page import POISON, Plain
+from mm.page import POISON, Plain, Tail
 from mm.page_alloc import OWNER_MEMMAP, KernelBug
 from mm.pgtable import Pte, Shared, Strided
+from zoo import Version, reference_version
 
 SMALL = "machine arch=x86_64 page=4K ram=512M nodes=1"
 DEFAULT = "machine arch=x86_64 page=4K ram=4G nodes=1"
@@ -68,11 +70,23 @@ POISON_FORK = (
 )
 POOL = f"{DEFAULT}\nboot\nhugetlb resize size=2M to=4"
 
+HISTORY = {
+    path.stem: path.read_text(encoding="utf-8").removeprefix("vmm 1\n").rstrip("\n")
+    for path in (Path(__file__).resolve().parents[3] / "corpus" / "history").glob("*.vmm")
+}
+"""What each fix of an older reference is about, by the clause's id without `history-`."""
+
 Tamper = Callable[[UnifiedFramework, tuple[Any, ...], Any], Any]
 
 
-def run(text: str, tamper: tuple[str, Tamper] | None = None) -> RunOutcome:
+def run(text: str, tamper: tuple[str, Tamper] | None = None, reference: Version = "v7.3") -> RunOutcome:
     """Run a program; `tamper` acts after each call of one method of the candidate and may return another result."""
+    with reference_version(reference):
+        return run_with(text, tamper)
+
+
+def run_with(text: str, tamper: tuple[str, Tamper] | None) -> RunOutcome:
+    """The same with the reference as it is."""
     program = parse(f"vmm 1\n{text}\n")
     if tamper is None:
         return run_program(program, full_every=1)
@@ -180,6 +194,16 @@ def share_partial_section(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -
 
 def count_one_more(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     f.k.vmstat.nr_memmap += 1
+
+
+def uncount_as_the_reference(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    """As if the candidate had the bug too."""
+    f.k.vmstat.nr_memmap -= 512
+
+
+def count_in_full(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
+    """As if the candidate had the bug too: 512 instead of 64."""
+    f.k.vmstat.nr_memmap += 512 - 64
 
 
 def forget_to_uncount(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
@@ -292,6 +316,49 @@ def tail_overwritten(f: UnifiedFramework, args: tuple[Any, ...], result: Any) ->
         f.k.memmap.frames[frame] = Plain(0, 2)
 
 
+def head_only(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """As if the candidate had the bug too: the pageblock of the second GiB's head is movable, those behind it not."""
+    lo = args[1] + (1 << 18) >> 9
+    f.k.pageblocks.clear(lo + 1, lo + 512)
+
+
+def one_block_left_out(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.pageblocks.clear((args[1] >> 9) + 7, (args[1] >> 9) + 8)
+
+
+def left_poisoned(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """As if the candidate had the bug too."""
+    f.k.memmap.own.set(args[1] + 128, args[1] + 512, POISON)
+
+
+def last_left_poisoned(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    f.k.memmap.own.set(args[1] + 511, args[1] + 512, POISON)
+
+
+def boot_page_writable(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """As if the candidate had the bug too: protection ends after 64 vmemmap pages."""
+    (folio,) = f.k.hstates[18].folios.values()
+    lo = folio.pfn // 64
+    for s, e, m in f.k.tables.runs(lo + 64, lo + 4096):
+        assert isinstance(m, Shared)
+        f.k.tables.set(s, e, Shared(m.frame, True))
+
+
+def protected_page_writable(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """Of the part that the reference protects too."""
+    (folio,) = f.k.hstates[18].folios.values()
+    lo = folio.pfn // 64
+    m = f.k.tables.get(lo + 63)
+    assert isinstance(m, Shared)
+    f.k.tables.set(lo + 63, lo + 64, Shared(m.frame, True))
+
+
+def head_becomes_tail(f: UnifiedFramework, args: tuple[Any, ...], result: Any) -> None:
+    """As if the candidate had the bug too."""
+    folio = args[1]
+    f.k.memmap.own.set(folio.pfn, folio.pfn + 64, Tail(18, folio.nid, folio.zone.idx))
+
+
 @dataclass(frozen=True)
 class Defect:
     """A planted defect: under which clause, in which program, and the layer that must show it."""
@@ -306,6 +373,13 @@ class Defect:
 
 ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_init_zone_device"
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
+OPTIMIZE_ONE = "hugetlb_vmemmap_optimize_folio"
+
+
+def historic(patch: str, method: str, tamper: Tamper, layer: str, field: str) -> Defect:
+    """A defect under the clause of a patch that the older reference lacks."""
+    return Defect(f"history-{patch}", HISTORY[patch], method, tamper, layer, field)
+
 
 DEFECTS = (
     Defect("hot-remove-frees-before-flush", REMOVED, OPTIMIZE, freed_while_stale, "frames", STALE),
@@ -364,6 +438,27 @@ DEFECTS = (
     Defect("boot-order", BOOT_ORDER, LATE, manage_one_more, "accounting", "zone1.1.managed"),
     Defect("dax-1g-unaligned-start", UNALIGNED_1G, ADD, say_invalid, "returns", "rc"),
     Defect("surplus-above-nr", SURPLUS, OPTIMIZE, count_one_piece_more, "accounting", "nr_memmap"),
+    historic("vmemmap-accounting-underflow", ADD, count_one_more, "accounting", "nr_memmap"),
+    historic("vmemmap-accounting-underflow", ADD, uncount_as_the_reference, "accounting", "nr_memmap"),
+    historic("altmap-in-error-path", REMOVE, count_one_more, "accounting", "candidate: nr_memmap"),
+    historic("altmap-in-error-path", REMOVE, leak, "frames", "candidate: memmap"),
+    historic("altmap-in-error-path", ADD, say_invalid, "returns", "bug"),
+    historic("dax-vmemmap-accounting", ADD, count_one_more, "accounting", "nr_memmap"),
+    historic("dax-vmemmap-accounting", ADD, count_in_full, "accounting", "nr_memmap"),
+    historic("zone-device-pageblocks", DEVICE, head_only, "structpages", "pageblock"),
+    historic("zone-device-pageblocks", DEVICE, one_block_left_out, "structpages", "pageblock"),
+    historic("zone-device-pageblocks", DEVICE, stale_pageblock, "structpages", "pageblock"),
+    historic("zone-device-struct-pages", DEVICE, left_poisoned, "structpages", "content"),
+    historic("zone-device-struct-pages", DEVICE, last_left_poisoned, "structpages", "content"),
+    historic("zone-device-struct-pages", DEVICE, initialise_one_more, "accounting", "struct_pages_initialized"),
+    historic("prehvo-protection", LATE, boot_page_writable, "mapping", "protection"),
+    historic("prehvo-protection", LATE, protected_page_writable, "mapping", "protection"),
+    historic("rollback-of-head", OPTIMIZE_ONE, head_becomes_tail, "structpages", "content"),
+    historic("rollback-of-head", OPTIMIZE_ONE, leak, "accounting", "free pages"),
+    historic("rollback-of-head", OPTIMIZE_ONE, count_one_more, "accounting", "nr_memmap"),
+    historic("powerpc-addr-pfn", ADD, count_one_more, "accounting", "nr_memmap"),
+    historic("powerpc-addr-pfn", ADD, writable_tail, "mapping", "protection"),
+    historic("powerpc-addr-pfn", ADD, second_private_page, "mapping", "sharing"),
     Defect("", POOL, OPTIMIZE, ro_head, "mapping", "protection"),
     Defect("", POOL, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.9.vmemmap_optimized"),
     Defect("", POOL, OPTIMIZE, count_one_more, "accounting", "nr_memmap"),
@@ -372,11 +467,13 @@ DEFECTS = (
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: f"{d.clause or 'no clause'}: {d.tamper.__name__}")
 def test_planted_defect_is_found(defect: Defect) -> None:
-    clean = run(defect.program)
+    clause = ledger().get(defect.clause)
+    reference: Version = "v7.0-base" if clause is not None and clause.reference else "v7.3"
+    clean = run(defect.program, reference=reference)
     assert clean.verdict != "finding", clean.finding
     if defect.clause and defect.tamper not in (no_poison, head_from_dma):
         assert defect.clause in clean.clauses
-    out = run(defect.program, (defect.method, defect.tamper))
+    out = run(defect.program, (defect.method, defect.tamper), reference)
     assert out.finding is not None
     assert (out.finding.layer, out.finding.field) == (defect.layer, defect.field), out.finding.detail
 

@@ -12,9 +12,11 @@ from fuzz.execute import Profile, run_program
 from fuzz.oracle import compare
 from fuzz.oracle.ledger import clauses, ledger
 from fuzz.program import parse, parse_file
+from zoo import reference_version
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS = sorted((ROOT / "corpus").glob("*/*.vmm"))
+HISTORY = sorted((ROOT / "corpus" / "history").glob("*.vmm"))
 
 
 def test_rules_exist() -> None:
@@ -24,7 +26,7 @@ def test_rules_exist() -> None:
 
 def test_every_clause_that_the_oracle_uses_is_in_the_ledger() -> None:
     used = set()
-    for module in ("compare.py", "rules.py", "accounting.py", "tlb.py"):
+    for module in ("compare.py", "rules.py", "accounting.py", "history.py", "tlb.py"):
         text = Path(compare.__file__).with_name(module).read_text(encoding="utf-8")
         used |= {name for name in ledger() if f'"{name}"' in text}
     assert used == set(ledger())
@@ -35,10 +37,19 @@ def test_clauses_of_a_profile() -> None:
     assert clauses("merged") <= clauses("posted")
 
 
+def test_clauses_of_a_reference() -> None:
+    """Against 7.3 no clause about an older reference exists; against that one, all others hold too."""
+    old = {c.id for c in ledger().values() if c.reference}
+    assert old == {f"history-{path.stem}" for path in HISTORY} - {"history-pgmap-in-deactivation"}
+    assert clauses("posted") == set(ledger()) - old
+    assert clauses("posted", "v7.0-base") == set(ledger())
+
+
 def test_every_clause_says_where_it_comes_from() -> None:
     for clause in ledger().values():
         assert clause.promise, clause.id
         assert "unified-framework.md" in clause.source or clause.finding, clause.id
+        assert not clause.reference or "; Fixes " in clause.source or "(Fixes " in clause.source, clause.id
         assert not clause.finding or (ROOT / clause.finding).is_file(), clause.id
         assert clause.expires, clause.id
 
@@ -57,6 +68,34 @@ def test_the_corpus_exercises_every_clause(profile: Profile) -> None:
     for seed in SEEDS:
         used |= run_program(parse_file(seed), profile=profile).clauses
     assert used == clauses(profile)
+
+
+@pytest.mark.parametrize("profile", ["posted", "merged"])
+@pytest.mark.parametrize("program", HISTORY, ids=lambda path: path.stem)
+def test_what_an_older_reference_does_is_explained(program: Path, profile: Profile) -> None:
+    """By the clause of the program's name (the patch without one makes no difference alone), and by no other of the
+    reference but what the same device shows anyway; against 7.3 there is nothing to explain."""
+    with reference_version("v7.0-base"):
+        out = run_program(parse_file(program), profile=profile, full_every=1)
+    assert out.finding is None
+    shown = {name for name in out.clauses if name.startswith("history-")}
+    own, dax = f"history-{program.stem}", "history-dax-vmemmap-accounting"
+    if program.stem == "pgmap-in-deactivation":
+        assert shown == {dax}
+    else:
+        assert own in shown
+        assert shown - {own, dax, "history-zone-device-pageblocks"} == set()
+    out = run_program(parse_file(program), profile=profile, full_every=1)
+    assert out.finding is None
+    assert not any(name.startswith("history-") for name in out.clauses)
+
+
+def test_every_old_seed_is_explained_against_an_older_reference() -> None:
+    for seed in SEEDS:
+        with reference_version("v7.0-base"):
+            out = run_program(parse_file(seed))
+        assert out.finding is None, seed
+        assert out.clauses <= clauses("posted", "v7.0-base")
 
 
 WORKED = """vmm 1
