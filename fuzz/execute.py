@@ -27,6 +27,7 @@ from mm.dev_dax import DevDax
 from mm.errno import EINVAL, ENODEV
 from mm.folio import Folio
 from mm.hugetlb import dissolve_free_hugetlb_folio, free_hpage_workfn, hugetlb_map, hugetlb_unmap
+from mm.hugetlb_cma import cmdline_parse_hugetlb_cma
 from mm.hugetlb_cmdline import hugepages_setup
 from mm.hugetlb_sysfs import demote_store, nr_hugepages_store, nr_overcommit_hugepages_store
 from mm.kernel import Kernel
@@ -137,6 +138,10 @@ class Side:
 
 def _reserve(side: Side, args: Args, result: str | None) -> int:
     return hugepages_setup(side.kernel, side.order(args["size"]), args["count"], args["node"])
+
+
+def _reserve_cma(side: Side, args: Args, result: str | None) -> int:
+    return cmdline_parse_hugetlb_cma(side.kernel, args["size"], args["node"], args["only"])
 
 
 def _boot(side: Side, args: Args, result: str | None) -> int:
@@ -350,6 +355,7 @@ def _fail_alloc(side: Side, args: Args, result: str | None) -> int:
 
 ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
     "reserve": _reserve,
+    "reserve cma": _reserve_cma,
     "boot": _boot,
     "hugetlb resize": _resize,
     "hugetlb overcommit": _overcommit,

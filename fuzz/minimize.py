@@ -21,7 +21,7 @@ from fuzz.execute import Profile, RunOutcome, run_program
 from fuzz.oracle.finding import Finding
 from fuzz.program.arguments import LISTS, Argument, G, M, Type
 from fuzz.program.model import Op, Program
-from fuzz.program.operations import MACHINE, OPERATIONS
+from fuzz.program.operations import AFTER_BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
 from mm.machine import Machine
 
@@ -193,7 +193,7 @@ class Minimizer:
         for op in reversed(self.ops):
             handle = OPERATIONS[op.name].handle
             used = op.args[handle.name] if handle is not None else None
-            if not keep or op.result in wanted or used in wanted or op.name in ("boot", "reserve"):
+            if not keep or op.result in wanted or used in wanted or OPERATIONS[op.name].when != AFTER_BOOT:
                 keep.append(op)
                 if used is not None:
                     wanted.add(used)

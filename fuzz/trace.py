@@ -236,6 +236,7 @@ def counters(kernel: Kernel) -> dict[str, tuple[str, int]]:
             free = zone.free_pages(kernel.arch.pmd_order)
             total += free
             out[f"{field}.free"] = f"{name} free pages", free
+            out[f"{field}.cma"] = f"{name} free CMA pages", zone.cma.total
             out[f"{field}.managed"] = f"{name} managed pages", zone.managed_pages
             out[f"{field}.present"] = f"{name} present pages", zone.present_pages
     if len(kernel.nodes) > 1:

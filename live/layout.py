@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuzz.program.model import Op, Program
+from fuzz.program.operations import BEFORE_BOOT, OPERATIONS
 from mm.arch import X86_64
 from mm.machine import Machine
 
@@ -111,12 +112,14 @@ def _in_a_row(at: int, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def boot_ops(program: Program) -> tuple[Op, ...]:
-    """The reserve lines of a program."""
-    return tuple(op for op in program.ops if op.name == "reserve")
+    """What a program says before its boot."""
+    return tuple(op for op in program.ops if OPERATIONS[op.name].when == BEFORE_BOOT)
 
 
 def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
     """Why the command line cannot say these reserves, or None: one request for a size, or one for each node."""
+    if any(op.name == "reserve cma" for op in reserves):
+        return "CMA areas"
     for size in {op.args["size"] for op in reserves}:
         nodes = [op.args["node"] for op in reserves if op.args["size"] == size]
         if len(nodes) > 1 and None in nodes:

@@ -66,6 +66,8 @@ class Arch:
     """ARCH_WANT_HUGETLB_VMEMMAP_PREINIT (separate paths only)."""
     pud_thp: bool = False
     """HAVE_ARCH_TRANSPARENT_HUGEPAGE_PUD: device DAX can be aligned to the PUD size."""
+    hugetlb_cma_shift: int = 0
+    """arch_hugetlb_cma_order, as log2 of bytes; 0: hugetlb_cma= is not supported."""
     break_before_make: bool = False
     """A valid entry must be made invalid and flushed before it maps another frame."""
     memmap_on_memory: bool = False
@@ -122,6 +124,7 @@ X86_64 = Arch(
     prehvo=True,
     pud_thp=True,
     memmap_on_memory=True,
+    hugetlb_cma_shift=30,
 )
 """Four-level page tables; memory blocks as on machines below 64G of RAM."""
 
@@ -144,6 +147,7 @@ RISCV64 = Arch(
     dax_dedup=True,
     pud_thp=True,
     memmap_on_memory=True,
+    hugetlb_cma_shift=30,
 )
 """Sv48, a CPU without Svnapot; QEMU's `virt`."""
 
@@ -191,6 +195,7 @@ def _ppc64_radix(page_shift: int) -> Arch:
         dax_dedup=True,
         pud_thp=True,
         memmap_on_memory=True,
+        hugetlb_cma_shift=30,
     )
 
 
@@ -238,6 +243,8 @@ def _arm64(page_shift: int) -> Arch:
         image=_LOW_IMAGE,
         memmap_on_memory=True,
         boot_memory_stays=True,
+        # CONT_PMD_SIZE where the PUD maps no pages
+        hugetlb_cma_shift={12: 30, 14: 30, 16: 34}[page_shift],
         break_before_make=True,
     )
 
@@ -258,6 +265,7 @@ S390X = Arch(
     ram=RamLayout(0, 1 << 63),
     image=_LOW_IMAGE,
     memmap_on_memory=True,
+    hugetlb_cma_shift=31,
     break_before_make=True,
 )
 """Segments of 1M and regions of 2G; two page tables share one page on real machines, one each here."""

@@ -1,16 +1,19 @@
 """Boot, as far as both trees share it (mm/mm_init.c:mm_core_init_early, mm_core_init, page_alloc_init_late;
 mm/memblock.c, Linux 7.3).
 
-Order here: memblock learns the RAM, zones are sized, the side builds the boot memory map (`mm_core_init_early`),
-memblock gives its free memory to the buddy allocator, the side finishes struct pages and boot gigantic folios
-(`page_alloc_init_late`), ordinary boot huge pages are allocated. Left out: firmware tables, mirrored memory,
-movablecore, the direct map and its page tables.
+Order here: memblock learns the RAM, zones are sized, areas for gigantic pages are set aside, the side builds the boot
+memory map (`mm_core_init_early`), memblock gives its free memory to the buddy allocator, the side finishes struct pages
+and boot gigantic folios (`page_alloc_init_late`), the areas become active, ordinary boot huge pages are allocated. Left
+out: firmware tables, mirrored memory, movablecore, the direct map and its page tables.
 """
 
 from __future__ import annotations
 
 from mm.arch import SUBSECTION_SHIFT
+from mm.cma import cma_init_reserved_areas
+from mm.contig import alloc_contig_range
 from mm.hugetlb import hugetlb_init
+from mm.hugetlb_cma import hugetlb_cma_reserve
 from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import (
     SECTION_IS_ONLINE,
@@ -24,11 +27,14 @@ from mm.page_alloc import OWNER_RESERVED
 def boot(k: Kernel) -> int:
     """Boot the kernel; 0. Panics are KernelBug."""
     free_area_init(k)
+    hugetlb_cma_reserve(k)
     k.paths.mm_core_init_early()
     memblock_free_all(k)
     k.slab_available = True
     k.paths.page_alloc_init_late()
     memory_dev_init(k)
+    k.cma.alloc_contig_range = alloc_contig_range
+    cma_init_reserved_areas(k)
     hugetlb_init(k)
     return 0
 

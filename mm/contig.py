@@ -24,16 +24,20 @@ from mm.mmzone import ZONE_MOVABLE, Zone
 from mm.page_alloc import OWNER_HUGETLB, OWNER_PAGES, Extents
 
 
-def alloc_contig_range(k: Kernel, start: int, end: int, owner: str) -> int:
+def alloc_contig_range(k: Kernel, start: int, end: int, owner: str, cma: bool = False) -> int:
     """alloc_contig_range (mm/page_alloc.c, 7.3): frames [start, end) of one zone belong to `owner`.
 
     0, -EBUSY, or -ENOMEM. What was moved or replaced before a failure stays so. The pageblocks at the ends are isolated
-    as a whole.
+    as a whole. `cma` is ACR_FLAGS_CMA: for everybody else a pageblock of type MIGRATE_CMA is unmovable, and for CMA it
+    is movable whatever it holds.
     """
     pages = k.pages
     zone = pages.zone_of.get(start)
     assert zone is not None
-    if zone.idx != ZONE_MOVABLE and any(o not in MOVABLE_OWNERS for _, _, o in pages.owners.runs(start, end)):
+    if pages.cma.overlaps(start, end):
+        if not cma:
+            return -EBUSY  # has_unmovable_pages
+    elif zone.idx != ZONE_MOVABLE and any(o not in MOVABLE_OWNERS for _, _, o in pages.owners.runs(start, end)):
         return -EBUSY  # page_is_unmovable
     mask = (1 << pages.block_order) - 1
     isolated = start & ~mask, (end + mask) & ~mask

@@ -20,6 +20,7 @@ from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, alloc_pool_huge_folios, hstate_is_gigantic, next_node
+from mm.hugetlb_cma import hugetlb_cma_free_frozen_folio, hugetlb_cma_total_size, hugetlb_early_cma
 from mm.kernel import Kernel
 from mm.page import Plain
 from mm.page_alloc import OWNER_HUGETLB, OWNER_LEAKED, KernelBug, Poisoned
@@ -148,6 +149,8 @@ def free_frozen_folios(k: Kernel, h: HState, folios: list[Folio]) -> None:
                 leak(k, folio)
                 continue
             folio_clear_hugetlb_hwpoison(k, folio)
+        if folio.cma:
+            hugetlb_cma_free_frozen_folio(k, folio)
         if folio.pfn == hi and folio.zone is zone:
             hi += step
             continue
@@ -439,13 +442,20 @@ def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int
 def hugetlb_init(k: Kernel) -> None:
     """hugetlb_init, hugetlb_init_hstates (mm/hugetlb.c, 7.3): boot pages of ordinary order, start of the turns.
 
-    The sides have added the gigantic ones by now. Demote orders are fixed in `Kernel`.
+    The sides have added the gigantic ones by now; where they skipped them because of hugetlb_cma, the number asked for
+    stays. Demote orders are fixed in `Kernel`, but that nothing of the PMD size or less is demoted beside CMA areas.
     """
+    total = hugetlb_cma_total_size(k)
     for h in k.hstates.values():
         h.next_nid_to_alloc = h.next_nid_to_free = 0
         if not hstate_is_gigantic(h):
             hugetlb_hstate_alloc_pages(k, h)
-        h.max_huge_pages = h.persistent
+        if total and hstate_is_gigantic(h) and not hugetlb_early_cma(k, h):
+            h.max_huge_pages = sum(r.count for r in k.boot_requests if r.order == h.order)
+        else:
+            h.max_huge_pages = h.persistent
+        if total and h.order <= k.arch.pmd_order:
+            h.demote_order = 0
 
 
 def hugetlb_hstate_alloc_pages(k: Kernel, h: HState) -> None:

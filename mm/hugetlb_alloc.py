@@ -1,6 +1,6 @@
 """Making new huge pages (mm/hugetlb.c, Linux 7.3): one, or a row of them in turns over the nodes.
 
-Left out: CMA, memory policy, how hard the allocator tries. Nodes that lost all memory keep their turn.
+Left out: memory policy, how hard the allocator tries. Nodes that lost all memory keep their turn.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from functools import cache
 
 from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb_cma import hugetlb_cma_alloc_frozen_folio, hugetlb_cma_total_size
 from mm.kernel import Kernel
 from mm.page import Compound
 from mm.page_alloc import KERNEL_ZONES, MOVABLE_ZONES, OWNER_HUGETLB, Extents, KernelBug
@@ -47,9 +48,19 @@ def _new_folios(k: Kernel, h: HState, extents: Extents) -> list[Folio]:
 
 
 def only_alloc_fresh_hugetlb_folio(k: Kernel, h: HState, nid: int, thisnode: bool) -> Folio | None:
-    """only_alloc_fresh_hugetlb_folio (mm/hugetlb.c, 7.3): point `HP`. Left out: how hard the allocator tries."""
+    """only_alloc_fresh_hugetlb_folio, alloc_gigantic_frozen_folio (mm/hugetlb.c, 7.3): point `HP`; a gigantic page from
+    a CMA area if it has one, else (unless hugetlb_cma_only) from anywhere. Left out: how hard the allocator tries.
+    """
     if k.faults.fails("HP"):
         return None
+    if h.gigantic and hugetlb_cma_total_size(k):
+        pfn = hugetlb_cma_alloc_frozen_folio(k, h.order, nid, thisnode)
+        if pfn is not None:
+            [folio] = _new_folios(k, h, [(pfn, h.pages)])
+            folio.cma = True
+            return folio
+        if k.hugetlb_cma.only:
+            return None
     got = k.pages.alloc_blocks(h.order, 1, nid, OWNER_HUGETLB, thisnode, htlb_zones(h))
     return _new_folios(k, h, got)[0] if got else None
 
@@ -81,9 +92,11 @@ def alloc_pool_huge_folio(k: Kernel, h: HState, nodes: range) -> Folio | None:
 def alloc_pool_huge_folios(k: Kernel, h: HState, nodes: range, n: int) -> list[Folio]:
     """alloc_pool_huge_folio up to `n` times, until it fails; folios in allocation order.
 
-    The part in which every node serves its turns is done at once; from the first failure on it goes one by one.
+    The part in which every node serves its turns is done at once; from the first failure on it goes one by one, and so
+    do gigantic pages where there are CMA areas.
     """
-    out = _alloc_in_turns(k, h, nodes, min(n, k.faults.room(n)))
+    in_turns = 0 if h.gigantic and hugetlb_cma_total_size(k) else min(n, k.faults.room(n))
+    out = _alloc_in_turns(k, h, nodes, in_turns)
     while len(out) < n:
         folio = alloc_pool_huge_folio(k, h, nodes)
         if folio is None:

@@ -1,6 +1,6 @@
 """Huge pages on the kernel command line (mm/hugetlb.c:hugepagesz_setup, hugepages_setup, Linux 7.3).
 
-Left out: hugetlb_cma= and hugetlb_cma_only=, KHO.
+Left out: KHO. `mm.hugetlb_cma` has hugetlb_cma=.
 """
 
 from __future__ import annotations

@@ -98,7 +98,11 @@ def demote_free_hugetlb_folios(k: Kernel, src: HState, dst: HState, folios: list
     for folio in restored:
         zone = folio.zone
         k.memmap.write(folio.pfn, src.pages, hugetlb_compound(dst.order, zone.nid, zone.idx))
-        pieces += [Folio(pfn, dst.order, zone, True) for pfn in range(folio.pfn, folio.end_pfn, dst.pages)]
+        new = [Folio(pfn, dst.order, zone, True) for pfn in range(folio.pfn, folio.end_pfn, dst.pages)]
+        if folio.cma:
+            for piece in new:
+                piece.cma = True
+        pieces += new
     pieces.reverse()
     prep_and_add_allocated_folios(k, dst, pieces)
     return rc

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mm.cma import CmaAreas
 from mm.fault import FaultInjector
 from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb_cma import HugetlbCma
 from mm.machine import Machine
 from mm.memblock import Memblock
 from mm.memory import MemoryBlocks
@@ -71,6 +73,8 @@ class Kernel:
             self.hstates[order] = HState(order, max(smaller, default=0), machine.nodes, order > arch.max_page_order)
         self.boot_requests: list[BootRequest] = []
         """Huge pages asked for on the command line, in order."""
+        self.cma = CmaAreas()
+        self.hugetlb_cma = HugetlbCma(machine.nodes)
         self.hpage_freelist: list[Folio] = []
         """Optimized huge pages that left their pools in atomic context, for the work item to free (mm/hugetlb.c)."""
         self.slab_available = False

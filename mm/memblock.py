@@ -38,6 +38,19 @@ class Memblock:
                     return pfn
         return None
 
+    def alloc_range(self, nid: int, n: int, align: int, lo: int, hi: int, bottom_up: bool = False) -> int | None:
+        """memblock_alloc_range_nid of that node only: `n` aligned frames of [lo, hi), highest or lowest address first;
+        None if there are none. Frame 0 is never taken.
+        """
+        free = self.free_by_node[nid]
+        runs = free.runs(max(lo, 1), hi)
+        for start, end in runs if bottom_up else reversed(runs):
+            pfn = -(-start // align) * align if bottom_up else (end - n) // align * align
+            if start <= pfn and pfn + n <= end:
+                free.remove(pfn, pfn + n)
+                return pfn
+        return None
+
     def alloc_many(self, nid: int, count: int, n: int) -> Extents:
         """`count` allocations of `n` frames each, aligned to n, as extents (first pfn, frames); fewer when memory runs
         out.

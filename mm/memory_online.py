@@ -124,6 +124,8 @@ def offline_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> int:
     hinder; left out: neither do poisoned ones that the kernel itself uses.
     """
     pages = k.pages
+    if pages.cma.overlaps(start_pfn, end_pfn):
+        return -EBUSY  # has_unmovable_pages: a pageblock of type MIGRATE_CMA
     found = set()
     for lo, hi, owner in pages.owners.runs(start_pfn, end_pfn):
         if owner == OWNER_OFFLINE:

@@ -25,10 +25,23 @@ class Zone:
 
     The buddy allocator merges eagerly, so "an aligned free block of order o exists" is the same as "all its pages are
     free". Free pages are therefore kept as runs: `blocks` holds wholly free pageblocks (in units of pageblocks, for
-    orders at and above pageblock_order), `frags` the free pages of broken pageblocks (in pfns).
+    orders at and above pageblock_order), `frags` the free pages of broken pageblocks (in pfns); `cma` those of
+    pageblocks of type MIGRATE_CMA, whole or broken (in pfns).
     """
 
-    __slots__ = ("blocks", "end_pfn", "frags", "idx", "key", "managed_pages", "nid", "present_pages", "start_pfn")
+    __slots__ = (
+        "blocks",
+        "cma",
+        "cma_pages",
+        "end_pfn",
+        "frags",
+        "idx",
+        "key",
+        "managed_pages",
+        "nid",
+        "present_pages",
+        "start_pfn",
+    )
 
     def __init__(self, nid: int, idx: int) -> None:
         self.nid = nid
@@ -41,13 +54,16 @@ class Zone:
         self.managed_pages = 0
         self.blocks = RunSet()
         self.frags = RunSet()
+        self.cma = RunSet()
+        self.cma_pages = 0
+        """Pages in pageblocks of type MIGRATE_CMA, free or not."""
 
     def __repr__(self) -> str:
         return f"<node {self.nid} zone {ZONE_NAMES[self.idx]} [{self.start_pfn:#x}, {self.end_pfn:#x})>"
 
     def free_pages(self, pageblock_order: int) -> int:
         """NR_FREE_PAGES of the zone, per-cpu lists included."""
-        return (self.blocks.total << pageblock_order) + self.frags.total
+        return (self.blocks.total << pageblock_order) + self.frags.total + self.cma.total
 
     def spans(self, pfn: int) -> bool:
         """zone_spans_pfn (include/linux/mmzone.h)."""
@@ -74,6 +90,11 @@ class Node:
     def __init__(self, nid: int) -> None:
         self.nid = nid
         self.zones = [Zone(nid, idx) for idx in range(5)]
+
+
+def pfn_range_intersects_zones(node: Node, pfn: int, nr: int) -> bool:
+    """pfn_range_intersects_zones (mm/mm_init.c): more than one zone of the node meets the range."""
+    return sum(zone.intersects(pfn, pfn + nr) for zone in node.zones) > 1
 
 
 class Sections:

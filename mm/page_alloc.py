@@ -44,10 +44,12 @@ OWNER_HWPOISON = "hwpoison"
 """Single frames out of use for good, or until they are unpoisoned (`PageAllocator.hwpoison`)."""
 OWNER_OFFLINE = "offline"
 """Pages that a driver took out of use (PageOffline): unplugged subblocks of virtio-mem in online blocks."""
+OWNER_CMA = "cma"
+"""Set aside at boot for an area of the contiguous memory allocator that is not active yet."""
 OWNER_LEAKED = "leaked"
 """Huge pages of which nobody knows any more which of their pages are poisoned (raw_hwp_unreliable)."""
 
-BOOT_OWNERS = frozenset({OWNER_RESERVED, OWNER_MEMMAP_BOOT, OWNER_TAIL_BOOT, OWNER_PGTABLE_BOOT})
+BOOT_OWNERS = frozenset({OWNER_RESERVED, OWNER_MEMMAP_BOOT, OWNER_TAIL_BOOT, OWNER_PGTABLE_BOOT, OWNER_CMA})
 
 KERNEL_ZONES = (2, 1, 0)
 MOVABLE_ZONES = (3, 2, 1, 0)
@@ -92,6 +94,7 @@ class PageAllocator:
     __slots__ = (
         "_zonelists",
         "block_order",
+        "cma",
         "freeing",
         "holders",
         "hwpoison",
@@ -125,6 +128,8 @@ class PageAllocator:
         """Free frames of the isolated range: nobody can allocate them."""
         self.zone_of: RunMap[Zone] = RunMap()
         """Online RAM: pfn -> zone (page_zone)."""
+        self.cma = RunSet()
+        """Frames whose pageblock has the type MIGRATE_CMA; only movable allocations take such frames."""
         self.freeing: Callable[[int, int], None] | None = None
         """Told of frames (first pfn, end pfn) that are about to become free; for `mm.tlb`."""
         self.short = 0
@@ -138,7 +143,6 @@ class PageAllocator:
 
     def _give(self, zone: Zone, lo: int, hi: int) -> None:
         """Put [lo, hi) on the zone's free areas, merging whole pageblocks."""
-        order = self.block_order
         if self.isolated is not None:
             first, last = max(lo, self.isolated[0]), min(hi, self.isolated[1])
             if first < last:
@@ -148,6 +152,19 @@ class PageAllocator:
                 if last < hi:
                     self._give(zone, last, hi)
                 return
+        if self.cma.starts:
+            for s, e in self.cma.runs(lo, hi):
+                zone.cma.add(s, e)
+                if lo < s:
+                    self._give_ordinary(zone, lo, s)
+                lo = e
+            if lo == hi:
+                return
+        self._give_ordinary(zone, lo, hi)
+
+    def _give_ordinary(self, zone: Zone, lo: int, hi: int) -> None:
+        """`_give` for frames outside of MIGRATE_CMA pageblocks."""
+        order = self.block_order
         if (lo | hi) & ((1 << order) - 1) == 0:
             zone.blocks.add(lo >> order, hi >> order)
             return
@@ -169,6 +186,7 @@ class PageAllocator:
             if right > hi:
                 zone.frags.add(max(hi, left), right)
         zone.frags.remove(lo, hi)
+        zone.cma.remove(lo, hi)
 
     def is_free(self, lo: int, hi: int) -> bool:
         """Whether all frames of [lo, hi) are online and free."""
@@ -179,7 +197,7 @@ class PageAllocator:
         order = self.block_order
         n = 0
         for s, e, zone in self.zone_of.runs(lo, hi):
-            n += zone.frags.count(s, e)
+            n += zone.frags.count(s, e) + zone.cma.count(s, e)
             for b, c in zone.blocks.runs(s >> order, -(-e >> order)):
                 n += min(c << order, e) - max(b << order, s)
         return n
@@ -214,9 +232,14 @@ class PageAllocator:
     def alloc_bulk(
         self, n: int, nid: int, owner: str, thisnode: bool = False, zones: tuple[int, ...] = KERNEL_ZONES
     ) -> Extents:
-        """`n` single-frame allocations in a row, as extents in allocation order; fewer frames when memory runs out."""
+        """`n` single-frame allocations in a row, as extents in allocation order; fewer frames when memory runs out.
+
+        Movable ones take what MIGRATE_CMA pageblocks have when the rest of the zone has nothing. Left out: that they
+        take it first as long as more than half of what is free in the zone is there.
+        """
         out: Extents = []
         order = self.block_order
+        movable = owner == OWNER_PAGES_MOVABLE
         for zone in self.zonelist(nid, zones, thisnode):
             frags, blocks = zone.frags, zone.blocks
             while n:
@@ -236,6 +259,10 @@ class PageAllocator:
                         blocks.remove(top - 1, top)
                         frags.add((top - 1) << order, top << order)
                         continue
+                elif movable and zone.cma.starts:
+                    lo = zone.cma.starts[0]
+                    hi = min(zone.cma.ends[0], lo + n)
+                    zone.cma.pop_front(0, hi)
                 else:
                     break
                 self.owners.set(lo, hi, owner)
@@ -263,13 +290,16 @@ class PageAllocator:
     def alloc_blocks(
         self, order: int, n: int, nid: int, owner: str, thisnode: bool, zones: tuple[int, ...] = MOVABLE_ZONES
     ) -> Extents:
-        """`alloc_block` `n` times in a row, as extents in allocation order; fewer when memory runs out."""
+        """`alloc_block` `n` times in a row, as extents in allocation order; fewer when memory runs out.
+
+        `zones` with ZONE_MOVABLE are those of movable allocations, which also take MIGRATE_CMA pageblocks, last.
+        """
         shift = self.block_order
         step = 1 << (order - shift)
         out: Extents = []
         for zone in self.zonelist(nid, zones, thisnode):
             blocks = zone.blocks
-            if blocks.total < step:
+            if blocks.total < step and not zone.cma.starts:
                 self.spilled += zone.managed_pages > 0
                 continue
             at = 0  # runs before this one hold no aligned block
@@ -292,12 +322,28 @@ class PageAllocator:
                 self.touched.append((lo, hi))
                 out.append((lo, hi - lo))
                 n -= take
+            if n and zone.cma.starts and zones is MOVABLE_ZONES:
+                n = self._alloc_cma_blocks(zone, 1 << order, n, owner, out)
             if not n:
                 return out
             self.spilled += 1
         if n:
             self.short += 1
         return out
+
+    def _alloc_cma_blocks(self, zone: Zone, size: int, n: int, owner: str, out: Extents) -> int:
+        """Blocks of `size` frames in MIGRATE_CMA pageblocks, up to `n`, appended to `out`; how many are missing."""
+        for s, e in zone.cma.items():
+            lo = -(-s // size) * size
+            take = min(n, (e - lo) // size)
+            if take > 0:
+                hi = lo + take * size
+                zone.cma.remove(lo, hi)
+                self.owners.set(lo, hi, owner)
+                self.touched.append((lo, hi))
+                out.append((lo, hi - lo))
+                n -= take
+        return n
 
     def alloc_kernel_block(self, nid: int, owner: str) -> int | None:
         """One PMD-sized block with kernel GFP and retry-mayfail, from the high end; None when there is none."""
@@ -473,6 +519,9 @@ class PageAllocator:
         for s, e in blocks.runs(lo >> order, hi >> order):
             free.add(s << order, e << order)
         blocks.remove(lo >> order, hi >> order)
+        for s, e in zone.cma.runs(lo, hi):
+            free.add(s, e)
+        zone.cma.remove(lo, hi)
         self.isolated = lo, hi
 
     def unisolate(self, zone: Zone) -> None:
@@ -481,6 +530,13 @@ class PageAllocator:
         free, self.isolated_free = self.isolated_free, RunSet()
         for lo, hi in free.items():
             self._give(zone, lo, hi)
+
+    def give_cma(self, lo: int, hi: int) -> None:
+        """Frames [lo, hi) of one zone, in MIGRATE_CMA pageblocks, become free."""
+        zone = self.zone_of.get(lo)
+        assert zone is not None
+        self._give(zone, lo, hi)
+        self.touched.append((lo, hi))
 
     def take(self, zone: Zone, lo: int, hi: int, owner: str) -> None:
         """Frames [lo, hi) of `zone`, all free, belong to `owner`."""
@@ -502,6 +558,8 @@ class PageAllocator:
         out = zone.frags.copy()
         for lo, hi in zone.blocks.items():
             out.add(lo << self.block_order, hi << self.block_order)
+        for lo, hi in zone.cma.items():
+            out.add(lo, hi)
         return out
 
 

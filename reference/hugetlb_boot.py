@@ -1,7 +1,7 @@
 """Boot: gigantic pages from memblock, the boot memory map with pre-HVO, and gathering (mm/hugetlb.c, mm/sparse.c,
 mm/hugetlb_vmemmap.c, Linux 7.3; separate-paths.md 3.2, 3.3, 3.5).
 
-Left out: hugetlb_cma, mirrored memory, KHO, and the memory that usage maps occupy (their point USG is there).
+Left out: mirrored memory, KHO, and the memory that usage maps occupy (their point USG is there).
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 
 from mm import hugetlb
 from mm.boot import memblocks_present, sparse_init_subsection_map
+from mm.cma import init_cma_pageblock
 from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb_cma import hugetlb_cma_alloc_bootmem, hugetlb_cma_total_size, hugetlb_early_cma
 from mm.kernel import MIGRATE_MOVABLE, Kernel
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, Zone
+from mm.mmzone import (
+    SECTION_HAS_MEM_MAP,
+    SECTION_IS_EARLY,
+    SECTION_IS_VMEMMAP_PREINIT,
+    Zone,
+    pfn_range_intersects_zones,
+)
 from mm.page import Compound, Tail
 from mm.page_alloc import OWNER_HUGETLB, KernelBug
 from reference.arch import vmemmap_populate_boot
@@ -29,15 +37,17 @@ if TYPE_CHECKING:
 class HugeBootmemPage:
     """struct huge_bootmem_page: the record in the first bytes of a gigantic page reserved at boot."""
 
-    __slots__ = ("h", "hvo", "pfn", "zones_valid")
+    __slots__ = ("cma", "h", "hvo", "pfn", "zones_valid")
 
-    def __init__(self, pfn: int, h: HState, zones_valid: bool) -> None:
+    def __init__(self, pfn: int, h: HState, zones_valid: bool, cma: bool) -> None:
         self.pfn = pfn
         self.h = h
         self.hvo = False
         """HUGE_BOOTMEM_HVO."""
         self.zones_valid = zones_valid
         """HUGE_BOOTMEM_ZONES_VALID."""
+        self.cma = cma
+        """HUGE_BOOTMEM_CMA."""
 
 
 # -- reservation (3.2) ----------------------------------------------------------------------------------------------
@@ -56,8 +66,10 @@ def hugetlb_bootmem_alloc(p: SeparatePaths) -> None:
 
 def hugetlb_hstate_alloc_pages(p: SeparatePaths, h: HState, count: int, nid: int | None) -> int:
     """hugetlb_hstate_alloc_pages, gigantic: up to `count` pages, less those that straddle zones, which go back to
-    memblock.
+    memblock; none where there are CMA areas that give nothing before they are active.
     """
+    if hugetlb_cma_total_size(p.k) and not hugetlb_early_cma(p.k, h):
+        return 0
     got = 0
     while got < count and alloc_bootmem_huge_page(p, h, nid):
         got += 1
@@ -67,15 +79,21 @@ def hugetlb_hstate_alloc_pages(p: SeparatePaths, h: HState, count: int, nid: int
 
 
 def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> bool:
-    """alloc_bootmem_huge_page: one page from memblock, of that node only, or of the next node with fallback."""
+    """alloc_bootmem_huge_page, alloc_bootmem: one page from memblock, or from a CMA area, of that node only, or of the
+    next node with fallback. The zones of an area were looked at when it was set aside.
+    """
     k = p.k
+    early_cma = hugetlb_early_cma(k, h)
     node = nid
     if node is None:
         node = h.next_nid_to_alloc
         h.next_nid_to_alloc = (node + 1) % len(k.nodes)
     if k.faults.fails("HP"):
         return False
-    pfn = k.memblock.alloc(node, h.pages, h.pages, exact=nid is not None)
+    if early_cma:
+        pfn = hugetlb_cma_alloc_bootmem(k, h, node, nid is not None)
+    else:
+        pfn = k.memblock.alloc(node, h.pages, h.pages, exact=nid is not None)
     if pfn is None:
         return False
     k.pages.claim(pfn, pfn + h.pages, OWNER_HUGETLB)
@@ -83,18 +101,13 @@ def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> boo
     if zone is None:
         raise AssertionError(f"memblock gave frame {pfn:#x}, which is no RAM")
     records = p.huge_boot_pages[zone.nid]
-    if pfn_range_intersects_zones(k, zone.nid, pfn, h.pages):
-        records.insert(0, HugeBootmemPage(pfn, h, False))
+    if not early_cma and pfn_range_intersects_zones(k.nodes[zone.nid], pfn, h.pages):
+        records.insert(0, HugeBootmemPage(pfn, h, False, False))
     else:
-        records.append(HugeBootmemPage(pfn, h, True))
+        records.append(HugeBootmemPage(pfn, h, True, early_cma))
         # The first struct page tells the folio's zone and node; the others are HugeTLB's to initialise.
         k.memblock.noinit.add(pfn + 1, pfn + h.pages)
     return True
-
-
-def pfn_range_intersects_zones(k: Kernel, nid: int, pfn: int, nr: int) -> bool:
-    """pfn_range_intersects_zones (mm/mm_init.c): more than one zone of the node meets the range."""
-    return sum(z.start_pfn < pfn + nr and pfn < z.end_pfn for z in k.nodes[nid].zones) > 1
 
 
 def hugetlb_free_cross_zone_pages(p: SeparatePaths, nid: int) -> int:
@@ -232,8 +245,10 @@ def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage
         hugetlb_folio_init_vmemmap(k, folio, m.hvo)
         folio.hugetlb = True
         folio.vmemmap_optimized = m.hvo
+        folio.cma = m.cma
         batch.insert(0, folio)
-        zone.managed_pages += h.pages
+        if not folio.cma:
+            zone.managed_pages += h.pages
     if h is not None:
         prep_and_add_bootmem_folios(p, h, batch)
 
@@ -266,5 +281,9 @@ def prep_and_add_bootmem_folios(p: SeparatePaths, h: HState, batch: list[Folio])
     for folio in batch:
         if not folio.vmemmap_optimized:
             k.memmap.init(folio.pfn + kept, h.pages - kept, _hugetlb_content(folio))
-        k.set_pageblocks(folio.pfn, folio.end_pfn, MIGRATE_MOVABLE)
+        # hugetlb_bootmem_init_migratetype
+        if folio.cma:
+            init_cma_pageblock(k, folio.pfn, folio.end_pfn)
+        else:
+            k.set_pageblocks(folio.pfn, folio.end_pfn, MIGRATE_MOVABLE)
         hugetlb.add_boot_folio(k, h, folio)

@@ -28,7 +28,7 @@ from fuzz.execute import Lockstep, MakePaths, Profile, StepResult
 from fuzz.oracle.canonical import canonical
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program
-from fuzz.program.operations import OPERATIONS
+from fuzz.program.operations import BEFORE_BOOT, OPERATIONS
 from fuzz.program.repair import repair
 
 BOOT: Final = Op("boot")
@@ -253,7 +253,7 @@ class Explore:
         machine = self.universe.start.machine
         used = {name for name, _ in self.statistics.outcomes}
         out = [f"machines other than {machine.ram >> 20}M of {machine.arch} on {machine.nodes} node, and boot reserves"]
-        unused = [name for name in OPERATIONS if name not in used and name != "reserve"]
+        unused = [op.name for op in OPERATIONS.values() if op.name not in used and op.when != BEFORE_BOOT]
         if unused:
             out.append(f"operations: {', '.join(unused)}")
         out.append("arguments that the universe does not name (fuzz/engines/universe.py)")

@@ -7,7 +7,7 @@ from typing import Final
 
 from fuzz.generate import operands
 from fuzz.generate.live import Device, Live, Range
-from fuzz.generate.weights import FAILABLE, WEIGHTS, Draw
+from fuzz.generate.weights import FAILABLE, RESERVE_CMA, WEIGHTS, Draw
 from fuzz.program.model import Op
 from fuzz.program.operations import DAX, MAPPING, MEMORY, OPERATIONS, PAGE_SIZES, PAGES
 from mm.hstate import HState
@@ -42,6 +42,8 @@ def reserve(draw: Draw, live: Live) -> Op:
     """A reserve line; before the boot there is no state but the machine."""
     machine = live.kernel.machine
     pool = live.pools[0]
+    if draw() >= 1 - RESERVE_CMA:
+        return reserve_cma(draw, live)
     size = _size(live, pool)
     if draw() < 0.6 and pool.gigantic:
         most = min(machine.ram // size, 64)
@@ -51,6 +53,16 @@ def reserve(draw: Draw, live: Live) -> Op:
         size = _size(live, live.pools[-1])
         count = 1 + int(draw() * 8) if draw() < 0.9 else int(draw() * operands.MANY)
     return Op("reserve", {"size": size, "count": count, "node": operands.any_node(draw, live)})
+
+
+def reserve_cma(draw: Draw, live: Live) -> Op:
+    """An area of one or two gigantic pages; rarely nothing, more than there is, or what is no multiple."""
+    unit = 1 << (live.kernel.arch.hugetlb_cma_shift or 30)
+    size = unit * (1 + int(draw() * 2.4))
+    if draw() >= 0.9:
+        size = (unit // 2, 0, unit * 3 // 2, live.kernel.machine.ram, 1 << 50)[int(draw() * 5)]
+    args = {"size": size, "node": operands.any_node(draw, live), "only": draw() >= 0.6}
+    return Op("reserve cma", args)
 
 
 def _hugetlb_resize(draw: Draw, live: Live) -> Op:

@@ -47,6 +47,11 @@ WEIGHTS: Final = {
 }
 """Shares of the operations after boot. One that has nothing to work on gives way to the one that makes it."""
 
+RESERVE_CMA: Final = 0.0
+"""Share of areas for gigantic pages among the lines before the boot: none until the candidate takes boot pages from
+them.
+"""
+
 FAILABLE: Final = (
     *("hugetlb resize",) * 8,
     *("dax create",) * 5,

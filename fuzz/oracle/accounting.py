@@ -27,7 +27,7 @@ FOLIO_FIELDS = (
     *("vmemmap_optimized", "hugetlb", "refcount", "temporary", "nid"),
     *("cma", "hwpoison", "raw_hwp", "raw_hwp_unreliable"),
 )
-LAYOUT = ("present_pages", "start_pfn", "end_pfn")
+LAYOUT = ("present_pages", "cma_pages", "start_pfn", "end_pfn")
 """What changes in a zone only with the memory there is."""
 INITIALIZED = VMSTAT.index("struct_pages_initialized")
 
@@ -89,9 +89,10 @@ class Accounting:
         order = self.ref.pages.block_order
         a, more = vmstat(self.ref, self.cand)
         for z, w in self._pairs:
-            free, managed = (z.blocks.total << order) + z.frags.total, z.managed_pages
+            free, managed = (z.blocks.total << order) + z.frags.total + z.cma.total, z.managed_pages
             a += free, managed
-            more += (w.blocks.total << order) + w.frags.total - free, w.managed_pages - managed
+            theirs = (w.blocks.total << order) + w.frags.total + w.cma.total
+            more += theirs - free, w.managed_pages - managed
         return a, more
 
     def blocks_alike(self) -> bool:
@@ -151,7 +152,12 @@ class Accounting:
     def layout(self) -> Difference | None:
         """Compare which zones have which memory."""
         for z, w in self._pairs:
-            if z.present_pages != w.present_pages or z.start_pfn != w.start_pfn or z.end_pfn != w.end_pfn:
+            if (
+                z.present_pages != w.present_pages
+                or z.cma_pages != w.cma_pages
+                or z.start_pfn != w.start_pfn
+                or z.end_pfn != w.end_pfn
+            ):
                 for field in LAYOUT:
                     wanted, found = getattr(z, field), getattr(w, field)
                     if wanted != found:

@@ -41,6 +41,7 @@ from fuzz.oracle.accounting import INITIALIZED, Accounting
 from fuzz.oracle.compare import Oracle
 from fuzz.oracle.history import History
 from mm.arch import Arch
+from mm.cma import CmaAreas
 from mm.fault import FaultInjector
 from mm.folio import Folio
 from mm.hstate import HState
@@ -87,6 +88,7 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "vmstat": "in the form of the kernel",
         "touched": "emptied",
     },
+    CmaAreas: {"alloc_contig_range": "constant"},
     Sections: {"touched": "emptied", "unpopulated": "emptied"},
     MemoryBlocks: {"touched": "emptied"},
     HState: {

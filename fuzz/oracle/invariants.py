@@ -97,6 +97,7 @@ def _partition(k: Kernel, side: str) -> Difference | None:
         for zone in node.zones:
             parts += [(lo, hi, "free") for lo, hi in zone.frags.items()]
             parts += [(lo << order, hi << order, "free") for lo, hi in zone.blocks.items()]
+            parts += [(lo, hi, "free") for lo, hi in zone.cma.items()]
     parts.sort()
     done, before = 0, ""
     online = k.pages.zone_of.items()

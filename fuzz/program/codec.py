@@ -12,8 +12,8 @@ engine's insertions, erasures and crossovers of blocks move whole operations.
     extension        byte 0 from 240 up; a value for the next operation that its slot cannot hold
 
 Byte 0 of an operation record, modulo the number of operations, picks one of those that follow the boot, in the
-registry's order. Before the boot, 200 to 239 is a reserve instead. The boot has no record: it stands before the first
-record that is not a reserve.
+registry's order. Before the boot, 200 to 239 is an operation from before the boot instead, every eighth of them one for
+CMA. The boot has no record: it stands before the first record that is not of these.
 
 A slot has a fixed width by the type of its argument. Slots are made for decoding random bytes: most values of a slot
 give something plausible for this point of the program (a handle that is live, an address where something begins or
@@ -56,9 +56,12 @@ RESERVE: Final = 200
 _RAW: Final = 192
 _RESTART: Final = 1
 
-_RESERVE: Final = next(op for op in OPERATIONS.values() if op.when == BEFORE_BOOT)
+_RESERVE, _RESERVE_CMA = (op for op in OPERATIONS.values() if op.when == BEFORE_BOOT)
+RESERVES: Final = (*(_RESERVE,) * 7, _RESERVE_CMA)
 _CODES: Final = tuple(op for op in OPERATIONS.values() if op.when == AFTER_BOOT)
-_CODE_OF: Final = {_RESERVE.name: RESERVE} | {op.name: code for code, op in enumerate(_CODES)}
+_CODE_OF: Final = {op.name: RESERVE + i for i, op in enumerate(RESERVES)} | {
+    op.name: code for code, op in enumerate(_CODES)
+}
 
 _SCALES: Final = (4 * K, 2 * M, SECTION, G)
 _STEPS: Final = (0, 0, 0, 0, SECTION, 2 * SECTION, 512 * M, G, 2 * G, 64 * M, 8 * G, 2 * M)
@@ -114,7 +117,10 @@ def encode(program: Program) -> bytes:
 def decode_op(record: bytes, scope: Scope, extensions: list[bytes] | None = None) -> Op:
     """The operation that one record stands for at a point of a program; mutation draws new operations from it too."""
     code = record[0]
-    operation = _CODES[code % len(_CODES)] if scope.booted or not RESERVE <= code < EXTENSION else _RESERVE
+    if scope.booted or not RESERVE <= code < EXTENSION:
+        operation = _CODES[code % len(_CODES)]
+    else:
+        operation = RESERVES[(code - RESERVE) % len(RESERVES)]
     handle = operation.handle
     if handle is not None and not scope.live[handle.name]:
         operation = MAKERS[handle.name]

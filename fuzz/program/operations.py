@@ -134,6 +134,7 @@ _DEVICES: Final = (  # around a subsection, a section, a 1G page
 )
 PAGE_SIZES: Final = (2 * M, 1 * G, 1 * M, 16 * M, 32 * M, 512 * M, 2 * G)
 """Huge page sizes of all architectures; a machine without a size has no files for it."""
+_AREAS: Final = (1 * G, 2 * G, 1 * G, 3 * G, 4 * G, 512 * M, 16 * G, 0)
 _DEMOTABLE: Final = (1 * G, 2 * G, 2 * M)
 _ALIGNS: Final = (4 * K, 2 * M, 1 * G, 16 * K, 64 * K, 1 * M, 16 * M, 32 * M, 512 * M)
 _CONTIGUOUS: Final = (2 * M, 4 * M, 2 * M, 8 * M, 32 * M, 128 * M, 4 * K, 64 * K, 6 * M, 1 * G, 0)
@@ -150,6 +151,15 @@ _ENTRIES: Final = (
         "hugepagesz= hugepages=; with nodes hugepages=0:2,1:3. One kind a size, the second is ignored (-EINVAL)",
         (_size("size", *PAGE_SIZES), _count("count", "huge pages"), _any_node("round robin")),
         returns="0 (what was obtained shows in the pool after boot)",
+        when=BEFORE_BOOT,
+    ),
+    Operation(
+        "reserve cma",
+        "Set memory aside on the kernel command line for gigantic pages; movable pages may use it meanwhile.",
+        "hugetlb_cma=SIZE; with a node hugetlb_cma=K:SIZE, one size a node or one for all, the last kind counts; "
+        "`only=on`: hugetlb_cma_only=on",
+        (Argument("size", Type.SIZE, placeholder="SIZE", menu=_AREAS), _any_node("shared out"), _on_off("only")),
+        returns="0 (areas that cannot be had are left out)",
         when=BEFORE_BOOT,
     ),
     Operation(BOOT, "Boot the machine.", "", returns="0", when=BOOT),

@@ -117,10 +117,17 @@ def _dax(op: Op) -> str:
     return f"ndctl create-namespace --mode=devdax --size={size} --align={align} --map={place}"
 
 
+def _cma(op: Op) -> str:
+    node = "" if op.args["node"] is None else f"{op.args['node']}:"
+    only = " hugetlb_cma_only=on" if op.args["only"] else ""
+    return f"hugetlb_cma={node}{format_size(op.args['size'])}{only}"
+
+
 _COMMANDS: Final[dict[str, Callable[[Op], str]]] = {
     "reserve": lambda op: (
         f"# kernel command line: hugepagesz={format_size(op.args['size'])} hugepages={op.args['count']}"
     ),
+    "reserve cma": lambda op: f"# kernel command line: {_cma(op)}",
     "boot": lambda op: "uname -r",
     "hugetlb resize": lambda op: _pool(op, "nr_hugepages", op.args["to"]),
     "hugetlb overcommit": lambda op: _pool(op, "nr_overcommit_hugepages", op.args["to"]),

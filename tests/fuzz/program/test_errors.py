@@ -64,7 +64,7 @@ def test_operations(line: str, said: str) -> None:
 
 
 def test_an_unlike_operation_gets_the_list() -> None:
-    assert wrong("zzz").startswith("1: unknown operation 'zzz'; expected one of reserve, boot, hugetlb resize, ")
+    assert wrong("zzz").startswith("1: unknown operation 'zzz'; expected one of reserve, reserve cma, boot, ")
 
 
 @pytest.mark.parametrize(

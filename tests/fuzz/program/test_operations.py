@@ -8,7 +8,7 @@ import pytest
 from fuzz import program
 from fuzz.program.arguments import Type, format_value
 from fuzz.program.codec import WIDTH, encode
-from fuzz.program.operations import KINDS, MACHINE, MAKERS, OPERATIONS
+from fuzz.program.operations import BEFORE_BOOT, KINDS, MACHINE, MAKERS, OPERATIONS
 from mm.machine import Machine
 
 LANGUAGE = (Path(__file__).resolve().parents[3] / "docs" / "language.md").read_text()
@@ -109,7 +109,7 @@ def test_every_operation_has_a_record() -> None:
             line = f"{operation.makes}0 = {line}"
         before = texts[operation.handle.name] if operation.handle else ""
         body = "boot\n" if operation.name == "boot" else f"boot\n{before}{line}\n"
-        if operation.name == "reserve":
+        if operation.when == BEFORE_BOOT:
             body = f"{line}\nboot\n"
         one = program.parse(f"vmm 1\nmachine\n{body}")
         assert program.decode(encode(one)) == one
