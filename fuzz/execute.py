@@ -349,7 +349,7 @@ def _pages_free(side: Side, args: Args, result: str | None) -> int:
 
 
 def _fail_alloc(side: Side, args: Args, result: str | None) -> int:
-    side.kernel.faults.nth = args["nth"]
+    side.kernel.faults.nth, side.kernel.faults.times = args["nth"], args["times"]
     return 0
 
 

@@ -28,6 +28,7 @@ NEEDED: Final = (
     "needs a kernel with CONFIG_FAIL_PAGE_ALLOC, CONFIG_FAULT_INJECTION_DEBUG_FS and"
     " CONFIG_FAULT_INJECTION_STACKTRACE_FILTER"
 )
+ONCE: Final = "the kernel's fault injection by number fails one allocation, not several in a row"
 NEARBY: Final = 12
 """How far the number of a point may move."""
 RETRIES: Final = "soft offline tries again when dissolving fails"

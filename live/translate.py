@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fuzz.program.model import Op
-from live.faults import NEEDED
+from live.faults import NEEDED, ONCE
 from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
 from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
 from live.pagetable import SECTION_PFNS
@@ -101,8 +101,11 @@ def refusal(op: Op, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     """Why this operation cannot be done on this guest now, or None."""
     if op.name in WITHOUT_COUNTERPART:
         return WITHOUT_COUNTERPART[op.name]
-    if op.name == "fail alloc" and guest.faults is None:
-        return NEEDED
+    if op.name == "fail alloc":
+        if guest.faults is None:
+            return NEEDED
+        if op.args["times"] > 1:
+            return ONCE
     check = _CHECKS.get(op.name)
     if op.name.startswith("hugetlb") and "size" in op.args and _order(op.args) not in ORDERS:
         return "the guest has no huge pages of that size"

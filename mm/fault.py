@@ -1,34 +1,46 @@
 """Allocation points and their failure by number (separate-paths.md 3.0; the kernel's counterpart is
 lib/fault-inject.c).
 
-An operation owns the sequence of allocation points it reaches. `fail alloc nth=K` arms the injector for the next
-operation: the K-th point reached fails; every other point asks the allocator in earnest. Points that stand in a row
-and only differ by position are taken at once, so that a failure in the middle of a 1 TiB device costs no loop.
+An operation owns the sequence of allocation points it reaches. `fail alloc nth=K times=N` arms the injector for the
+next operation: N points in a row fail, of which the K-th point reached is the first; every other point asks the
+allocator in earnest. Points that stand in a row and only differ by position are taken at once, so that a failure in the
+middle of a 1 TiB device costs no loop.
 """
 
 from __future__ import annotations
 
 
 class FaultInjector:
-    """Counts the allocation points of the operation in progress and fails the armed one."""
+    """Counts the allocation points of the operation in progress and fails the armed ones."""
 
-    __slots__ = ("armed", "fired", "nth", "points", "reached")
+    __slots__ = ("armed", "failed", "fired", "first", "last", "nth", "points", "reached", "times")
 
     def __init__(self) -> None:
         self.nth = 0
-        """Number of the point to fail in the next operation, 0 for none."""
+        """Number of the first point to fail in the next operation, 0 for none."""
+        self.times = 1
+        """How many points fail there."""
+        self.first = 0
+        """Number of the first point to fail in the operation in progress, 0 for none."""
+        self.last = 0
+        """Number of the last one."""
         self.armed = 0
+        """Number of the next one; not above `reached` if none is left."""
         self.reached = 0
         """Points reached so far in the operation in progress."""
         self.fired: str | None = None
-        """Kind of the point that was failed by injection, if any."""
+        """Kind of the first point that was failed by injection, if any."""
+        self.failed = 0
+        """How many were."""
         self.points: list[tuple[str, int]] | None = None
         """Trace of (kind, how many in a row) while tracing, else None."""
 
     def begin(self) -> None:
         """Start an operation: it consumes the armed number."""
-        self.armed, self.nth = self.nth, 0
-        self.reached = 0
+        self.armed = self.first = self.nth
+        self.last = self.first and self.first + self.times - 1
+        self.nth, self.times = 0, 1
+        self.reached = self.failed = 0
         self.fired = None
         if self.points is not None:
             self.points = []
@@ -39,9 +51,16 @@ class FaultInjector:
         if self.points is not None:
             self.points.append((kind, 1))
         if self.reached == self.armed:
-            self.fired = kind
+            self._fail(kind)
             return True
         return False
+
+    def _fail(self, kind: str) -> None:
+        self.failed += 1
+        if self.fired is None:
+            self.fired = kind
+        if self.armed < self.last:
+            self.armed += 1
 
     def room(self, n: int) -> int:
         """How many of the next `n` points would succeed; passes none. For callers that learn only from the allocator
@@ -54,8 +73,9 @@ class FaultInjector:
         ok = n
         if self.reached < self.armed <= self.reached + n:
             ok = self.armed - self.reached - 1
-            self.fired = kind
-        self.reached += ok if ok == n else ok + 1
+            self._fail(kind)
+        passed = ok if ok == n else ok + 1
+        self.reached += passed
         if self.points is not None:
-            self.points.append((kind, ok if ok == n else ok + 1))
+            self.points.append((kind, passed))
         return ok

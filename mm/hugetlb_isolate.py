@@ -50,7 +50,7 @@ def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
     """
     rc = 0
     while folios := mapped_folios(k, lo, hi):
-        fired = k.faults.fired
+        failed = k.faults.failed
         done = 0
         nid = folios[0].nid  # do_migrate_range: that of the first for all
         for folio in folios:
@@ -59,7 +59,7 @@ def isolate_or_migrate(k: Kernel, lo: int, hi: int) -> int:
             if not migrate_hugetlb(k, folio, others, False, (lo, hi)):
                 break
             done += 1
-        if not done and k.faults.fired is fired:
+        if not done and k.faults.failed == failed:
             rc = -EBUSY
             break
     free_hpage_workfn(k)

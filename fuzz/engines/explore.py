@@ -60,7 +60,7 @@ def freeze(pair: Lockstep) -> bytes:
         k.log.clear()
         k.pages.short, k.pages.spilled = 0, min(k.pages.spilled, 1)
         faults = k.faults
-        faults.armed = faults.reached = 0
+        faults.first = faults.last = faults.armed = faults.reached = faults.failed = 0
         faults.fired = faults.points = None
     return pickle.dumps(pair, pickle.HIGHEST_PROTOCOL)
 

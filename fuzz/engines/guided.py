@@ -31,7 +31,7 @@ from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import DEEP, run_affordable, run_generated
-from fuzz.program.model import Op, Program
+from fuzz.program.model import Op, Program, make_op
 from fuzz.program.mutate import crossover, mutate
 
 FRESH: Final = 0.4
@@ -154,7 +154,7 @@ class Guided(InProcess):
         assert best is not None
         _, at, nth, failure = best
         self.tried[failure] += 1
-        return (*ops[:at], Op(FAULT, {"nth": nth}), ops[at])
+        return (*ops[:at], make_op(FAULT, nth=nth), ops[at])
 
     def _learn(self, program: Program, watch: Watch) -> None:
         """Count what was seen, and keep the program if it was the first to show something."""

@@ -79,7 +79,7 @@ class PairMachine(RuleBasedStateMachine):
         """Choose a machine and reserves, and boot."""
         draw = draws(raw)
         self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY)
-        self.live = Live(pair.reference.kernel)
+        self.live = Live(pair.reference.kernel, pair.candidate.kernel)
         note(Line(format_machine, pair.reference.kernel.machine))
         for _ in range(choose_reserves(draw)):
             self._step(reserve(draw, self.live))

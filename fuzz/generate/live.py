@@ -47,6 +47,7 @@ class Live:
         "made",
         "mappings",
         "memory",
+        "other",
         "pages",
         "pools",
         "ram_end",
@@ -57,8 +58,10 @@ class Live:
         "vacated",
     )
 
-    def __init__(self, kernel: Kernel, above: int = 0) -> None:
+    def __init__(self, kernel: Kernel, other: Kernel, above: int = 0) -> None:
         self.kernel = kernel
+        self.other = other
+        """The other side, which is asked for nothing but how many allocation points it reached."""
         page = kernel.machine.page
         self.section = kernel.memory_blocks.pages * page
         """Bytes of a memory block: a section, or a row of them."""
@@ -82,7 +85,7 @@ class Live:
         """The last ranges that were removed: (address, size)."""
         self.made = {MEMORY: 0, DAX: 0, MAPPING: 0, PAGES: 0}
         self.last_points: dict[str, int] = {}
-        """Allocation points that the last operation of each name reached."""
+        """Allocation points that the last operation of each name reached, on the side where they were more."""
         self.after_fail: str | None = None
         """Name of the operation for which an allocation failure was just armed."""
 
@@ -94,8 +97,9 @@ class Live:
         """Move behind an operation that returned `rc` in the reference."""
         name = op.name
         faults = self.kernel.faults
-        if faults.reached and not faults.armed:
-            self.last_points[name] = faults.reached
+        reached = max(faults.reached, self.other.faults.reached)
+        if reached and not faults.armed:
+            self.last_points[name] = reached
         result = op.result
         if result is not None:
             self.made[result[0]] += 1

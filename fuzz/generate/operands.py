@@ -446,3 +446,9 @@ def nth(draw: Draw, live: Live, name: str) -> int:
     if x < 1 - RAW:
         return last
     return last + 1 if x < 0.95 else 1 + raw_number(draw)
+
+
+def times(draw: Draw) -> int:
+    """How many points fail: mostly one; two and three, for what undoes or repeats something; or a row."""
+    x = draw()
+    return 1 if x < 0.75 else 2 if x < 0.87 else 3 if x < 0.93 else 1 << 1 + int(draw() * 10)

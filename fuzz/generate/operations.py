@@ -314,7 +314,7 @@ def _pages_free(draw: Draw, live: Live) -> Op:
 def _fail_alloc(draw: Draw, live: Live) -> Op:
     name = FAILABLE[int(draw() * len(FAILABLE))]
     live.after_fail = name
-    return Op("fail alloc", {"nth": operands.nth(draw, live, name)})
+    return Op("fail alloc", {"nth": operands.nth(draw, live, name), "times": operands.times(draw)})
 
 
 MAKERS: Final[dict[str, Maker]] = {

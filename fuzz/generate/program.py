@@ -43,7 +43,7 @@ def run_generated(
         machine = choose_machine(draw)
     deep = draw() < DEEP
     pair = Lockstep(machine, profile, full_every=FULL_EVERY, tlb=deep)
-    live = Live(pair.reference.kernel, above)
+    live = Live(pair.reference.kernel, pair.candidate.kernel, above)
     out = RunOutcome("ok", None, 0)
     rcs = out.rcs
     step, advance = pair.step, live.advance

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from fuzz.oracle.pieces import LEAVES, shares_tails
 from mm.kernel import Kernel
+from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
-from mm.pgtable import Leaf
+from mm.pgtable import PTE_TABLE, Leaf
 
 Spans = list[tuple[int, int]]
 
@@ -52,7 +53,8 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     """Whether boot differs as it must where only the framework optimizes gigantic pages before their memmap is made.
 
     For each such page the reference has a head copy and 8 split leaves (V / 512 in general) from the buddy allocator,
-    the candidate one private page and as many tables from memblock; nothing else may differ in number.
+    the candidate one private page and as many tables from memblock. So ordinary boot pages may lie elsewhere, under
+    other leaves and in other zones; nothing else may differ in number.
     """
     arch = ref.arch
     if not arch.hvo or arch.prehvo:
@@ -61,7 +63,7 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
         {pfn for h in k.hstates.values() if h.gigantic for pfn, f in h.folios.items() if f.vmemmap_optimized}
         for k in (ref, cand)
     ]
-    if not heads[0] or heads[0] != heads[1]:
+    if not heads[0] or heads[0] != heads[1] or any(h.nr != cand.hstates[i].nr for i, h in ref.hstates.items()):
         return False
     n = len(heads[0])
     order = max(ref.hstates)
@@ -69,4 +71,17 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     v, w = ref.vmstat, cand.vmstat
     free = [sum(z.free_pages(arch.pmd_order) for node in k.nodes for z in node.zones) for k in (ref, cand)]
     moved = w.nr_memmap - v.nr_memmap, w.nr_memmap_boot - v.nr_memmap_boot
-    return moved == (-n, n) and v.nr_page_table_pages - w.nr_page_table_pages == splits and free[0] == free[1]
+    own = [_tables_of_ordinary(k) for k in (ref, cand)]
+    tables = v.nr_page_table_pages - own[0] - (w.nr_page_table_pages - own[1])
+    left = [f + t + len(k.paths.zone_tails()) for f, t, k in zip(free, own, (ref, cand), strict=True)]
+    return moved == (-n, n) and tables == splits and left[0] == left[1]
+
+
+def _tables_of_ordinary(k: Kernel) -> int:
+    """PTE tables from the buddy allocator over the memmap of ordinary huge pages."""
+    span = k.arch.ptrs_per_pte * k.arch.spp
+    folios = [f for h in k.hstates.values() if not h.gigantic for f in h.folios.values()]
+    pmds = {pmd for f in folios for pmd in range(f.pfn // span, -(-f.end_pfn // span))}
+    tables = k.tables.tables[PTE_TABLE]
+    frames = [pmd + delta for pmd in pmds if (delta := tables.get(pmd)) is not None]
+    return sum(k.pages.owners.get(frame) == OWNER_PGTABLE for frame in frames)

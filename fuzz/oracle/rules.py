@@ -272,7 +272,7 @@ def fault_fork(
     device: PgMap | None,
     drifts: bool = False,
 ) -> bool:
-    """Whether the injected failure hit different points because the sides' points differ as they should.
+    """Whether the injected failures hit different points because the sides' points differ as they should.
 
     Up to the armed number both sides must have reached the same points once the kinds that may differ are out, as far
     as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
@@ -281,6 +281,7 @@ def fault_fork(
     added is undone to the same state.
     """
     adding = device is not None or operation == "memory add"
+    several = ref.faults.last > ref.faults.first
     if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
             if rc not in (0, -ENOMEM, *refused):
@@ -290,9 +291,11 @@ def fault_fork(
             ways_round = k is ref or (device is not None and device.altmap is not None)
             if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round and k.arch.name == "ppc64_radix"):
                 continue
+            if several and k.faults.fired:
+                continue
             if (rc == -ENOMEM) != (k.faults.fired is not None):
                 return False
-    nth = ref.faults.armed
+    nth = ref.faults.first
     a, b = ref.faults.points, cand.faults.points
     if not nth or a is None or b is None:
         return False
@@ -302,6 +305,9 @@ def fault_fork(
         moved |= TABLE_POINTS
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
+    if several:
+        out, out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
+        return out != out2 and (mine <= theirs or theirs <= mine)
     if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges

@@ -127,6 +127,7 @@ _COUNTS: Final = (
 )
 _BLOCKS: Final = (0, 0, 0, 0, 1, 1, 2, 3, 15, 16, 31, 7)  # most ranges have few blocks, boot RAM has 16 below 4G
 _FAULTS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 64, 512)
+_TIMES: Final = (1, 1, 1, 2, 3, 8, 512)
 _ADDED: Final = (*(128 * M, 256 * M, 1 * G, 128 * M, 256 * M, 512 * M, 384 * M, 2 * G, 16 * G), 64 * M, 2 * M, 1 * T, 0)
 _DEVICES: Final = (  # around a subsection, a section, a 1G page
     *(128 * M, 256 * M, 1 * G, 2 * G, 512 * M, 384 * M, 64 * M, 2 * M, 4 * M, 16 * M),
@@ -358,9 +359,12 @@ _ENTRIES: Final = (
     Operation("pages free", "Free allocated pages.", "", (_handle(PAGES),), ends=True, returns="0"),
     Operation(
         "fail alloc",
-        "Make one allocation of the next operation fail.",
-        "the K-th allocation point that the next operation reaches fails (separate-paths.md 3.0)",
-        (Argument("nth", Type.COUNT, unit="allocation points", placeholder="K", minimum=1, menu=_FAULTS),),
+        "Make allocations of the next operation fail.",
+        "the next operation's K-th allocation point (separate-paths.md 3.0) fails, and the N - 1 after it",
+        (
+            Argument("nth", Type.COUNT, unit="allocation points", placeholder="K", minimum=1, menu=_FAULTS),
+            Argument("times", Type.COUNT, 1, unit="allocation points", placeholder="N", minimum=1, menu=_TIMES),
+        ),
         returns="0",
     ),
 )

@@ -22,11 +22,17 @@ class Idle:
     faults = None
 
 
-def why(name: str, **args: object) -> str | None:
+class Failing(Idle):
+    """One that can fail allocations."""
+
+    faults = {}  # noqa: RUF012
+
+
+def why(name: str, guest: type[Idle] = Idle, **args: object) -> str | None:
     pools = {order: Pool([0], [0], [0], 0, 0) for order in (9, 18)}
     seen = Snapshot(free=[200_000], pools=pools)
     names = Names(Machine(ram=G), REGION, NAMESPACES)
-    return refusal(make_op(name, **args), cast(Guest, Idle()), names, seen)
+    return refusal(make_op(name, **args), cast(Guest, guest()), names, seen)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,11 @@ def test_left_out_with_a_reason(name: str, args: dict[str, object], part: str) -
     reason = why(name, **args)
     assert reason is not None
     assert part in reason
+
+
+def test_the_kernel_fails_one_allocation_by_number() -> None:
+    assert why("fail alloc", Failing, nth=3) is None
+    assert "fails one" in str(why("fail alloc", Failing, nth=3, times=2))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_zeros_are_the_plainest_machine() -> None:
 
 def test_zeros_make_an_operation_of_each_kind() -> None:
     pair = Lockstep(Machine())
-    live = Live(pair.reference.kernel)
+    live = Live(pair.reference.kernel, pair.candidate.kernel)
     pair.step(Op("boot"))
     for name in WEIGHTS:
         used = 0

@@ -52,7 +52,7 @@ def walk(seed: int) -> Iterator[tuple[Live, Op, Callable[[], int | str]]]:
     """Each operation of a generated program, before it runs; the function runs it."""
     draw = Random(seed).random
     side = Side(choose_machine(draw), SeparatePaths)
-    live = Live(side.kernel)
+    live = Live(side.kernel, side.kernel)
     for op in [*(reserve(draw, live) for _ in range(choose_reserves(draw))), Op("boot")]:
         yield live, op, lambda op=op: side.run(op)  # type: ignore[misc]
     for _ in range(choose_length(draw)):
@@ -332,6 +332,8 @@ CLASSES: dict[str, tuple[str, Class]] = {
     ),
     "free pages": ("pages free", lambda live, a: a["p"] in live.pages),
     "free what was refused": ("pages free", lambda live, a: a["p"] in live.refused["p"]),
+    "fail two points": ("fail alloc", lambda live, a: a["times"] == 2),
+    "fail a row of points": ("fail alloc", lambda live, a: a["times"] > 3),
     "fail the first point": ("fail alloc", lambda live, a: a["nth"] == 1),
     "fail a point in the middle": (
         "fail alloc",

@@ -36,6 +36,9 @@ DAX_LEFT = f"{SMALL}\nboot\nfail alloc nth=6\nd0 = dax create at=0x40000000 size
 DAX_LEFT_PART = f"{DAX_LEFT}\nd1 = dax create at=0x40000000 size=64M"
 DAX_FAULT = f"{SMALL}\nboot\nfail alloc nth=68\nd0 = dax create at=0x20000000 size=128M"
 """The 68th point: the 64th and last VMF of the candidate lies before it, the 128th of the reference behind it."""
+DAX_FAULTS = f"{SMALL}\nboot\nfail alloc nth=68 times=3\nd0 = dax create at=0x20000000 size=128M"
+"""The same with the two points behind it, of which the reference reaches none: it has given up."""
+RISCV_MOVED = "machine arch=riscv64 page=4K ram=2068M nodes=1\nreserve size=1G count=1\nreserve size=2M count=2\nboot"
 ALTMAP_FAULT = (
     "machine arch=ppc64_radix page=4K ram=2816M nodes=1\nboot\nfail alloc nth=3\n"
     "d0 = dax create at=0x100000000 size=16M align=4K altmap=on"
@@ -386,6 +389,8 @@ DEFECTS = (
     Defect("riscv-compound-under-leaf", RISCV_LEAF, LATE, dies_at_boot, "returns", "bug"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, leak, "mapping", "owner"),
+    Defect("boot-preoptimized", RISCV_MOVED, LATE, leak, "mapping", "owner"),
+    Defect("boot-preoptimized", RISCV_MOVED, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
     Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
@@ -430,6 +435,7 @@ DEFECTS = (
     Defect("fault-fork", DAX_FAULT, ADD, pretend_failure, "mapping", "present"),
     Defect("fault-fork", DAX_FAULT, ADD, say_invalid, "returns", "rc"),
     Defect("fault-fork", ALTMAP_FAULT, ADD, say_invalid, "returns", "rc"),
+    Defect("fault-fork", DAX_FAULTS, ADD, say_invalid, "returns", "rc"),
     Defect("memory-fork", MEMORY, ADD, leak, "accounting", "free pages"),
     Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
     Defect("placement-fork", POISON_FORK, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
