@@ -70,7 +70,9 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "spans": "constant",
         "touched": "emptied after each operation",
     },
-    FaultInjector: dict.fromkeys(("armed", "reached", "fired", "points"), "set anew when an operation begins"),
+    FaultInjector: dict.fromkeys(
+        ("armed", "failed", "fired", "first", "last", "points", "reached"), "set anew when an operation begins"
+    ),
     Vmstat: {"struct_pages_initialized": "a running total; the difference between the sides is in the pair's form"},
     PageAllocator: {
         "owners": "in the form of the frames",
