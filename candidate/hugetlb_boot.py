@@ -17,10 +17,12 @@ from candidate.vmemmap_optimization import (
     vmemmap_shared_tail_page,
 )
 from mm.boot import memblocks_present, sparse_init_subsection_map
+from mm.cma import init_cma_pageblock
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb import add_boot_folio
-from mm.kernel import MIGRATE_MOVABLE
+from mm.hugetlb_cma import hugetlb_cma_alloc_bootmem, hugetlb_cma_total_size, hugetlb_early_cma
+from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY
 from mm.page import Compound
 from mm.page_alloc import OWNER_HUGETLB, OWNER_MEMMAP_BOOT, KernelBug
@@ -30,10 +32,12 @@ from mm.pgtable import Pte, Shared
 
 
 def hugetlb_bootmem_alloc(f: Framework) -> None:
-    """hugetlb_bootmem_alloc, hugetlb_hstate_alloc_pages (mm/hugetlb.c, -mm), gigantic orders. Left out: hugetlb_cma."""
+    """hugetlb_bootmem_alloc, hugetlb_hstate_alloc_pages (mm/hugetlb.c, -mm), gigantic orders: none at all where CMA has
+    areas for them and gives none at boot.
+    """
     k = f.k
     for h in k.hstates.values():
-        if not h.gigantic:
+        if not h.gigantic or (hugetlb_cma_total_size(k) and not hugetlb_early_cma(k, h)):
             continue
         for request in k.boot_requests:
             if request.order == h.order:
@@ -58,21 +62,21 @@ def alloc_bootmem_huge_page(f: Framework, h: HState, nid: int | None, cross: lis
     """alloc_bootmem_huge_page, hugetlb_vmemmap_optimize_bootmem_page (mm/hugetlb.c, mm/hugetlb_vmemmap.c, -mm).
 
     Round robin starts at the next node in turn and falls back to any. A page that crosses zones goes to `cross` and
-    gets no order.
+    gets no order; those of a CMA area cannot, its zones were looked at when it was reserved.
     """
     k = f.k
     n = h.pages
     if nid is None:
-        pfn = k.memblock.alloc(h.next_nid_to_alloc, n, n)
+        pfn = alloc_bootmem(k, h, h.next_nid_to_alloc, False)
         h.next_nid_to_alloc = (h.next_nid_to_alloc + 1) % len(k.nodes)
     else:
-        pfn = k.memblock.alloc(nid, n, n, exact=True)
+        pfn = alloc_bootmem(k, h, nid, True)
     if pfn is None:
         return False
     k.pages.claim(pfn, pfn + n, OWNER_HUGETLB)
     zones = k.pages.zone_of.runs(pfn, pfn + n)
     zone = zones[0][2]
-    if len(zones) > 1:
+    if not hugetlb_early_cma(k, h) and len(zones) > 1:
         cross.append((pfn, zone.nid))
         return True
     f.boot_pages[zone.nid].append((h.order, pfn))
@@ -80,6 +84,13 @@ def alloc_bootmem_huge_page(f: Framework, h: HState, nid: int | None, cross: lis
         section_set_compound_order_range(f, pfn, n, h.order)
     k.memblock.noinit.add(pfn + 1, pfn + n)
     return True
+
+
+def alloc_bootmem(k: Kernel, h: HState, nid: int, node_exact: bool) -> int | None:
+    """alloc_bootmem, memblock_alloc_hugetlb (mm/hugetlb.c, mm/memblock.c, -mm): the first pfn, or None."""
+    if hugetlb_early_cma(k, h):
+        return hugetlb_cma_alloc_bootmem(k, h, nid, node_exact)
+    return k.memblock.alloc(nid, h.pages, h.pages, exact=node_exact)
 
 
 # -- memory map -----------------------------------------------------------------------------------------------------
@@ -166,7 +177,7 @@ def hugetlb_bootmem_struct_page_init(f: Framework) -> None:
 
 
 def _gather_folio(f: Framework, order: int, pfn: int) -> Folio:
-    """hugetlb_folio_init_vmemmap, init_new_hugetlb_folio: head and the S - 1 tails beside it; the order of the
+    """gather_bootmem_prealloc_node (mm/hugetlb.c, -mm), one page: head and the S - 1 tails beside it; the order of the
     sections is used up.
     """
     k = f.k
@@ -181,7 +192,10 @@ def _gather_folio(f: Framework, order: int, pfn: int) -> Folio:
     section_order = f.orders.get(pfn // k.arch.pages_per_section) or 0
     folio.vmemmap_optimized = vmemmap_optimizable_order(f, section_order)
     section_set_compound_order_range(f, pfn, 1 << order, 0)
-    zone.managed_pages += 1 << order
+    if hugetlb_early_cma(k, k.hstates[order]):
+        folio.cma = True  # and init_cma_pageblock, below, raises managed_pages
+    else:
+        zone.managed_pages += 1 << order
     return folio
 
 
@@ -197,5 +211,13 @@ def prep_and_add_bootmem_folios(f: Framework, h: HState, folios: list[Folio]) ->
     for folio in folios:
         if not folio.vmemmap_optimized:
             k.memmap.init(folio.pfn + spp, h.pages - spp, Compound(h.order, 0, folio.nid, folio.zone.idx, "hugetlb"))
-        k.set_pageblocks(folio.pfn, folio.end_pfn, MIGRATE_MOVABLE)
+        hugetlb_bootmem_init_migratetype(k, folio)
         add_boot_folio(k, h, folio)
+
+
+def hugetlb_bootmem_init_migratetype(k: Kernel, folio: Folio) -> None:
+    """hugetlb_bootmem_init_migratetype (mm/hugetlb.c, -mm): MIGRATE_CMA or MIGRATE_MOVABLE."""
+    if folio.cma:
+        init_cma_pageblock(k, folio.pfn, folio.end_pfn)
+    else:
+        k.set_pageblocks(folio.pfn, folio.end_pfn, MIGRATE_MOVABLE)

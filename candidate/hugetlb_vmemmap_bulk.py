@@ -123,7 +123,7 @@ def _frames_suffice(k: Kernel, folios: list[Folio], want: int) -> bool:
         need[nid] = need.get(nid, 0) + want
     for nid, n in need.items():
         for zone in k.pages.zonelist(nid, KERNEL_ZONES, False):
-            free = zone.free_pages(k.pages.block_order)
+            free = (zone.blocks.total << k.pages.block_order) + zone.frags.total  # CMA has only movable pages
             if free >= n:
                 break
             if free or zone.managed_pages:

@@ -12,7 +12,8 @@ from fuzz.oracle.pieces import LEAVES, shares_tails
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
-from mm.pgtable import PTE_TABLE, Leaf
+from mm.pgtable import PTE_TABLE, Leaf, Pte
+from mm.runs import RunSet
 
 Spans = list[tuple[int, int]]
 
@@ -31,7 +32,8 @@ def _sections(k: Kernel, pgmap: PgMap) -> list[tuple[int, int, bool]]:
 
 def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     """Vmemmap pages, in whole PMDs, in which a device that shares tails has them in no base pages of its own: under its
-    partial sections, and where a leaf was before. And whether such a leaf lies under a whole section, on either side.
+    partial sections, and where a leaf was before, or on powerpc base pages, which it keeps. And whether such a thing
+    lies under a whole section, on either side.
     """
     arch = ref.arch
     if arch.name not in LEAVES or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
@@ -43,10 +45,25 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
         for pmd in range(lo // spp // ptrs, -(-hi // spp // ptrs)):
             a, b = max(lo // spp, pmd * ptrs), min(-(-hi // spp), (pmd + 1) * ptrs)
             leaf = any(isinstance(m, Leaf) for k in (ref, cand) for _, _, m in k.tables.runs(a, b))
+            leaf |= whole and arch.name == "ppc64_radix" and _kept_tails(cand, a, b, 1 << pgmap.vmemmap_shift)
             if leaf or (not whole and arch.name == "ppc64_radix"):
                 spans.add((pmd * ptrs, (pmd + 1) * ptrs))
             under |= leaf and whole
     return sorted(spans), under
+
+
+def _kept_tails(cand: Kernel, lo: int, hi: int, compound: int) -> bool:
+    """Whether base pages of [lo, hi), other than the first of each compound page, were there before the operation and
+    map frames of their own.
+    """
+    spp = cand.arch.spp
+    before = RunSet()
+    for s, e, m in cand.tables.runs(lo, hi):
+        if isinstance(m, Pte):
+            before.add(s, e)
+    for s, e in cand.tables.touched:
+        before.remove(s, e)
+    return any(e - s > 1 or s * spp % compound for s, e in before.items())
 
 
 def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:

@@ -38,6 +38,11 @@ DAX_FAULT = f"{SMALL}\nboot\nfail alloc nth=68\nd0 = dax create at=0x20000000 si
 """The 68th point: the 64th and last VMF of the candidate lies before it, the 128th of the reference behind it."""
 DAX_FAULTS = f"{SMALL}\nboot\nfail alloc nth=68 times=3\nd0 = dax create at=0x20000000 size=128M"
 """The same with the two points behind it, of which the reference reaches none: it has given up."""
+RADIX_PAGES = (
+    "machine arch=ppc64_radix page=64K ram=512M nodes=1\nboot\n"
+    "d0 = dax create at=0x80000000 size=16M align=64K altmap=on\nm0 = memory add at=0xc0000000 size=256M\n"
+    "dax destroy d0\nd1 = dax create at=0x80000000 size=1G align=1G"
+)
 RISCV_MOVED = "machine arch=riscv64 page=4K ram=2068M nodes=1\nreserve size=1G count=1\nreserve size=2M count=2\nboot"
 ALTMAP_FAULT = (
     "machine arch=ppc64_radix page=4K ram=2816M nodes=1\nboot\nfail alloc nth=3\n"
@@ -392,6 +397,7 @@ DEFECTS = (
     Defect("boot-preoptimized", RISCV_MOVED, LATE, leak, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_MOVED, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
+    Defect("radix-leaf-under-compounds", RADIX_PAGES, ADD, say_invalid, "returns", "rc"),
     Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
     Defect("arm64-shared-vmemmap-page", SHARED_LOST, REMOVE, leak, "accounting", "free pages"),
