@@ -26,7 +26,7 @@ from mm.page_alloc import (
     OWNER_TAIL,
     OWNER_TAIL_BOOT,
 )
-from mm.pgtable import PTE_TABLE, Shared, Strided
+from mm.pgtable import PTE_TABLE, Pte, Shared, Strided
 
 MEMMAP = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
 TAILS = frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})
@@ -244,8 +244,16 @@ def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference 
 
 
 def _private_use(k: Kernel, vpn: int, frame: int) -> int:
-    """1 if a private PTE in front of the run that shares `frame` maps it too."""
-    return int(home(k, vpn, frame) < vpn)
+    """1 if a private PTE in front of the run that shares `frame` maps it too.
+
+    On powerpc that is the second page of the compound page, wherever the run is.
+    """
+    if home(k, vpn, frame) < vpn:
+        return 1
+    if k.arch.name != "ppc64_radix":
+        return 0
+    pages = [(lo + m.delta, hi + m.delta) for lo, hi, m in k.tables.entries.items() if isinstance(m, Pte)]
+    return int(any(lo <= frame < hi for lo, hi in pages))
 
 
 def _device(tails: Tails, frame: int) -> bool:

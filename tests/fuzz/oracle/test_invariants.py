@@ -9,6 +9,7 @@ import pytest
 from fuzz.execute import Side
 from fuzz.oracle.invariants import check, unmarked
 from fuzz.program import make_op
+from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.mmzone import ZONE_NORMAL
@@ -34,6 +35,22 @@ def kernel() -> Kernel:
 
 def test_a_sound_kernel_breaks_none(kernel: Kernel) -> None:
     assert check(kernel, "reference") is None
+
+
+def test_a_page_on_powerpc_is_lent_far_ahead() -> None:
+    """radix__vmemmap_populate maps base pages from the start of the PMD on, and runs out of memory before it reaches
+    the range; vmemmap_compound_tail_page later shares the second of them with the last page of a compound page.
+    """
+    side = Side(Machine(arch="ppc64_radix", page=1 << 16, ram=1536 * M), SeparatePaths)
+    for op, rc in (
+        (make_op("boot"), 0),
+        (make_op("pages alloc", "p0", count=24014), 0),
+        (make_op("memory add", "m0", at=3 * G, size=256 * M), -ENOMEM),
+        (make_op("dax create", "d0", at=(2 * G,), size=(2 * G,), align=G), -ENOMEM),
+    ):
+        assert side.run(op) == rc
+    assert list(side.kernel.pages.refs.values()) == [2]
+    assert check(side.kernel, "reference") is None
 
 
 def lost_frame(k: Kernel) -> None:
