@@ -17,9 +17,10 @@ from live.folios import HugeFolio
 from live.mirror import model_blocks, model_ptes
 from live.observe import Snapshot
 from live.pagetable import PTRS, Leaf, decode
-from live.placement import ToldAllocator
+from live.placement import GIGANTIC, ToldAllocator
 from mm.folio import Folio
 from mm.kernel import Kernel
+from mm.mmzone import Zone
 from mm.pgtable import Leaf as ModelLeaf
 from mm.pgtable import Mapping, frame_at
 
@@ -34,8 +35,8 @@ USER_TABLES: Final = 3
 BOOT_TAIL_REFCOUNT: Final = "boot-tail-refcount"
 """Linux 7.3: the tail frame of gigantic pages optimized at boot (pre-HVO) shows a page reference count of 1 instead of
 0, because memmap_init writes it through its writable aliases and init_compound_tail leaves the count alone. Huge pages
-that later begin at such a struct page (demoted, or allocated where a boot page was) are free with a count of 1, and
-cannot be dissolved. See docs/live.md."""
+that later begin at such a struct page (demoted, or allocated where a gigantic page was that shared the frame, which
+those made later in the zone do too) are free with a count of 1, and cannot be dissolved. See docs/live.md."""
 SPP: Final = 64
 
 Pairs = frozenset[tuple[int, int]]
@@ -67,12 +68,16 @@ class Comparison:
         self.k = k
         self.start = Counters(live, *_model_counters(k), [0] * len(live.free))
         self._pairs: dict[int, tuple[object, object, Pairs]] = {}
-        self.boot_hvo = [(f.pfn, f.pfn + (1 << f.order)) for f in live.folios.values() if f.order == 18 and f.optimized]
+        self.boot_hvo: set[int] = set()
+        """Gigantic pages that have shared a tail frame made at boot, by their first pfn."""
+        self.boot_zones = {zone for _, zone in self._gigantic(live)}
+        self._share(live)
         self.explained: set[str] = set()
         """Known deviations of the kernel from its own rules that were seen."""
 
     def difference(self, operation: str, rc: Outcome, live_rc: Outcome, live: Snapshot) -> Difference | None:
         """The first difference after an operation."""
+        self._share(live)
         if rc != live_rc:
             return Difference("returns", "rc", "changed", f"the model returned {rc}, the kernel {live_rc}")
         if live.complaints:
@@ -85,6 +90,15 @@ class Comparison:
             or self._counters(operation, live)
             or self._free(live)
         )
+
+    def _gigantic(self, live: Snapshot) -> list[tuple[int, Zone | None]]:
+        """First pfn and zone of the optimized gigantic pages."""
+        zone_of = self.k.pages.zone_of
+        return [(f.pfn, zone_of.get(f.pfn)) for f in live.folios.values() if f.order == 18 and f.optimized]
+
+    def _share(self, live: Snapshot) -> None:
+        """Gigantic pages made later share the tail frame that the boot made in their zone."""
+        self.boot_hvo |= {pfn for pfn, zone in self._gigantic(live) if zone in self.boot_zones}
 
     # -- one layer each ---------------------------------------------------------------------------------------------
 
@@ -164,6 +178,10 @@ class Comparison:
                     word = "optimized" if folio.optimized else "not optimized"
                     text = f"{size} page at {hex(pfn << 12)} is {word} in the kernel, not so in the model"
                     return Difference("structpages", "vmemmap_optimized", "changed", text, size)
+                if mine.cma != folio.cma:
+                    word = "has" if folio.cma else "does not have"
+                    text = f"{size} page at {hex(pfn << 12)} {word} the mark cma in the kernel, not so in the model"
+                    return Difference("structpages", "cma", "changed", text, size)
                 if folio.free != (pfn in h.free[mine.nid]):
                     word = "free" if folio.free else "in use"
                     text = f"{size} page at {hex(pfn << 12)} is {word} in the kernel, not so in the model"
@@ -186,7 +204,9 @@ class Comparison:
         """The kernel's known deviation BOOT_TAIL_REFCOUNT; the model's folio is made to agree, since it decides later
         results.
         """
-        if its.refcount != 1 or mine.refcount or not any(lo + SPP <= its.pfn < hi for lo, hi in self.boot_hvo):
+        if its.refcount != 1 or mine.refcount:
+            return False
+        if not any(lo + SPP <= its.pfn < lo + GIGANTIC for lo in self.boot_hvo):
             return False
         self.explained.add(BOOT_TAIL_REFCOUNT)
         mine.refcount = 1

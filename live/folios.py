@@ -19,6 +19,7 @@ from live.pagetable import VMEMMAP_START, StructPages
 PGTY_HUGETLB: Final = 0xF4
 HPG_FREED: Final = 1 << 3
 HPG_VMEMMAP_OPTIMIZED: Final = 1 << 4
+HPG_CMA: Final = 1 << 6
 """Bits of enum hugetlb_page_flags (include/linux/hugetlb.h)."""
 PMD_PFNS: Final = 512
 LRU: Final = 8
@@ -36,6 +37,8 @@ class HugeFolio(NamedTuple):
     refcount: int
     next: int | None
     """Head pfn of the next folio of the list it is on, None for the list's head."""
+    cma: bool = False
+    """It came from a CMA area and goes back there."""
 
 
 def huge_folios(pages: StructPages, sections: Iterable[int]) -> dict[int, HugeFolio]:
@@ -51,7 +54,8 @@ def huge_folios(pages: StructPages, sections: Iterable[int]) -> dict[int, HugeFo
             after, rest = divmod(head[1] - LRU - VMEMMAP_START, 64)
             linked = after if rest == 0 and 0 <= after < 1 << 40 else None
             optimized, free = bool(head[5] & HPG_VMEMMAP_OPTIMIZED), bool(head[5] & HPG_FREED)
-            out[pfn] = HugeFolio(pfn, second[0] & 0xFF, optimized, free, word >> 32, linked)
+            cma = bool(head[5] & HPG_CMA)
+            out[pfn] = HugeFolio(pfn, second[0] & 0xFF, optimized, free, word >> 32, linked, cma)
     return out
 
 

@@ -31,6 +31,10 @@ def _reserve(size: int, count: int, node: int | None = None) -> Op:
     return make_op("reserve", size=size, count=count, node=node)
 
 
+def _cma(size: int, only: bool = False) -> Op:
+    return make_op("reserve cma", size=size, only=only)
+
+
 PROFILES: Final = (
     Profile(Machine(ram=1 * G)),
     Profile(Machine(ram=2 * G, nodes=2, memmap_on_memory="on")),
@@ -40,8 +44,9 @@ PROFILES: Final = (
     Profile(Machine(ram=1 * G, hugetlb_free_vmemmap=False), (_reserve(2 * M, 40),)),
     Profile(Machine(ram=2 * G + 64 * M, nodes=2), (_reserve(2 * M, 33),)),
     Profile(Machine(ram=5 * G, memmap_on_memory="on"), (_reserve(G, 3), _reserve(2 * M, 16, 0))),
+    Profile(Machine(ram=6 * G), (_cma(2 * G, only=True), _reserve(G, 1))),
 )
-"""One or two nodes, RAM below and above 4G, partly backed last sections, boot pages of both sizes."""
+"""One or two nodes, RAM below and above 4G, partly backed last sections, boot pages of both sizes, a CMA area."""
 
 WEIGHTS: Final = {
     "hugetlb resize": 24,

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fuzz.program.arguments import format_size
 from fuzz.program.model import Op, Program
 from fuzz.program.operations import BEFORE_BOOT, OPERATIONS
 from mm.arch import X86_64
+from mm.boot import free_area_init
+from mm.hugetlb_cma import cmdline_parse_hugetlb_cma, hugetlb_cma_reserve
+from mm.kernel import Kernel
 from mm.machine import Machine
+from reference.paths import SeparatePaths
 
 LOW_RAM_LIMIT, LOW_RAM, HIGH_RAM_START = X86_64.ram[1:]
 
@@ -118,10 +123,9 @@ def boot_ops(program: Program) -> tuple[Op, ...]:
 
 def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
     """Why the command line cannot say these reserves, or None: one request for a size, or one for each node."""
-    if any(op.name == "reserve cma" for op in reserves):
-        return "CMA areas"
-    for size in {op.args["size"] for op in reserves}:
-        nodes = [op.args["node"] for op in reserves if op.args["size"] == size]
+    pages = [op for op in reserves if op.name == "reserve"]
+    for size in {op.args["size"] for op in pages}:
+        nodes = [op.args["node"] for op in pages if op.args["size"] == size]
         if len(nodes) > 1 and None in nodes:
             return "hugepages= takes either one number or one for each node"
         if len(nodes) != len(set(nodes)):
@@ -129,16 +133,44 @@ def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
     return None
 
 
+def areas_unsupported(machine: Machine, reserves: tuple[Op, ...]) -> str | None:
+    """Why the guest would not have the model's CMA areas, or None: what is below 4G or at the end of RAM is in use when
+    they are set aside (firmware, initramfs, page tables).
+    """
+    k = Kernel(machine, SeparatePaths)
+    for op in reserves:
+        if op.name == "reserve cma":
+            cmdline_parse_hugetlb_cma(k, op.args["size"], op.args["node"], op.args["only"])
+    if not k.hugetlb_cma.size and not any(k.hugetlb_cma.size_in_node):
+        return None
+    free_area_init(k)
+    hugetlb_cma_reserve(k)
+    last = machine.ram_ranges()[-1][2] - GIGANTIC // k.arch.page
+    ranges = [cmr for cma in k.cma.areas for cmr in cma.ranges]
+    if all(cmr.base_pfn * k.arch.page >= HIGH_RAM_START and cmr.end_pfn <= last for cmr in ranges):
+        return None
+    return "a CMA area below 4G or in the last gigabyte"
+
+
 def why_not(program: Program) -> str | None:
     """Why a program's machine cannot be emulated, or None."""
-    return unsupported(program.machine) or reserves_unsupported(boot_ops(program))
+    reserves = boot_ops(program)
+    return (
+        unsupported(program.machine) or reserves_unsupported(reserves) or areas_unsupported(program.machine, reserves)
+    )
 
 
 def reserved(reserves: tuple[Op, ...]) -> list[str]:
     """The reserves as kernel parameters."""
     out = []
+    for op in reserves:
+        if op.name == "reserve cma":
+            node = "" if op.args["node"] is None else f"{op.args['node']}:"
+            out.append(f"hugetlb_cma={node}{format_size(op.args['size'])}")
+            if op.args["only"]:
+                out.append("hugetlb_cma_only=on")
     for size, name in ((1 << 30, "1G"), (2 * M, "2M")):
-        wanted = [op.args for op in reserves if op.args["size"] == size]
+        wanted = [op.args for op in reserves if op.name == "reserve" and op.args["size"] == size]
         if not wanted:
             continue
         if wanted[0]["node"] is None:

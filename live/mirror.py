@@ -28,7 +28,9 @@ def model_snapshot(k: Kernel) -> Snapshot:
             row = list(reversed(free))
             after.update(zip(row, [*row[1:], None], strict=False))
         for pfn, f in h.folios.items():
-            out.folios[pfn] = HugeFolio(pfn, order, f.vmemmap_optimized, pfn in after, f.refcount, after.get(pfn))
+            out.folios[pfn] = HugeFolio(
+                pfn, order, f.vmemmap_optimized, pfn in after, f.refcount, after.get(pfn), f.cma
+            )
     out.blocks = model_blocks(k)
     for lo, hi, _ in k.tables.entries.items():
         for section in range(lo // PTRS, -(-hi // PTRS)):

@@ -87,6 +87,7 @@ DEVIATIONS: dict[str, Callable[[Snapshot], None]] = {
     "node0.free": lambda s: setattr(s, "free", [s.free[0] - 200]),
     "surplus_hugepages.9": lambda s: s.pools.update({9: replace(s.pools[9], surplus=[1])}),
     "vmemmap_optimized": folio(0x8200, optimized=False),
+    "cma": folio(0x8200, cma=True),
     "free_list": folio(0x8000, next=0xC000),
     "free": folio(0x8000, free=False),
     "refcount": folio(0x8000, refcount=1),
@@ -133,11 +134,26 @@ def test_small_wandering_of_free_pages_is_none(pair: tuple[Kernel, Comparison]) 
     assert comparison.difference("hugetlb resize", 0, 0, seen) is None
 
 
+def test_gigantic_pages_share_the_boots_tail_frame_in_its_zone_only() -> None:
+    """Boot page at 5G, zone Normal, hence a tail frame of that zone: the page at 4G has it, one at 1G (DMA32) not."""
+    side = Side(Machine(ram=6 * G), told(SeparatePaths))
+    assert side.run(make_op("boot")) == 0
+    at = G // 4096
+    start = as_seen(side.kernel)
+    start.folios[5 * at] = HugeFolio(5 * at, 18, True, True, 0, None)
+    comparison = Comparison(side.kernel, start)
+    seen = as_seen(side.kernel)
+    for gigabyte in (1, 4):
+        seen.folios[gigabyte * at] = HugeFolio(gigabyte * at, 18, True, True, 0, None)
+    comparison.difference("hugetlb resize", 0, 0, seen)
+    assert comparison.boot_hvo == {4 * at, 5 * at}
+
+
 def test_the_known_refcount_is_explained_only_where_a_boot_page_was(pair: tuple[Kernel, Comparison]) -> None:
     k, comparison = pair
     seen = as_seen(k)
     folio(0x8200, refcount=1)(seen)
-    comparison.boot_hvo = [(0x8000, 0x8000 + (1 << 18))]
+    comparison.boot_hvo = {0x8000}
     assert comparison.difference("hugetlb resize", 0, 0, seen) is None
     assert comparison.explained == {BOOT_TAIL_REFCOUNT}
     folio(0x8000, refcount=1)(seen)  # the boot page's own head is no tail

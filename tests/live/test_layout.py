@@ -3,7 +3,7 @@
 import pytest
 
 from fuzz.program.model import make_op
-from live.layout import layout, reserves_unsupported, unsupported
+from live.layout import areas_unsupported, layout, reserves_unsupported, unsupported
 from mm.machine import Machine
 
 M, G = 1 << 20, 1 << 30
@@ -49,6 +49,28 @@ def test_command_line() -> None:
     assert "hugetlb_free_vmemmap=off" in append
     assert "memory_hotplug.memmap_on_memory=force" in append
     assert "hugepagesz=1G hugepages=0:2,1:1" in append
+
+
+def test_areas_on_the_command_line() -> None:
+    areas = (make_op("reserve cma", size=G, node=0), make_op("reserve cma", size=1536 * M, only=True))
+    append = layout(Machine(ram=6 * G), (*areas, make_op("reserve", size=G, count=1))).append
+    assert "hugetlb_cma=0:1G hugetlb_cma=1536M hugetlb_cma_only=on hugepagesz=1G hugepages=1" in append
+
+
+@pytest.mark.parametrize(
+    ("ram", "nodes", "size", "node", "fits"),
+    [
+        (6 * G, 1, 2 * G, None, True),  # 4G to 6G of RAM up to 8G
+        (6 * G, 1, 4 * G, None, False),  # all of it
+        (2 * G, 1, G, None, False),  # below 4G
+        (4 * G, 2, G, 1, True),
+        (4 * G, 2, 2 * G, None, False),  # one on each node, that of node 0 below 4G
+        (6 * G, 1, 512 * M, None, True),  # none
+    ],
+)
+def test_where_areas_can_be(ram: int, nodes: int, size: int, node: int | None, fits: bool) -> None:
+    line = make_op("reserve cma", size=size, node=node)
+    assert (areas_unsupported(Machine(ram=ram, nodes=nodes), (line,)) is None) == fits
 
 
 @pytest.mark.parametrize("ram", [512 * M, 2816 * M - 2 * M, 64 * G])
