@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 LIMIT: Final = 300.0
 """Seconds that one revision may take."""
@@ -38,6 +38,18 @@ class Bisected:
     """Commits just before it that could not be run, any of which may be to blame instead."""
 
 
+class Sides(NamedTuple):
+    """What the two sides model."""
+
+    profile: str = "posted"
+    reference: str = "v7.3"
+
+    def options(self) -> list[str]:
+        """For `replay`; revisions that know one reference have no option for it."""
+        other = [] if self.reference == "v7.3" else ["--reference", self.reference]
+        return ["--profile", self.profile, *other]
+
+
 def git(repository: Path, *words: str) -> str:
     """What git says; raises BisectError with its complaint."""
     out = subprocess.run(["git", "-C", repository, *words], capture_output=True, text=True, check=False)
@@ -46,14 +58,14 @@ def git(repository: Path, *words: str) -> str:
     return out.stdout.strip()
 
 
-def shows(repository: Path, commit: str, program: Path, profile: str) -> str | None:
+def shows(repository: Path, commit: str, program: Path, sides: Sides) -> str | None:
     """The signature that a revision gives the program, or that it agrees; None if it cannot run it."""
     with tempfile.TemporaryDirectory(prefix="vmemmap-fuzz-bisect-") as folder:
         tree = Path(folder) / "tree"
         git(repository, "worktree", "add", "--detach", "--quiet", str(tree), commit)
         try:
             out = subprocess.run(
-                [sys.executable, "-P", "-m", "fuzz.cli", "replay", "--json", "--profile", profile, str(program)],
+                [sys.executable, "-P", "-m", "fuzz.cli", "replay", "--json", *sides.options(), str(program)],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(tree)},
                 capture_output=True,
@@ -71,13 +83,13 @@ def shows(repository: Path, commit: str, program: Path, profile: str) -> str | N
 
 
 def bisect(
-    repository: Path, good: str, bad: str, program: Path, profile: str, say: Callable[[str], None] = lambda _: None
+    repository: Path, good: str, bad: str, program: Path, sides: Sides, say: Callable[[str], None] = lambda _: None
 ) -> Bisected:
     """Search between two revisions that show different things; raises BisectError if they do not."""
     ends = []
     for revision in (good, bad):
         commit = git(repository, "rev-parse", "--verify", f"{revision}^{{commit}}")
-        shown = shows(repository, commit, program, profile)
+        shown = shows(repository, commit, program, sides)
         if shown is None:
             raise BisectError(f"{revision} cannot run {program}")
         say(f"{revision}: {shown}")
@@ -95,7 +107,7 @@ def bisect(
         if not open_ones:
             break
         middle = open_ones[len(open_ones) // 2]
-        shown = shows(repository, line[middle], program, profile)
+        shown = shows(repository, line[middle], program, sides)
         say(f"{line[middle][:12]}: {shown or 'cannot run it, passed over'}")
         if shown is None:
             skipped.add(middle)

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 def cases(result: SmokeResult) -> Iterator[Case]:
     """Everything that was checked: the corpus, the planted defect, each engine, each finding."""
     for entry in result.replayed:
-        name = relative(entry.path)
+        name = relative(entry.path) + ("" if entry.reference == "v7.3" else f" ({entry.reference})")
         yield Case("corpus", name, entry.detail if entry.bad else "", error=entry.verdict == "error")
     missed = "" if result.planted is not None else f"not found in {result.planted_programs} programs"
     yield Case("planted", PLANT, missed, error=True)

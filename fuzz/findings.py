@@ -22,6 +22,7 @@ from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse_file
+from zoo import Version
 
 REPRO: Final = "repro.vmm"
 FINDING: Final = "finding.json"
@@ -66,7 +67,9 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
-def write(report: Report, reports: Path, profile: Profile, plant: str | None = None) -> None:
+def write(
+    report: Report, reports: Path, profile: Profile, plant: str | None = None, reference: Version = "v7.3"
+) -> None:
     """Put a report's files into its folder, unless a smaller program is there."""
     folder = reports / report.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +80,7 @@ def write(report: Report, reports: Path, profile: Profile, plant: str | None = N
         "signature": report.finding.signature,
         "finding": dataclasses.asdict(report.finding),
         "profile": profile,
+        "reference": reference,
         "engine": report.engine,
         "confirmed_in_fresh_process": report.confirmed,
         "planted_defect": plant,

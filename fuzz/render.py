@@ -28,7 +28,7 @@ def render(trace: Trace) -> str:
 
 def lines(trace: Trace) -> Iterator[str]:
     """The trace, line by line."""
-    yield f"{trace.machine}    (candidate: {trace.profile})"
+    yield f"{trace.machine}    (reference: {trace.reference}, candidate: {trace.profile})"
     for step in trace.steps:
         yield ""
         yield f"{step.number:3}  {step.text}" + (f"    # {step.comment}" if step.comment else "")

@@ -26,9 +26,11 @@ from fuzz.findings import Report, write
 from fuzz.program.errors import ProgramError
 from fuzz.program.text import parse_file
 from fuzz.progress import Progress
-from zoo import find, planted
+from zoo import Version, find, planted, reference_version
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+HISTORY: Final = ROOT / "corpus" / "history"
+"""Programs that show what an older reference did; against 7.3 they show nothing."""
 CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions")
 PLANT: Final = "ACC-2026-03"
 PLANT_PROGRAMS: Final = 400
@@ -46,6 +48,7 @@ class Replayed:
     verdict: str
     """"ok", "explained", "finding", or "error" where the file is no program."""
     detail: str = ""
+    reference: Version = "v7.3"
 
     @property
     def bad(self) -> bool:
@@ -77,7 +80,13 @@ class SmokeResult:
         """As plain JSON values."""
         return {
             "replayed": [
-                {"file": str(entry.path), "verdict": entry.verdict, "detail": entry.detail} for entry in self.replayed
+                {
+                    "file": str(entry.path),
+                    "reference": entry.reference,
+                    "verdict": entry.verdict,
+                    "detail": entry.detail,
+                }
+                for entry in self.replayed
             ],
             "planted": {
                 "defect": PLANT,
@@ -97,7 +106,14 @@ class SmokeResult:
 
 
 def smoke(
-    seconds: float, seed: int, profile: Profile, reports: Path, progress: Progress, *, programs: int | None = None
+    seconds: float,
+    seed: int,
+    profile: Profile,
+    reports: Path,
+    progress: Progress,
+    *,
+    programs: int | None = None,
+    reference: Version = "v7.3",
 ) -> SmokeResult:
     """Run all three parts; KeyboardInterrupt in the last one ends it early.
 
@@ -105,14 +121,14 @@ def smoke(
     """
     begin = monotonic()
     result = SmokeResult()
-    result.replayed = replay_corpus(profile, progress)
+    result.replayed = replay_corpus(profile, progress, reference)
     result.planted = find_planted(seed, profile, reports, progress, result)
     if programs is None:
-        settings = Settings(("libfuzzer", "uniform"), seed, profile)
+        settings = Settings(("libfuzzer", "uniform"), seed, profile, None, reference)
         options = Options(reports, seconds, workers=2, patience=PATIENCE)
         how_long = f"{seconds:.0f} s"
     else:
-        settings = Settings(("uniform",), seed, profile)
+        settings = Settings(("uniform",), seed, profile, None, reference)
         options = Options(reports, programs=programs, workers=min(2, os.cpu_count() or 1))
         how_long = f"{programs} programs"
     progress.say(f"fuzzing for {how_long}: {' and '.join(settings.engines)}")
@@ -122,10 +138,13 @@ def smoke(
     return result
 
 
-def replay_corpus(profile: Profile, progress: Progress) -> list[Replayed]:
-    """Run every program of the corpus."""
+def replay_corpus(profile: Profile, progress: Progress, reference: Version = "v7.3") -> list[Replayed]:
+    """Run every program of the corpus; those of corpus/history against 7.3 and against the reference they are about."""
     paths = sorted(path for folder in CORPUS for path in folder.rglob("*.vmm"))
-    out = [replay(path, profile) for path in paths]
+    out = [replay(path, profile, reference) for path in paths]
+    paths += sorted(HISTORY.glob("*.vmm"))
+    versions: tuple[Version, ...] = "v7.3", "v7.0-base"
+    out += [replay(path, profile, version) for path in paths[len(out) :] for version in versions]
     bad = [entry for entry in out if entry.bad]
     progress.say(f"corpus: {len(paths)} programs replayed, {len(bad)} with a difference or an error")
     for entry in bad:
@@ -133,13 +152,14 @@ def replay_corpus(profile: Profile, progress: Progress) -> list[Replayed]:
     return out
 
 
-def replay(path: Path, profile: Profile) -> Replayed:
+def replay(path: Path, profile: Profile, reference: Version) -> Replayed:
     """Run one file."""
     try:
-        out = run_program(parse_file(path), profile=profile)
+        with reference_version(reference):
+            out = run_program(parse_file(path), profile=profile)
     except ProgramError as error:
-        return Replayed(path, "error", str(error))
-    return Replayed(path, out.verdict, out.finding.signature if out.finding else "")
+        return Replayed(path, "error", str(error), reference)
+    return Replayed(path, out.verdict, out.finding.signature if out.finding else "", reference)
 
 
 def find_planted(seed: int, profile: Profile, reports: Path, progress: Progress, result: SmokeResult) -> Report | None:

@@ -143,6 +143,8 @@ class Trace:
 
     machine: str
     profile: str
+    reference: str
+    """Which kernel the reference models."""
     steps: tuple[Step, ...]
     finding: Finding | None
     """The first difference that no clause explains; where no step has it, the full comparison at the end saw it."""
@@ -204,6 +206,7 @@ def trace(program: Program, profile: Profile = "posted") -> Trace:
     return Trace(
         format_machine(program.machine),
         profile,
+        pair.reference.kernel.paths.version,
         tuple(steps),
         finding,
         None if finding else terminal,

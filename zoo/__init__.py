@@ -10,6 +10,16 @@ by name, and `versions` knows the sets that make an older reference.
 from zoo.defect import Defect
 from zoo.mechanism import planted
 from zoo.registry import DEFECTS, NOT_MODELLED, find
-from zoo.versions import PROFILES, Version, reference_version
+from zoo.versions import PROFILES, Version, reference_version, version
 
-__all__ = ["DEFECTS", "NOT_MODELLED", "PROFILES", "Defect", "Version", "find", "planted", "reference_version"]
+__all__ = [
+    "DEFECTS",
+    "NOT_MODELLED",
+    "PROFILES",
+    "Defect",
+    "Version",
+    "find",
+    "planted",
+    "reference_version",
+    "version",
+]

@@ -31,17 +31,25 @@ PROFILES: Final[dict[Version, tuple[Defect, ...]]] = {"v7.3": (), "v7.0-base": V
 """Which defects the reference has in each version."""
 
 
-@contextmanager
-def reference_version(version: Version, *defects: Defect) -> Iterator[None]:
-    """Run a block in which the reference is that of `version`, and kernels that are made have `defects` besides.
+def version(name: str) -> Version:
+    """The version with this name; ValueError names those that there are."""
+    for known in PROFILES:
+        if known == name:
+            return known
+    raise ValueError(f"no reference {name!r}; there are {', '.join(PROFILES)}")
 
-    Unlike with `planted(*PROFILES[version])` the side says which version it is, and the oracle knows what to expect of
+
+@contextmanager
+def reference_version(name: Version, *defects: Defect) -> Iterator[None]:
+    """Run a block in which the reference is that of version `name`, and kernels that are made have `defects` besides.
+
+    Unlike with `planted(*PROFILES[name])` the side says which version it is, and the oracle knows what to expect of
     it.
     """
     before = SeparatePaths.version
-    SeparatePaths.version = version
+    SeparatePaths.version = name
     try:
-        with planted(*PROFILES[version], *defects):
+        with planted(*PROFILES[name], *defects):
             yield
     finally:
         SeparatePaths.version = before

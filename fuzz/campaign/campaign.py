@@ -83,7 +83,7 @@ class Campaign:
         self.index = Index(folder)
         self.numbers = Numbers()
         keeper = Keeper(self.store.add_record, self._write_report, self._announce, self._trouble)
-        self.findings = Findings(keeper, settings.profile, settings.defect, patience=patience, hold=hold)
+        self.findings = Findings(keeper, settings, patience=patience, hold=hold)
         self.state = State()
         self.programs = 0
         """In the corpus."""
@@ -215,6 +215,7 @@ class Campaign:
             "how": "running",
             "engine": "+".join(settings.engines),
             "profile": settings.profile,
+            "reference": settings.reference,
             "seed": settings.seed,
         }
         self.index.add("runs", row)
@@ -313,7 +314,7 @@ class Campaign:
     # -- what goes out ----------------------------------------------------------------------------------------------
 
     def _write_report(self, report: Report) -> None:
-        write(report, self.reports, self.settings.profile, self.settings.defect)
+        write(report, self.reports, self.settings.profile, self.settings.defect, self.settings.reference)
 
     def _announce(self, report: Report, kind: str) -> None:
         """Journal, then the terminal; the files are there."""

@@ -17,8 +17,8 @@ from time import monotonic
 from typing import Any, Final
 
 from fuzz.campaign.helper import LIMIT, Answer, Ended, Helper, finding_from_json
+from fuzz.campaign.settings import Settings
 from fuzz.engines.protocol import Discovery
-from fuzz.execute import Profile
 from fuzz.findings import Report
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
@@ -63,15 +63,13 @@ class Findings:
     def __init__(
         self,
         keeper: Keeper,
-        profile: Profile,
-        defect: str | None = None,
+        settings: Settings,
         *,
         patience: float | None = None,
         hold: bool = False,
     ) -> None:
         self.keeper = keeper
-        self.profile = profile
-        self.defect = defect
+        self.settings = settings
         self.patience = patience
         """Seconds that minimizing one program may take; None for as long as it takes, which makes equal runs equal."""
         self.hold = hold
@@ -177,7 +175,7 @@ class Findings:
         except StopIteration:
             self._job = None
             return
-        self._helper = Helper({**job, "profile": self.profile, "defect": self.defect}, limit)
+        self._helper = Helper({**job, **self.settings.planted()}, limit)
 
     def release(self) -> None:
         """Begin with what was held."""
@@ -242,7 +240,7 @@ class Findings:
         finding = Finding("returns", "process", last, ("", ""), "", kind, detail)
         if finding.signature not in self.quarantined:
             report = Report(finding, program, len(program.ops), "", confirmed=True)
-            record = record_of(report, QUARANTINE, self.profile, self.defect) | {"kind": kind}
+            record = record_of(report, QUARANTINE, self.settings) | {"kind": kind}
             self.unwritten.append((record, report, kind))
             self._save_unwritten()
 
@@ -256,7 +254,7 @@ class Findings:
         """
         record: Record = {}
         if final:
-            record = record_of(report, REPORT, self.profile, self.defect) | {"of": wanted.of, "kind": "difference"}
+            record = record_of(report, REPORT, self.settings) | {"of": wanted.of, "kind": "difference"}
         elif wanted.of is None:
             record = self._found_record(wanted)
         self.unwritten.append((record, report, "difference"))
@@ -274,7 +272,7 @@ class Findings:
 
     def _found_record(self, wanted: Wanted) -> Record:
         report = found_report(wanted.discovery)
-        return record_of(report, FOUND, self.profile, self.defect) | {"number": wanted.number}
+        return record_of(report, FOUND, self.settings) | {"number": wanted.number}
 
     def _save_unwritten(self) -> None:
         while self.unwritten:
@@ -313,7 +311,7 @@ def found_report(discovery: Discovery) -> Report:
     return Report(discovery.finding, discovery.program, len(discovery.program.ops), discovery.engine)
 
 
-def record_of(report: Report, stage: str, profile: Profile, defect: str | None) -> Record:
+def record_of(report: Report, stage: str, settings: Settings) -> Record:
     """A report as a record of the store."""
     return {
         "version": 1,
@@ -322,8 +320,7 @@ def record_of(report: Report, stage: str, profile: Profile, defect: str | None) 
         "finding": asdict(report.finding),
         "program": format_program(report.program.bare()),
         "engine": report.engine,
-        "profile": profile,
-        "defect": defect,
+        **settings.planted(),
         "operations_found": report.original,
         "confirmed": report.confirmed,
         "one_minimal": report.one_minimal,

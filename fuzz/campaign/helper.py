@@ -2,7 +2,7 @@
 
 `python -P -m fuzz.campaign.helper` reads a job from stdin and writes the answer to stdout, one JSON document each:
 
-    {"do": "check", "program", "profile", "defect"}              run it, everything compared after every operation:
+    {"do": "check", "program", "profile", "defect", "reference"} run it, everything compared after every operation:
                                                                  `finding` and `signature`, null for none
     {"do": "minimize", "program", ..., "patience": seconds}      `program`, `finding`, `signature`, `one_minimal`;
                                                                  `finding` null if there is none
@@ -34,7 +34,7 @@ from fuzz.lifeline import die_with_parent
 from fuzz.oracle.finding import Finding
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
-from zoo import planted
+from zoo import Version, reference_version
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMIT: Final = 60.0
@@ -137,16 +137,17 @@ def finding_from_json(data: dict[str, Any]) -> Finding:
     return Finding(**{**data, "outcomes": tuple(data["outcomes"])})
 
 
-def settle(discovery: Discovery, profile: Profile, defect: str | None = None) -> Report:
+def settle(discovery: Discovery, profile: Profile, defect: str | None = None, reference: Version = "v7.3") -> Report:
     """A discovery minimized in this process and run again in another; for what is too short to be a campaign.
 
-    `defect` names what is planted in this process, for the other one.
+    `defect` names what is planted in this process, and `reference` its reference, for the other one.
     """
     original = len(discovery.program.ops)
     small = minimized(discovery.program, profile)
     if small is None:
         return Report(discovery.finding, discovery.program, original, discovery.engine)
     job = {"do": "check", "program": format_program(small.program), "profile": profile, "defect": defect}
+    job["reference"] = reference
     again = Helper(job).wait().answer
     confirmed = again is not None and again["signature"] == small.finding.signature
     page = Helper({**job, "do": "page"}).wait().answer
@@ -188,7 +189,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     die_with_parent(int(job["parent"]))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with planted(*defects(job["defect"])):
+    with reference_version(job["reference"], *defects(job["defect"])):
         json.dump(answer(job), sys.stdout)
 
 

@@ -289,7 +289,8 @@ class Local:
         """What the replacement of a worker does: other programs than the dead one, or the rest of them."""
         task = worker.task
         if task.programs is None:
-            return Task(task.engine, derived(task.seed, self.run, self.launches), task.profile, task.defect)
+            other = derived(task.seed, self.run, self.launches)
+            return Task(task.engine, other, task.profile, task.defect, task.reference)
         # The one it was at is lost to this count; it is tried again elsewhere.
         done = min(worker.programs + 1, task.programs)
         return Task(
@@ -297,6 +298,7 @@ class Local:
             task.seed if task.engine in NUMBERED else derived(task.seed, self.run, self.launches),
             task.profile,
             task.defect,
+            task.reference,
             task.programs - done,
             task.first + done * task.stride,
             task.stride,
@@ -361,5 +363,5 @@ def tasks(settings: Settings, *, workers: int, run: int = 1, programs: int | Non
         mine = own if engine in NUMBERED or i < len(engines) else derived(own, run, i)
         share = None if programs is None else len(range(i, programs, workers))
         if share != 0:
-            out.append(Task(engine, mine, settings.profile, settings.defect, share, i, workers))
+            out.append(Task(engine, mine, settings.profile, settings.defect, settings.reference, share, i, workers))
     return out

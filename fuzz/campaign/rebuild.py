@@ -50,6 +50,7 @@ def record_row(name: str, record: Record, status: str) -> Row:
         "operation": finding["operation"],
         "engine": record["engine"],
         "profile": record["profile"],
+        "reference": record.get("reference", "v7.3"),  # earlier campaigns know no other
         "operations": len(record["program"].splitlines()) - 2,
         "confirmed": int(record["confirmed"]),
         "one_minimal": int(record["one_minimal"]),
@@ -83,7 +84,7 @@ def features_of(
     out: list[list[str] | None] = []
     rest = iter(programs)
     while batch := list(islice(rest, BATCH)):
-        job = {"do": "features", "programs": batch, "profile": settings.profile, "defect": settings.defect}
+        job = {"do": "features", "programs": batch, **settings.planted()}
         ended = Helper(job, LIMIT + len(batch)).wait()
         if ended.answer is not None:
             out += ended.answer["features"]

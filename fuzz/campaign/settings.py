@@ -20,6 +20,7 @@ from fuzz.coverage import Coverage
 from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile
 from fuzz.store.files import put
+from zoo import Version
 
 SETTINGS: Final = "campaign.json"
 STATE: Final = "state.json"
@@ -43,6 +44,11 @@ class Settings:
     seed: int = 0
     profile: Profile = "posted"
     defect: str | None = None
+    reference: Version = "v7.3"
+
+    def planted(self) -> dict[str, str | None]:
+        """What a job says of the two sides (`fuzz.campaign.helper`)."""
+        return {"profile": self.profile, "defect": self.defect, "reference": self.reference}
 
     def save(self, folder: Path) -> None:
         """Write `campaign.json`."""

@@ -15,15 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from fuzz.engines import make
 from fuzz.engines.handover import discovery_to_json
+from fuzz.engines.libfuzzer import LibFuzzer
 from fuzz.engines.protocol import Discovery, Engine
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Profile
 from fuzz.program.text import parse
-from zoo import Defect, find
+from zoo import Defect, Version, find
+
+DEFECT: Final = "VMEMMAP_FUZZ_DEFECT"
+REFERENCE: Final = "VMEMMAP_FUZZ_REFERENCE"
+"""Where libFuzzer's process finds what to plant."""
 
 Result = dict[str, Any]
 
@@ -42,6 +47,7 @@ class Task:
     profile: Profile = "posted"
     defect: str | None = None
     """Names of defects of the zoo, with commas; planted in the process that does it."""
+    reference: Version = "v7.3"
     programs: int | None = None
     """End after that many."""
     first: int = 0
@@ -62,6 +68,10 @@ class Task:
         engine = make(self.engine, self.seed, self.profile)
         if isinstance(engine, Uniform):
             engine.number, engine.stride = self.first, self.stride
+        if isinstance(engine, LibFuzzer):
+            # What is planted in this process is not in its child.
+            engine.module = "fuzz.campaign.libfuzzer_child"
+            engine.environment = {DEFECT: self.defect or "", REFERENCE: self.reference}
         return engine
 
 

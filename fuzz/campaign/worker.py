@@ -19,7 +19,7 @@ from fuzz.campaign.slices import Task, Work, defects
 from fuzz.engines.protocol import EngineError
 from fuzz.lifeline import die_with_parent
 from fuzz.trail import open_trail
-from zoo import planted
+from zoo import reference_version
 
 SLICE: Final = 0.5
 """Seconds between two results."""
@@ -90,7 +90,7 @@ def main() -> None:
     if start.get("trail"):
         open_trail(Path(start["trail"]))
     task = Task.from_json(start["task"])
-    with planted(*defects(task.defect)):
+    with reference_version(task.reference, *defects(task.defect)):
         work(orders, task)
 
 

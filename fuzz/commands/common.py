@@ -17,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from fuzz.execute import Profile as ProfileName
     from fuzz.program.model import Program
+    from zoo import Version
 
 SAME, DIFFERENT, USAGE, INTERNAL = 0, 1, 2, 3
 
@@ -47,9 +48,23 @@ class Profile(enum.StrEnum):
     merged = "merged"
 
 
+class Reference(enum.StrEnum):
+    """Which kernel the reference models."""
+
+    v7_3 = "v7.3"
+    v7_0_base = "v7.0-base"
+
+
 ProfileOption = Annotated[
     Profile,
     typer.Option(help="What the candidate models: the series as posted, or what was merged."),
+]
+ReferenceOption = Annotated[
+    Reference,
+    typer.Option(
+        help="What the reference models: Linux 7.3, or v7.0-base, which also has the bugs that were mended at the head "
+        "of the series (docs/history.md)."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random choices; equal seeds make equal programs.")]
@@ -135,6 +150,13 @@ def writable(folder: Path) -> Path:
 def name_of(profile: Profile) -> ProfileName:
     """The profile as the models call it."""
     return "merged" if profile is Profile.merged else "posted"
+
+
+def version_of(reference: Reference) -> Version:
+    """The reference as the zoo calls it."""
+    from zoo import version
+
+    return version(reference.value)
 
 
 def read(path: Path) -> Program:

@@ -17,12 +17,15 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    Reference,
+    ReferenceOption,
     ReportsOption,
     app,
     guarded,
     name_of,
     print_json,
     print_table,
+    version_of,
     writable,
 )
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from fuzz.engines.explore import Explore
     from fuzz.execute import Profile as ProfileName
     from fuzz.findings import Report
+    from zoo import Version
 
 SLICE: Final = 0.5
 """Seconds between two looks at the clock."""
@@ -60,6 +64,7 @@ def explore(
         float | None, typer.Option(min=0, help="Stop after that long; the claim is then about shorter programs.")
     ] = None,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     reports: ReportsOption = REPORTS,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,12 +79,15 @@ def explore(
     """
     from fuzz.engines.explore import Explore
     from fuzz.engines.universe import UNIVERSES
+    from zoo import reference_version
 
     writable(reports)
     search = Explore(name_of(profile), UNIVERSES[universe.value], max_ops)
-    found = _search(search, name_of(profile), reports, seconds)
+    version = version_of(reference)
+    with reference_version(version):
+        found = _search(search, name_of(profile), version, reports, seconds)
     if as_json:
-        print_json({**search.to_json(), "findings": [_finding(report) for report in found]})
+        print_json({**search.to_json(), "reference": version, "findings": [_finding(report) for report in found]})
     else:
         _print(search, found, reports)
     if search.findings:
@@ -87,7 +95,9 @@ def explore(
     raise typer.Exit(INTERNAL if search.vacuous else SAME)
 
 
-def _search(search: Explore, profile: ProfileName, reports: Path, seconds: float | None) -> list[Report]:
+def _search(
+    search: Explore, profile: ProfileName, reference: Version, reports: Path, seconds: float | None
+) -> list[Report]:
     """Run the search to its end or the end of the time; Ctrl-C ends it in good order."""
     from fuzz.campaign.helper import settle
     from fuzz.findings import write
@@ -100,8 +110,8 @@ def _search(search: Explore, profile: ProfileName, reports: Path, seconds: float
     try:
         while search.running and (now := monotonic()) < end:
             for discovery in search.advance(min(SLICE, end - now)):
-                report = settle(discovery, profile)
-                write(report, reports, profile)
+                report = settle(discovery, profile, reference=reference)
+                write(report, reports, profile, reference=reference)
                 if found.setdefault(report.finding.signature, report) is report:
                     progress.say(f"finding: {report.finding.signature}")
             progress.show(

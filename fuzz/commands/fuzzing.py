@@ -19,6 +19,8 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    Reference,
+    ReferenceOption,
     ReportsOption,
     SeedOption,
     app,
@@ -27,6 +29,7 @@ from fuzz.commands.common import (
     name_of,
     print_json,
     print_table,
+    version_of,
     writable,
 )
 
@@ -70,6 +73,7 @@ def run(
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 for one on each core.")] = 1,
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     defect: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Plant known defects, to see them found (ACC-2026-03).")
     ] = None,
@@ -106,7 +110,7 @@ def run(
     from fuzz.progress import Progress
 
     if resume is not None:
-        for name in ("engine", "seed", "profile", "defect", "campaign"):
+        for name in ("engine", "seed", "profile", "reference", "defect", "campaign"):
             source = context.get_parameter_source(name)
             if source is not None and source.name != "DEFAULT":
                 raise fail(f"--{name} cannot be given with --resume: the campaign has its own")
@@ -118,7 +122,7 @@ def run(
     if seconds is None and programs is None:
         seconds = 60.0
     options = Options(reports, seconds, programs, workers, PATIENCE, hang, dask)
-    settings = Settings((engine.value,), seed, name_of(profile), defect)
+    settings = Settings((engine.value,), seed, name_of(profile), defect, version_of(reference))
     folder = resume or campaign or new_folder()
     try:
         if resume is None:
@@ -138,6 +142,7 @@ def run(
                 "engine": "+".join(settings.engines),
                 "seed": settings.seed,
                 "profile": settings.profile,
+                "reference": settings.reference,
                 "campaign": str(folder),
                 "interrupted": done.interrupted,
                 **done.statistics.to_json(),
@@ -211,6 +216,7 @@ def smoke_command(
     ] = None,
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     reports: ReportsOption = REPORTS,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.", show_default=False)] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF there.", show_default=False)] = None,
@@ -228,7 +234,9 @@ def smoke_command(
     from fuzz.smoke import PLANT, smoke
 
     writable(reports)
-    result = smoke(seconds, seed, name_of(profile), reports, Progress(), programs=programs)
+    result = smoke(
+        seconds, seed, name_of(profile), reports, Progress(), programs=programs, reference=version_of(reference)
+    )
     write_outputs(result, reports, junit, sarif)
     if as_json:
         print_json(result.to_json())

@@ -15,12 +15,15 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    Reference,
+    ReferenceOption,
     app,
     guarded,
     name_of,
     print_json,
     print_table,
     read,
+    version_of,
 )
 
 
@@ -29,19 +32,24 @@ from fuzz.commands.common import (
 def replay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".vmm programs.", show_default=False)],
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     as_json: JsonOption = False,
 ) -> None:
     """Run programs and say for each whether the models agree.
 
     "explained" means that the ledger explains a difference after which the two cannot be compared any more, and the
-    program ended there.
+    program ended there. With an older --reference, the clauses of its bugs that a
+    program shows are printed below the table.
     """
     from fuzz.execute import run_program
+    from fuzz.oracle.ledger import ledger
+    from zoo import reference_version
 
     programs = [(path, read(path)) for path in files]
     rows: list[dict[str, Any]] = []
     for path, program in programs:
-        out = run_program(program, profile=name_of(profile))
+        with reference_version(version_of(reference)):
+            out = run_program(program, profile=name_of(profile))
         rows.append(
             {
                 "file": str(path),
@@ -57,6 +65,10 @@ def replay(
     else:
         table = [[row["file"], row["verdict"], row["signature"] or "", str(row["operations"])] for row in rows]
         print_table("", ["file", "verdict", "signature", "operations"], table, right=3, fold=2)
+        for row in rows:
+            old = [name for name in row["clauses"] if ledger()[name].reference]
+            if old:
+                print(f"{row['file']}: {', '.join(old)}")
     raise typer.Exit(DIFFERENT if any(row["verdict"] == "finding" for row in rows) else SAME)
 
 
@@ -68,6 +80,7 @@ def minimize(
         Path | None, typer.Option("--output", "-o", help="Write the program there, not to stdout.")
     ] = None,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     as_json: JsonOption = False,
 ) -> None:
     """Make a program that shows a difference as small as it gets while it shows the same difference.
@@ -77,10 +90,12 @@ def minimize(
     from fuzz.findings import put_text
     from fuzz.minimize import minimize as shrink
     from fuzz.program.text import format as format_program
+    from zoo import reference_version
 
     program = read(file)
     try:
-        small = shrink(program, profile=name_of(profile))
+        with reference_version(version_of(reference)):
+            small = shrink(program, profile=name_of(profile))
     except ValueError:
         if as_json:
             print_json({"file": str(file), "signature": None, "operations": len(program.ops), "program": None})
@@ -132,7 +147,12 @@ def fmt(
 
 @app.command("boot-cost")
 @guarded
-def boot_cost_command(file: FileArgument, profile: ProfileOption = Profile.posted, as_json: JsonOption = False) -> None:
+def boot_cost_command(
+    file: FileArgument,
+    profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
+    as_json: JsonOption = False,
+) -> None:
     """Count the struct pages that each side initialises when it boots a program's machine, and its boot memmap.
 
     Only the machine and the reserve lines of the program matter. Exit code 1: a side does not survive its boot.
@@ -140,11 +160,13 @@ def boot_cost_command(file: FileArgument, profile: ProfileOption = Profile.poste
     from dataclasses import asdict
 
     from fuzz.boot_cost import boot_cost
+    from zoo import reference_version
 
-    costs = boot_cost(read(file), name_of(profile))
-    reference, candidate = costs
+    with reference_version(version_of(reference)):
+        costs = boot_cost(read(file), name_of(profile))
+    mine, theirs = costs
     dead = [cost for cost in costs if isinstance(cost.outcome, str)]
-    saved = 0 if dead else reference.struct_pages_initialized - candidate.struct_pages_initialized
+    saved = 0 if dead else mine.struct_pages_initialized - theirs.struct_pages_initialized
     if as_json:
         print_json({"sides": [asdict(cost) for cost in costs], "struct_pages_saved": None if dead else saved})
     else:

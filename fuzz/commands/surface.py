@@ -15,6 +15,8 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    Reference,
+    ReferenceOption,
     SeedOption,
     app,
     fail,
@@ -23,6 +25,7 @@ from fuzz.commands.common import (
     print_json,
     print_table,
     read,
+    version_of,
     writable,
 )
 
@@ -42,6 +45,7 @@ def sweep_command(
         Path | None, typer.Option("--output", "-o", help="Folder for a program of each difference that is found.")
     ] = None,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     as_json: JsonOption = False,
 ) -> None:
     """Fail each allocation of a program in turn, one run each, and print which allocations there are.
@@ -53,20 +57,29 @@ def sweep_command(
     from fuzz.program.text import format as format_program
     from fuzz.program.text import format_op
     from fuzz.sweep import sweep, with_fault
+    from zoo import reference_version
 
     program = read(file)
     if output is not None:
         writable(output)
     rows = []
-    for swept in sweep(program, name_of(profile), everything=everything):
-        rows.append(swept)
-        if sys.stderr.isatty():
-            print(f"  operation {swept.index} of {len(program.ops)}", end="\r", file=sys.stderr)
-        if output is not None:
-            for signature, nth in swept.findings.items():
-                put_text(output / f"{slug(signature)}.vmm", format_program(with_fault(program, swept.index, nth)))
+    with reference_version(version_of(reference)):
+        for swept in sweep(program, name_of(profile), everything=everything):
+            rows.append(swept)
+            if sys.stderr.isatty():
+                print(f"  operation {swept.index} of {len(program.ops)}", end="\r", file=sys.stderr)
+            if output is not None:
+                for signature, nth in swept.findings.items():
+                    put_text(output / f"{slug(signature)}.vmm", format_program(with_fault(program, swept.index, nth)))
     if as_json:
-        print_json({"file": str(file), "profile": profile.value, "operations": [row.to_json() for row in rows]})
+        print_json(
+            {
+                "file": str(file),
+                "profile": profile.value,
+                "reference": reference.value,
+                "operations": [row.to_json() for row in rows],
+            }
+        )
     else:
         for row in rows:
             print(f"{row.index:3}  {format_op(row.op)}")
@@ -105,6 +118,7 @@ def coverage(
     ] = None,
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     as_json: JsonOption = False,
 ) -> None:
     """Print which outcomes of which operations were reached on which architecture.
@@ -115,24 +129,34 @@ def coverage(
     from fuzz.execute import run_program
     from fuzz.progress import Progress
     from fuzz.surface import Surface, explore
+    from zoo import reference_version
 
     labels = _labels(arch)
     programs = [read(path) for path in files or []]
     surface = Surface()
-    for program in programs:
-        surface.record(program, run_program(program, profile=name_of(profile)))
-    progress = Progress()
-    try:
-        for _ in explore(surface, seconds, seed, name_of(profile), labels):
-            progress.show(
-                f"{surface.programs} programs, {surface.operations:,} operations, "
-                f"{len(surface.empty_on(labels))} cells empty, findings: {len(surface.findings)}"
-            )
-    except KeyboardInterrupt:
-        progress.say("interrupted; this is what was reached until then")
+    with reference_version(version_of(reference)):
+        for program in programs:
+            surface.record(program, run_program(program, profile=name_of(profile)))
+        progress = Progress()
+        try:
+            for _ in explore(surface, seconds, seed, name_of(profile), labels):
+                progress.show(
+                    f"{surface.programs} programs, {surface.operations:,} operations, "
+                    f"{len(surface.empty_on(labels))} cells empty, findings: {len(surface.findings)}"
+                )
+        except KeyboardInterrupt:
+            progress.say("interrupted; this is what was reached until then")
     progress.clear()
     if as_json:
-        print_json({"seed": seed, "profile": profile.value, "architectures": labels, **surface.to_json(labels)})
+        print_json(
+            {
+                "seed": seed,
+                "profile": profile.value,
+                "reference": reference.value,
+                "architectures": labels,
+                **surface.to_json(labels),
+            }
+        )
     else:
         _print_surface(surface, labels)
     raise typer.Exit(DIFFERENT if surface.findings else SAME)

@@ -15,12 +15,15 @@ from fuzz.commands.common import (
     JsonOption,
     Profile,
     ProfileOption,
+    Reference,
+    ReferenceOption,
     app,
     fail,
     guarded,
     name_of,
     print_json,
     read,
+    version_of,
 )
 
 DefectOption = Annotated[
@@ -33,6 +36,7 @@ DefectOption = Annotated[
 def explain_command(
     file: FileArgument,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     defect: DefectOption = None,
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write a page for a browser there.", show_default=False)
@@ -52,14 +56,14 @@ def explain_command(
     from fuzz.findings import put_text
     from fuzz.render import render
     from fuzz.trace import trace
-    from zoo import planted
+    from zoo import reference_version
 
     program = read(file)
     try:
         chosen = defects(defect)
     except ValueError as error:
         raise fail(str(error)) from None
-    with planted(*chosen):
+    with reference_version(version_of(reference), *chosen):
         if html is not None or mail:
             from fuzz.report.case import examine
             from fuzz.report.mail import mail as letter
@@ -123,6 +127,7 @@ def bisect_command(
     good: Annotated[str, typer.Option(metavar="REV", help="An older revision.", show_default=False)],
     bad: Annotated[str, typer.Option(metavar="REV", help="A newer one that shows something else.")] = "HEAD",
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     as_json: JsonOption = False,
 ) -> None:
     """Find the commit of the models that introduced, changed or mended a difference.
@@ -133,11 +138,12 @@ def bisect_command(
     import sys
     from dataclasses import asdict
 
-    from fuzz.bisect import BisectError, bisect
+    from fuzz.bisect import BisectError, Sides, bisect
 
     read(file)
     try:
-        found = bisect(Path.cwd(), good, bad, file.resolve(), profile.value, lambda text: print(text, file=sys.stderr))
+        sides = Sides(profile.value, reference.value)
+        found = bisect(Path.cwd(), good, bad, file.resolve(), sides, lambda text: print(text, file=sys.stderr))
     except BisectError as error:
         raise fail(str(error)) from None
     if as_json:

@@ -61,6 +61,8 @@ class LibFuzzer:
         """`.vmm` files that the corpus begins with, besides generated programs."""
         self.module = "fuzz.engines.libfuzzer_child"
         """What the child runs."""
+        self.environment: dict[str, str] = {}
+        """What it finds in its environment besides."""
         self.folder: Path | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.seen = 0
@@ -113,7 +115,7 @@ class LibFuzzer:
             self.child = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **self.environment, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

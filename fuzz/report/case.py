@@ -61,7 +61,8 @@ def _considered(told: Trace) -> tuple[Considered, ...]:
     out = []
     for clause in ledger().values():
         steps = tuple(step.number for step in told.steps if clause.id in step.clauses)
-        of_layer = told.finding is not None and clause.layer == told.finding.layer and told.profile in clause.profiles
+        holds = told.profile in clause.profiles and clause.reference in ("", told.reference)
+        of_layer = told.finding is not None and clause.layer == told.finding.layer and holds
         if steps or of_layer:
             out.append(Considered(clause, steps))
     return tuple(out)

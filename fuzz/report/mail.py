@@ -23,8 +23,9 @@ def mail(case: Case) -> str:
         parts.append(_fill(f"Subject: vmemmap: {finding.operation}: {finding.detail}", hang=" "))
     parts.append(
         _fill(
-            "Two models were run side by side: the separate HugeTLB and device DAX paths of Linux 7.3 (reference), and "
-            f"the unified vmemmap optimization framework, {told.profile} (candidate)."
+            "Two models were run side by side: the separate HugeTLB and device DAX paths of Linux "
+            f"{told.reference.removeprefix('v')} (reference), and the unified vmemmap optimization framework, "
+            f"{told.profile} (candidate)."
         )
     )
     if case.planted:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.bisect import AGREES, BisectError, bisect, git
+from fuzz.bisect import AGREES, BisectError, Sides, bisect, git
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def history(tmp_path: Path) -> tuple[Path, list[str]]:
 
 def test_finds_the_first_commit_and_names_what_was_passed_over(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     repository, commits = history
-    found = bisect(repository, commits[0], "HEAD", tmp_path / "x.vmm", "posted")
+    found = bisect(repository, commits[0], "HEAD", tmp_path / "x.vmm", Sides())
     assert (found.commit, found.subject) == (commits[4], "change 4")
     assert (found.good, found.bad) == (AGREES, "a|b")
     assert found.skipped == (commits[3],)
@@ -39,6 +39,6 @@ def test_finds_the_first_commit_and_names_what_was_passed_over(history: tuple[Pa
 def test_ends_that_show_the_same_are_refused(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     repository, commits = history
     with pytest.raises(BisectError, match="show the same"):
-        bisect(repository, commits[0], commits[2], tmp_path / "x.vmm", "posted")
+        bisect(repository, commits[0], commits[2], tmp_path / "x.vmm", Sides())
     with pytest.raises(BisectError, match="cannot run"):
-        bisect(repository, commits[3], "HEAD", tmp_path / "x.vmm", "posted")
+        bisect(repository, commits[3], "HEAD", tmp_path / "x.vmm", Sides())

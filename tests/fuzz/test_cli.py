@@ -69,6 +69,56 @@ def test_replay_of_agreeing_programs(clean: Path) -> None:
     assert result.stdout.count("ok") == 2
 
 
+def test_replay_against_an_older_reference() -> None:
+    files = sorted((ROOT / "corpus" / "history").glob("*.vmm"))
+    assert len(files) == 9
+    result = call("replay", "--reference", "v7.0-base", *files)
+    assert result.exit_code == 0
+    assert "rollback-of-head.vmm: history-rollback-of-head\n" in result.stdout
+    result = call("replay", *files)
+    assert result.exit_code == 0
+    assert "history-" not in result.stdout
+    rows = json.loads(call("replay", "--json", "--reference", "v7.0-base", *files).stdout)
+    assert [row["verdict"] for row in rows].count("explained") == 2
+    shown = [f"history-{path.stem}" in row["clauses"] for path, row in zip(files, rows, strict=True)]
+    assert [path.stem for path, seen in zip(files, shown, strict=True) if not seen] == ["pgmap-in-deactivation"]
+
+
+def test_an_unknown_reference_is_refused(clean: Path) -> None:
+    result = call("replay", "--reference", "v6.6", clean)
+    assert result.exit_code == 2
+    assert "v7.0-base" in result.stderr
+
+
+def test_explain_names_the_reference() -> None:
+    path = ROOT / "corpus" / "history" / "vmemmap-accounting-underflow.vmm"
+    result = call("explain", "--reference", "v7.0-base", path)
+    assert result.exit_code == 0
+    assert "(reference: v7.0-base, candidate: posted)" in result.stdout
+    # 128M * 64 / 4K / 4K
+    assert "nr_memmap_pages: reference -512 (0 -> -512), candidate unchanged" in result.stdout
+    assert "history-vmemmap-accounting-underflow" in result.stdout
+    told = json.loads(call("explain", "--json", path).stdout)
+    assert (told["reference"], told["steps"][-1]["clauses"]) == ("v7.3", [])
+
+
+def test_a_campaign_knows_its_reference(tmp_path: Path) -> None:
+    """Settings, records and reports say it; a campaign keeps it."""
+    folder, reports = tmp_path / "c", tmp_path / "r"
+    args = ["run", "--engine", "uniform", "--programs", "40", "--seed", "1", "--reports", reports]
+    result = call(*args, "--campaign", folder, "--reference", "v7.0-base")
+    assert result.exit_code == 0, result.stdout
+    assert json.loads((folder / "campaign.json").read_text())["reference"] == "v7.0-base"
+    result = call("run", "--resume", folder, "--reference", "v7.3", "--programs", "1")
+    assert result.exit_code == 2
+    assert "--reference cannot be given with --resume" in result.stderr
+    result = call(*args, "--campaign", tmp_path / "d", "--reference", "v7.0-base", "--defect", "DAX-2023-54")
+    assert result.exit_code == 1, result.stdout
+    told = [json.loads(path.read_text()) for path in reports.glob("*/finding.json")]
+    assert told
+    assert {(data["reference"], data["planted_defect"]) for data in told} == {("v7.0-base", "DAX-2023-54")}
+
+
 def test_replay_as_json(clean: Path) -> None:
     rows = json.loads(call("replay", "--json", clean).stdout)
     assert [(row["file"], row["verdict"], row["operations"], row["signature"]) for row in rows] == [

@@ -7,6 +7,7 @@ import pytest
 
 from fuzz.campaign import findings as module
 from fuzz.campaign.findings import Findings, Keeper
+from fuzz.campaign.settings import Settings
 from fuzz.engines.protocol import Discovery
 from fuzz.findings import Report
 from fuzz.oracle.finding import Finding
@@ -74,7 +75,7 @@ def run(findings: Findings, until: Callable[[], bool]) -> None:
 
 def test_what_is_found_is_written_first_and_announced_last() -> None:
     disk = Disk()
-    findings = Findings(disk.keeper, "posted")
+    findings = Findings(disk.keeper, Settings())
     assert findings.discovered(discovery("a"), 4)
     assert not findings.discovered(discovery("a"), 5)
     assert disk.kept("found") == ["accounting|a|boot|ok/ok||+"]
@@ -87,7 +88,7 @@ def test_what_is_found_is_written_first_and_announced_last() -> None:
 
 def test_nothing_is_announced_while_the_disk_is_full() -> None:
     disk = Disk()
-    findings = Findings(disk.keeper, "posted")
+    findings = Findings(disk.keeper, Settings())
     disk.full = True
     findings.discovered(discovery("a"), 1)
     run(findings, lambda: bool(findings.unwritten))
@@ -104,7 +105,7 @@ def test_nothing_is_announced_while_the_disk_is_full() -> None:
 def test_cut_short_it_is_reported_as_found_and_never_without_a_record(begun: bool) -> None:
     """Also where there was no room for the record of what was found, and there is now."""
     disk = Disk()
-    findings = Findings(disk.keeper, "posted")
+    findings = Findings(disk.keeper, Settings())
     disk.full = True
     findings.discovered(discovery("a"), 1)
     if begun:
@@ -114,7 +115,7 @@ def test_cut_short_it_is_reported_as_found_and_never_without_a_record(begun: boo
     findings.stop()
     assert disk.announced == disk.kept("found") == ["accounting|a|boot|ok/ok||+"]
     assert disk.kept("report") == []
-    again = Findings(disk.keeper, "posted")
+    again = Findings(disk.keeper, Settings())
     again.load({str(i): record for i, record in enumerate(disk.records, 1)})
     assert again.pending == 1
     run(again, lambda: not again.pending)
@@ -123,7 +124,7 @@ def test_cut_short_it_is_reported_as_found_and_never_without_a_record(begun: boo
 
 def test_held_findings_go_by_number_not_by_arrival() -> None:
     disk = Disk()
-    findings = Findings(disk.keeper, "posted", hold=True)
+    findings = Findings(disk.keeper, Settings(), hold=True)
     findings.discovered(discovery("b", 3), 9)
     findings.discovered(discovery("a"), 5)
     findings.discovered(discovery("b", 2), 2)
@@ -138,8 +139,8 @@ def test_held_findings_go_by_number_not_by_arrival() -> None:
 
 def test_an_illegible_record_costs_itself_only() -> None:
     disk = Disk()
-    Findings(disk.keeper, "posted").discovered(discovery("a"), 1)
-    findings = Findings(disk.keeper, "posted")
+    Findings(disk.keeper, Settings()).discovered(discovery("a"), 1)
+    findings = Findings(disk.keeper, Settings())
     findings.load({"1": disk.records[0], "2": {"stage": "found"}, "3": {**disk.records[0], "program": "vmm 9\n"}})
     assert findings.pending == 1
     assert [line.partition(":")[0] for line in findings.illegible] == ["2", "3"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.campaign.slices import Task, Work
 from fuzz.engines import libfuzzer
 from fuzz.engines.libfuzzer import SEEDS, LibFuzzer, unavailable
 from fuzz.engines.protocol import EngineError
@@ -44,6 +45,17 @@ def test_a_campaign_hands_over_its_numbers() -> None:
         assert engine.statistics.outcomes["boot", "ok"] > 0
     finally:
         engine.stop()
+
+
+@needs_atheris
+def test_a_campaign_plants_in_the_child_too() -> None:
+    """Found there, and only because it is planted there: engines know no defects."""
+    work = Work(Task("libfuzzer", 1, defect="ACC-2026-03", reference="v7.3", programs=400))
+    found = []
+    while not work.done:
+        found += work.step(0.5)["found"]
+    found += work.stop()["found"]
+    assert "nr_memmap" in {discovery["finding"]["field"] for discovery in found}
 
 
 @needs_atheris
