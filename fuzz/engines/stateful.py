@@ -30,9 +30,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from fuzz.engines.protocol import Discovery, Memoryless, Statistics
 from fuzz.execute import Lockstep, Profile, RunOutcome, StepResult
 from fuzz.generate.live import Live
-from fuzz.generate.operations import MAKERS, reserve
+from fuzz.generate.operations import MAKERS, reserves
 from fuzz.generate.program import FULL_EVERY
-from fuzz.generate.weights import WEIGHTS, Draw, choose_machine, choose_reserves
+from fuzz.generate.weights import WEIGHTS, Draw, choose_machine
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program
 from fuzz.program.text import format_machine, format_op
@@ -81,8 +81,8 @@ class PairMachine(RuleBasedStateMachine):
         self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY)
         self.live = Live(pair.reference.kernel, pair.candidate.kernel)
         note(Line(format_machine, pair.reference.kernel.machine))
-        for _ in range(choose_reserves(draw)):
-            self._step(reserve(draw, self.live))
+        for line in reserves(draw, self.live):
+            self._step(line)
         self._step(Op("boot"))
 
     @rule(operation=st.sampled_from(_BY_WEIGHT), raw=_RAW)

@@ -7,7 +7,7 @@ from typing import Final
 
 from fuzz.generate import operands
 from fuzz.generate.live import Device, Live, Range
-from fuzz.generate.weights import FAILABLE, RESERVE_CMA, WEIGHTS, Draw
+from fuzz.generate.weights import FAILABLE, RESERVE_CMA, WEIGHTS, Draw, choose_reserves
 from fuzz.program.model import Op
 from fuzz.program.operations import DAX, MAPPING, MEMORY, OPERATIONS, PAGE_SIZES, PAGES
 from mm.hstate import HState
@@ -36,6 +36,16 @@ def _size(live: Live, pool: HState) -> int:
 def _any_size(draw: Draw, live: Live, pool: HState) -> int:
     """The size of a pool's pages, or rarely any size, which few machines have."""
     return _size(live, pool) if draw() < 0.985 else PAGE_SIZES[int(draw() * len(PAGE_SIZES))]
+
+
+def reserves(draw: Draw, live: Live) -> list[Op]:
+    """The lines before the boot. Areas for gigantic pages come with huge pages more often than not, which may be had
+    from them.
+    """
+    lines = [reserve(draw, live) for _ in range(choose_reserves(draw))]
+    if any(line.name == "reserve cma" for line in lines) and draw() < 0.7:
+        lines.append(reserve(draw, live))
+    return lines
 
 
 def reserve(draw: Draw, live: Live) -> Op:

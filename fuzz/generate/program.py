@@ -8,8 +8,8 @@ from typing import Final
 from fuzz.execute import Lockstep, Observer, Profile, RunOutcome, StepResult
 from fuzz.generate.afford import affordable
 from fuzz.generate.live import Live
-from fuzz.generate.operations import ALL, Table, generate_op, reserve
-from fuzz.generate.weights import Draw, choose_length, choose_machine, choose_reserves
+from fuzz.generate.operations import ALL, Table, generate_op, reserves
+from fuzz.generate.weights import Draw, choose_length, choose_machine
 from fuzz.program.model import Op, Program
 from mm.machine import Machine
 
@@ -49,7 +49,7 @@ def run_generated(
     step, advance = pair.step, live.advance
     ops: list[Op] = list(prefix)
     if not prefix:
-        ops += [reserve(draw, live) for _ in range(choose_reserves(draw))]
+        ops += reserves(draw, live)
         ops.append(BOOT)
     for op in ops:
         result = step(op)

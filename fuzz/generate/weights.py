@@ -47,10 +47,8 @@ WEIGHTS: Final = {
 }
 """Shares of the operations after boot. One that has nothing to work on gives way to the one that makes it."""
 
-RESERVE_CMA: Final = 0.0
-"""Share of areas for gigantic pages among the lines before the boot: none until the candidate takes boot pages from
-them.
-"""
+RESERVE_CMA: Final = 0.15
+"""Share of areas for gigantic pages among the lines before the boot."""
 
 FAILABLE: Final = (
     *("hugetlb resize",) * 8,

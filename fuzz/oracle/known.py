@@ -17,8 +17,8 @@ def dax_unaligned_start(
 ) -> bool:
     """docs/findings/0001: compound pages larger than a section, in a range that begins inside of one.
 
-    The reference dies if that section has boot memmap; the candidate dies where tails are read-only, and overwrites the
-    shared tail page where they are not.
+    The reference dies if that section has boot memmap in a PMD leaf, and shares its last page if it has base pages; the
+    candidate dies where tails are read-only, and overwrites the shared tail page where they are not.
     """
     if ref.arch.name == "ppc64_radix" and 1 << order > ref.arch.pages_per_section:
         # Population looks at absolute offsets, and maps pages in front of the device.
@@ -32,7 +32,8 @@ def dax_unaligned_start(
         return "compound_section_tail_page" in mine and any(ref.sections.early(start) for start in inside)
     if isinstance(theirs, str):
         return "read-only shared tail page" in theirs
-    return mine == theirs and diff.layer == "structpages"
+    early = (diff.layer, diff.field) == ("mapping", "sharing") and any(ref.sections.early(start) for start in inside)
+    return mine == theirs and (diff.layer == "structpages" or early)
 
 
 def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -> bool:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final
 
 from fuzz.program.arguments import LISTS, Argument, G, K, M, Type
-from fuzz.program.codec import RESERVE, WIDTH, decode_op, even
+from fuzz.program.codec import RESERVE, RESERVES, WIDTH, decode_op, even
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
@@ -59,10 +59,12 @@ def crossover(first: Program, second: Program, rng: Random) -> Program:
 
 
 def random_op(scope: Scope, rng: Random) -> Op:
-    """A plausible operation for a point of a program: a reserve before the boot, anything else behind it."""
+    """A plausible operation for a point of a program: a line of the command line before the boot, anything else behind
+    it.
+    """
     record = rng.randbytes(WIDTH)
     if not scope.booted:
-        record = bytes((RESERVE,)) + record[1:]
+        record = bytes((RESERVE + rng.randrange(len(RESERVES)),)) + record[1:]
     elif record[0] >= RESERVE:
         record = bytes((record[0] - RESERVE,)) + record[1:]
     return decode_op(record, scope)

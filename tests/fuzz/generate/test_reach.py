@@ -13,8 +13,8 @@ import pytest
 
 from fuzz.execute import Side
 from fuzz.generate.live import Live
-from fuzz.generate.operations import ALL, generate_op, reserve
-from fuzz.generate.weights import choose_length, choose_machine, choose_reserves
+from fuzz.generate.operations import ALL, generate_op, reserves
+from fuzz.generate.weights import choose_length, choose_machine
 from fuzz.program.model import Op, Program
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.text import format as format_program
@@ -53,7 +53,7 @@ def walk(seed: int) -> Iterator[tuple[Live, Op, Callable[[], int | str]]]:
     draw = Random(seed).random
     side = Side(choose_machine(draw), SeparatePaths)
     live = Live(side.kernel, side.kernel)
-    for op in [*(reserve(draw, live) for _ in range(choose_reserves(draw))), Op("boot")]:
+    for op in [*reserves(draw, live), Op("boot")]:
         yield live, op, lambda op=op: side.run(op)  # type: ignore[misc]
     for _ in range(choose_length(draw)):
         op = generate_op(draw, live, ALL)
@@ -349,7 +349,7 @@ CLASSES: dict[str, tuple[str, Class]] = {
 
 ANSWERS = {
     "reserve": {0, -EINVAL},
-    "reserve cma": set(),  # not generated yet (fuzz/generate/weights.py)
+    "reserve cma": {0},
     "boot": {0},
     "hugetlb resize": {0, -EINVAL, -ENOENT, -ENOMEM},
     "hugetlb overcommit": {0, -ENOENT},
