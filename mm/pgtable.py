@@ -125,7 +125,7 @@ PTE_TABLE, PMD_TABLE, PUD_TABLE = 0, 1, 2
 class VmemmapTables:
     """The entries of init_mm for the vmemmap, and the frames of its page tables."""
 
-    __slots__ = ("arch", "entries", "spans", "tables", "touched")
+    __slots__ = ("arch", "entries", "spans", "tables", "touched", "undone")
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
@@ -138,6 +138,8 @@ class VmemmapTables:
         """Per level: table index (vpn // span) -> frame - index."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of vpns whose entries changed since the oracle last looked."""
+        self.undone: list[tuple[int, int]] = []
+        """Ranges of vpns that were remapped in vain, and put back, since then."""
 
     def get(self, vpn: int) -> Mapping | None:
         """The form that maps `vpn`, or None."""

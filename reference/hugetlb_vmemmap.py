@@ -174,6 +174,7 @@ def vmemmap_remap_free(
         old = _private(k, lo, end)
         if rc:
             freed += rollback(k, folio, lo, end, head, old)
+            tables.undone.append((lo, end))
             k.tlb.flush_tlb_kernel_range(lo, end)
             return rc
     freed += old

@@ -124,15 +124,16 @@ class Accounting:
         self.drift += n
         self.offset[MEMMAP] += n
 
-    def leak(self, zone: Zone, boot: bool) -> None:
-        """The reference has lost a frame where the candidate has freed one, of boot memmap or not, in `zone` (of the
-        reference)."""
-        i = FREE + self._zones.index(zone) * len(ZONE)
-        self.offset[i] += 1
+    def leak(self, zone: Zone | None, boot: bool) -> None:
+        """The reference has lost a frame where the candidate has freed one, of boot memmap or not; in `zone` of the
+        reference, if that is known."""
         self.saved += 1
         self.leaked += 1
         self.offset[MEMMAP + boot] -= 1
-        self.offset[i + MANAGED] += boot
+        if zone is not None:
+            i = FREE + self._zones.index(zone) * len(ZONE)
+            self.offset[i] += 1
+            self.offset[i + MANAGED] += boot
 
     def kept(self) -> Difference | None:
         """Whether the candidate counts as much memmap as before the operation."""

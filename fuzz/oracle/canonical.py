@@ -69,6 +69,7 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "tables": "in the form of the frames",
         "spans": "constant",
         "touched": "emptied after each operation",
+        "undone": "emptied after each operation",
     },
     FaultInjector: dict.fromkeys(
         ("armed", "failed", "fired", "first", "last", "points", "reached"), "set anew when an operation begins"
@@ -115,7 +116,6 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "accounting": "in the form of the oracle",
         "used": "a record of what was used",
         "headless": "empty, or the program is over",
-        "_short": "a running total, of which only the change in an operation is asked",
         "_fresh_blocks": "set anew by each operation",
     },
     Accounting: {

@@ -89,7 +89,8 @@ class Oracle:
         self._lists: list[list[Any]] = [
             owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
         ]
-        self._lists += [touched for k in (ref, cand) for touched in (k.tlb.violations, k.sections.unpopulated)]
+        for k in (ref, cand):
+            self._lists += [k.tlb.violations, k.sections.unpopulated, k.tables.undone]
         """What each operation touches; emptied after it."""
         self._added: PgMap | None = None
         """The device memory that the operation has begun to add, if any."""

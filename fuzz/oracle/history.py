@@ -20,7 +20,6 @@ from fuzz.oracle.finding import Difference, Outcome
 from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import ENOMEM
-from mm.folio import Folio
 from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.mmzone import SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Compound, Content, Poison, Row, Tail
@@ -52,7 +51,6 @@ class History:
 
     __slots__ = (
         "_fresh_blocks",
-        "_short",
         "accounting",
         "blocks",
         "cand",
@@ -71,9 +69,9 @@ class History:
         """Struct pages that the reference has left poisoned, and what they should be."""
         self.writable: RunMap[int] = RunMap()
         """Vmemmap pages of pre-HVO folios that the reference has not protected, by the folio's pfn."""
-        self.headless: list[Folio] = []
-        """Folios of the reference whose optimization was rolled back over their heads: the sides part here."""
-        self._short = 0
+        self.headless: Runs = []
+        """Vmemmap pages of folios of the reference whose optimization was rolled back over their heads, as far as it
+        had come: the sides part here."""
         self._fresh_blocks: list[Runs] = []
         """Those of the device that the operation adds, range by range."""
 
@@ -94,9 +92,8 @@ class History:
             self._remapped()
         if operation == "boot":
             self._boot()
-        if ref.faults.fired == "SPLIT" or ref.pages.short > self._short:
-            self._roll_back()
-        self._short = ref.pages.short
+        for lo, end in ref.tables.undone:
+            self._rolled_back(lo, end)
         if added is not None:
             self._added(added)
 
@@ -138,27 +135,28 @@ class History:
                     if done < pages:
                         self.writable.set(lo + done, lo + pages, pfn)
 
-    def _roll_back(self) -> None:
+    def _rolled_back(self, lo: int, end: int) -> None:
         """vmemmap_remap_free: page 0 is put back too, like the others with a copy of the tail page. The frame with the
-        head's copy is lost; 7.3 keeps it, and frees one of the folio's old frames."""
-        ref, arch = self.ref, self.ref.arch
-        for h in ref.hstates.values():
-            if arch.vmemmap_pages(h.order) <= arch.ptrs_per_pte:
-                continue
-            for pfn, folio in h.folios.items():
-                if folio.vmemmap_optimized or not isinstance(ref.memmap.content(pfn), Tail):
-                    continue
-                self.headless.append(folio)
-                frame = frame_of(ref, self._end(folio) - 1)
-                zone = ref.pages.zone_of.get(frame)
-                if zone is not None:
-                    self.accounting.leak(zone, boot=ref.pages.owners.get(frame) == OWNER_MEMMAP_BOOT)
+        head's copy is lost; 7.3 keeps it, and frees the folio's old frames but for one less."""
+        ref = self.ref
+        last = ref.tables.get(end - 1)
+        if last is not None and last.kind == "pte":
+            self.headless.append((lo, end))
+            frame = frame_at(last, end - 1)
+            boot = ref.pages.owners.get(frame) == OWNER_MEMMAP_BOOT
+            self.accounting.leak(ref.pages.zone_of.get(frame), boot)
+        else:
+            # The second try has succeeded: 7.3 has freed the frame that the head's copy was in first.
+            self.headless.append((lo, lo))
+            self.accounting.leak(None, boot=False)
 
-    def _end(self, folio: Folio) -> int:
-        """The first vmemmap page of a folio that was not reached."""
-        lo = folio.pfn // self.ref.arch.spp
-        end = lo + self.ref.arch.vmemmap_pages(folio.order)
-        return next((s for s, _, m in self.ref.tables.runs(lo, end) if m.kind == "leaf"), end)
+    def _head(self, pfn: int) -> Compound | None:
+        """What a folio's head shows where it is kept; None if there is no folio."""
+        for h in self.ref.hstates.values():
+            folio = h.folios.get(pfn)
+            if folio is not None:
+                return Compound(folio.order, 0, folio.nid, folio.zone.idx, "hugetlb")
+        return None
 
     def _written(self, written: Runs) -> None:
         """Poisoned struct pages that have been written since are as they should be."""
@@ -198,10 +196,9 @@ class History:
         for s, e, _ in self.writable.runs(lo, hi):
             segments = recast(segments, s, e, _protected, append)
             self.used.add(PROTECTION)
-        for folio in self.headless:
-            first = folio.pfn // self.ref.arch.spp
-            if lo <= first < hi:
-                segments = _with_head(segments, first, min(hi, self._end(folio)))
+        for first, end in self.headless:
+            if lo <= first < min(hi, end):
+                segments = _with_head(segments, first, min(hi, end))
         return segments
 
     def pages(self, segments: list[PageSegment], lo: int, hi: int) -> list[PageSegment]:
@@ -209,10 +206,12 @@ class History:
         for s, e, content in self.tails.runs(lo, hi):
             segments = recast(segments, s, e, _initialised(content), append_pages)
             self.used.add(STRUCT_PAGES)
-        for folio in self.headless:
-            head = Compound(folio.order, 0, folio.nid, folio.zone.idx, "hugetlb")
-            s, e = folio.pfn, folio.pfn + self.ref.arch.spp
-            segments = recast(segments, max(lo, s), min(hi, e), _kept(head), append_pages)
+        spp = self.ref.arch.spp
+        for first, _ in self.headless:
+            head = self._head(first * spp)
+            if head is not None:
+                s, e = max(lo, first * spp), min(hi, (first + 1) * spp)
+                segments = recast(segments, s, e, _kept(head), append_pages)
         return segments
 
     def pageblocks(self, rc: int | str) -> Difference | None:
@@ -234,7 +233,8 @@ class History:
         was no block device for it (create_altmaps_and_memory_blocks): it freed a frame of the block's own memmap."""
         ref = self.ref
         died = _NOT_RAM.match(rc) if isinstance(rc, str) else None
-        if died is None or ref.faults.fired != "BLK":
+        points = ref.faults.points
+        if died is None or not ref.faults.failed or not points or points[-1][0] != "BLK":
             return False
         block, at = divmod(int(died[1], 16), ref.memory_blocks.pages)
         own = at * ref.arch.spp < ref.memory_blocks.pages and block not in ref.memory_blocks.altmaps
@@ -319,14 +319,6 @@ def _with_head(segments: list[Segment], lo: int, end: int) -> list[Segment]:
         if max(s, end) < e:
             append(out, max(s, end), e, form)
     return out
-
-
-def frame_of(k: Kernel, vpn: int) -> int:
-    """The frame that a vmemmap page of `k` maps."""
-    m = k.tables.get(vpn)
-    if m is None:
-        raise ValueError(f"vmemmap page {vpn:#x} is not mapped")
-    return frame_at(m, vpn)
 
 
 def _kept(head: Content) -> Callable[[Content | Row], Content | Row]:
