@@ -19,12 +19,14 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.engines.collector import paused
 from fuzz.execute import Profile, RunOutcome
+from fuzz.findings import minimized
 from fuzz.generate.program import run_generated
 from fuzz.generate.weights import choose_machine
-from fuzz.oracle.finding import Outcome
+from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
 from fuzz.program.operations import OPERATIONS
+from fuzz.program.text import format as format_program
 from mm.arch import ARCHES
 from mm.errno import errno_name
 
@@ -76,6 +78,30 @@ def _limited(operation: str, outcome: str, entry: dict[str, Any]) -> tuple[str, 
     return entry["source"], on, off
 
 
+class Unexplained(NamedTuple):
+    """An unexplained difference, and a program that shows it."""
+
+    arch: Label
+    finding: Finding
+    program: Program
+    one_minimal: bool = False
+    """Whether it is certain that nothing can be left out of the program."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "signature": self.finding.signature,
+            "detail": self.finding.detail,
+            "arch": self.arch,
+            "program": format_program(self.program),
+            "one_minimal": self.one_minimal,
+        }
+
+
+Found = tuple[Label, str]
+"""An architecture and the signature of a finding."""
+
+
 @dataclass(slots=True)
 class Surface:
     """What programs reached."""
@@ -83,8 +109,8 @@ class Surface:
     programs: int = 0
     operations: int = 0
     cells: Counter[Cell] = field(default_factory=Counter)
-    findings: dict[str, Program] = field(default_factory=dict)
-    """A program for each signature of an unexplained difference."""
+    findings: dict[Found, Unexplained] = field(default_factory=dict)
+    """The unexplained differences: one program for each signature on each architecture, the shortest."""
 
     def record(self, program: Program, outcome: RunOutcome) -> None:
         """Count one run, with the reference's answers."""
@@ -94,7 +120,24 @@ class Surface:
         for op, (rc, _) in zip(program.ops, outcome.rcs, strict=False):
             self.cells[Cell(op.name, answer(rc), label)] += 1
         if outcome.finding is not None:
-            self.findings.setdefault(outcome.finding.signature, program)
+            key = label, outcome.finding.signature
+            known = self.findings.get(key)
+            if known is None or len(program.ops) < len(known.program.ops):
+                self.findings[key] = Unexplained(label, outcome.finding, program)
+
+    def minimize(self, profile: Profile, patience: float | None) -> Iterator[Unexplained]:
+        """Make the programs of the findings small, `patience` seconds each; yields each when it is done.
+
+        Findings that turn out to be the same on an architecture are put together. One that is not seen again when its
+        program runs by itself stays as it was.
+        """
+        for key, found in list(self.findings.items()):
+            small = minimized(found.program, profile, patience)
+            if small is not None:
+                del self.findings[key]
+                found = Unexplained(found.arch, small.finding, small.program, small.one_minimal)
+                self.findings[found.arch, small.finding.signature] = found
+            yield found
 
     def empty_on(self, labels: Collection[Label]) -> list[Cell]:
         """Cells of some architectures that can be reached and were not, in the order of the table."""
@@ -114,7 +157,7 @@ class Surface:
             "reachable": sum(cell.arch in labels for cell in reachable()),
             "empty_reachable": [cell._asdict() for cell in self.empty_on(labels)],
             "unexpected": [cell._asdict() for cell in self.unexpected],
-            "findings": sorted(self.findings),
+            "findings": [found.to_json() for _, found in sorted(self.findings.items())],
             "cells": [{**cell._asdict(), "count": count} for cell, count in sorted(self.cells.items())],
         }
 

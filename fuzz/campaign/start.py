@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,7 @@ from fuzz.campaign.campaign import Campaign, Summary
 from fuzz.campaign.pool import HANG, Local, Pool, tasks
 from fuzz.campaign.settings import SETTINGS, CampaignError, Settings, locked
 from fuzz.findings import check_writable
+from fuzz.lifeline import sigterm_interrupts
 from fuzz.progress import Progress
 
 FOLDER: Final = Path("campaigns")
@@ -59,20 +58,9 @@ def resume(folder: Path, options: Options, progress: Progress) -> Summary:
         return _run(folder, settings, options, progress)
 
 
-def interrupt(signum: int, frame: object) -> None:
-    """SIGTERM ends a campaign as Ctrl-C does: that is how service managers and batch systems ask."""
-    raise KeyboardInterrupt
-
-
 def _run(folder: Path, settings: Settings, options: Options, progress: Progress) -> Summary:
-    before = None
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with sigterm_interrupts():
         return _campaign(folder, settings, options, progress)
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _campaign(folder: Path, settings: Settings, options: Options, progress: Progress) -> Summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from fuzz.commands.common import (
     DIFFERENT,
+    PATIENCE,
     SAME,
     FileArgument,
     JsonOption,
@@ -124,9 +126,12 @@ def coverage(
     """Print which outcomes of which operations were reached on which architecture.
 
     Random programs run on every architecture. What the specifications call reachable (fuzz/surface.toml names the
-    place) and was not reached is marked EMPTY: the generator has a hole, or the time was too short.
+    place) and was not reached is marked EMPTY: the generator has a hole, or the time was too short. An unexplained
+    difference comes with its architecture and a program, minimized. Ctrl-C (or SIGTERM) ends the run early: what was
+    reached until then is printed.
     """
     from fuzz.execute import run_program
+    from fuzz.lifeline import sigterm_interrupts
     from fuzz.progress import Progress
     from fuzz.surface import Surface, explore
     from zoo import reference_version
@@ -134,16 +139,18 @@ def coverage(
     labels = _labels(arch)
     programs = [read(path) for path in files or []]
     surface = Surface()
-    with reference_version(version_of(reference)):
-        for program in programs:
-            surface.record(program, run_program(program, profile=name_of(profile)))
-        progress = Progress()
+    progress = Progress()
+    with reference_version(version_of(reference)), sigterm_interrupts():
         try:
+            for program in programs:
+                surface.record(program, run_program(program, profile=name_of(profile)))
             for _ in explore(surface, seconds, seed, name_of(profile), labels):
                 progress.show(
                     f"{surface.programs} programs, {surface.operations:,} operations, "
                     f"{len(surface.empty_on(labels))} cells empty, findings: {len(surface.findings)}"
                 )
+            for found in surface.minimize(name_of(profile), PATIENCE):
+                progress.show(f"minimized: {found.finding.signature} on {found.arch}")
         except KeyboardInterrupt:
             progress.say("interrupted; this is what was reached until then")
     progress.clear()
@@ -163,6 +170,7 @@ def coverage(
 
 
 def _print_surface(surface: Surface, labels: list[str]) -> None:
+    from fuzz.program.text import format as format_program
     from fuzz.surface import Cell, reachable
 
     known = reachable()
@@ -181,8 +189,9 @@ def _print_surface(surface: Surface, labels: list[str]) -> None:
         print(f"  EMPTY {cell.operation}: {cell.outcome} on {cell.arch} ({known[cell]})")
     for cell in unexpected:
         print(f"  not in fuzz/surface.toml: {cell.operation}: {cell.outcome} on {cell.arch}")
-    for signature in sorted(surface.findings):
-        print(f"finding: {signature}")
+    for _, found in sorted(surface.findings.items()):
+        print(f"\nfinding: {found.finding.signature} on {found.arch}\n  {found.finding.detail}")
+        print(textwrap.indent(format_program(found.program), "  "), end="")
 
 
 def _cell(surface: Surface, cell: Cell) -> str:

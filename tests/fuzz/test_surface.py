@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
+from candidate.framework import UnifiedFramework
 from fuzz.cli import app
 from fuzz.execute import run_program
 from fuzz.program import parse
@@ -71,3 +78,43 @@ def test_the_command_prints_json_and_refuses_an_unknown_architecture() -> None:
     out = CliRunner().invoke(app, ["coverage", "--arch", "vax"])
     assert out.exit_code == 2
     assert "--arch vax: no such architecture; expected one of x86_64/4K" in out.stderr
+
+
+def test_an_unexplained_difference_comes_with_its_architecture_and_a_small_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    optimize = UnifiedFramework.hugetlb_vmemmap_optimize_folios
+
+    def forgetful(self: UnifiedFramework, *args: Any) -> None:
+        optimize(self, *args)
+        self.k.vmstat.nr_memmap += 1
+
+    monkeypatch.setattr(UnifiedFramework, "hugetlb_vmemmap_optimize_folios", forgetful)
+    file = tmp_path / "long.vmm"
+    file.write_text(
+        "vmm 1\nmachine arch=riscv64 page=4K ram=1G nodes=1\nboot\np0 = pages alloc count=8\n"
+        "hugetlb resize size=2M to=4\npages free p0\n"
+    )
+    out = CliRunner().invoke(app, ["coverage", str(file), "--seconds", "0", "--json"])
+    assert out.exit_code == 1
+    (found,) = json.loads(out.stdout)["findings"]
+    assert found["arch"] == "riscv64/4K"
+    assert found["signature"].startswith("accounting|nr_memmap|hugetlb resize|")
+    assert [op.name for op in parse(found["program"]).ops] == ["boot", "hugetlb resize"]
+    assert found["one_minimal"] is True
+    text = CliRunner().invoke(app, ["coverage", str(file), "--seconds", "0"]).stdout
+    assert f"finding: {found['signature']} on riscv64/4K\n  {found['detail']}\n  vmm 1\n" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_prints_what_it_has(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "fuzz.cli", "coverage", "--seconds", "600", "--arch", "s390x", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "programs" in process.stderr.readline()  # it runs
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert "interrupted" in err
+    data = json.loads(out)
+    assert data["programs"] > 0
+    assert process.returncode == bool(data["findings"])
