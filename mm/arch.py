@@ -74,6 +74,27 @@ class Arch:
     """ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
     boot_memory_stays: bool = False
     """A notifier refuses to let boot memory go offline."""
+    vmemmap_leaf_for_part: bool = False
+    """vmemmap_populate maps a PMD leaf, a whole one, for a part of what it describes too (arch/riscv/mm/init.c and
+    radix__vmemmap_populate always, modify_pmd_table of arch/s390/mm/vmem.c)."""
+    vmemmap_rounds_down: bool = False
+    """vmemmap_populate begins with a whole vmemmap page, or PMD, where the range begins inside of one (powerpc:
+    radix__vmemmap_populate, and vmemmap_populate of mm/init_64.c). Elsewhere it goes from the first struct page in
+    steps of a page."""
+    compounds_by_pfn: bool = False
+    """vmemmap_populate_compound_pages is the architecture's own (radix_pgtable.c): it goes by the absolute pfn, may map
+    the first two pages of a compound page outside the range, and takes no notice of a second page that it did not
+    get."""
+    memmap_from_ram: bool = False
+    """A base page that the altmap does not have comes from RAM (radix__vmemmap_pte_populate)."""
+    vmemmap_flush_late: bool = False
+    """vmemmap_free flushes when all frames are free: remove_pagetable (arch/x86/mm/init_64.c, radix_pgtable.c),
+    remove_pgd_mapping (arch/riscv/mm/init.c), modify_pagetable (arch/s390/mm/vmem.c). arm64 flushes an entry before its
+    frame goes, loongarch64 frees nothing."""
+    vmemmap_frees_shared: bool = False
+    """vmemmap_free releases a vmemmap page or PMD leaf that describes memory of two devices as if its frames were those
+    of the device that goes: free_hotplug_page_range (arm64), free_vmemmap_storage (riscv), vmem_free_pages (s390).
+    powerpc asks whether a frame lies in the altmap; x86-64 has no such pages."""
 
     page: int = field(init=False)
     spp: int = field(init=False)
@@ -125,6 +146,7 @@ X86_64 = Arch(
     pud_thp=True,
     memmap_on_memory=True,
     hugetlb_cma_shift=30,
+    vmemmap_flush_late=True,
 )
 """Four-level page tables; memory blocks as on machines below 64G of RAM."""
 
@@ -148,6 +170,9 @@ RISCV64 = Arch(
     pud_thp=True,
     memmap_on_memory=True,
     hugetlb_cma_shift=30,
+    vmemmap_leaf_for_part=True,
+    vmemmap_flush_late=True,
+    vmemmap_frees_shared=True,
 )
 """Sv48, a CPU without Svnapot; QEMU's `virt`."""
 
@@ -196,6 +221,11 @@ def _ppc64_radix(page_shift: int) -> Arch:
         pud_thp=True,
         memmap_on_memory=True,
         hugetlb_cma_shift=30,
+        vmemmap_leaf_for_part=True,
+        vmemmap_rounds_down=True,
+        compounds_by_pfn=True,
+        memmap_from_ram=True,
+        vmemmap_flush_late=True,
     )
 
 
@@ -214,6 +244,8 @@ PPC64_HASH = Arch(
     zones=(),
     ram=RamLayout(0, 1 << 63),
     image=_LOW_IMAGE,
+    vmemmap_rounds_down=True,
+    vmemmap_flush_late=True,
 )
 """The hash MMU with 64K pages: the vmemmap is bolted in blocks of 16M, the size of `pmd_shift` here, without page
 tables. Left out: 16G pages, which firmware hands out."""
@@ -246,6 +278,7 @@ def _arm64(page_shift: int) -> Arch:
         # CONT_PMD_SIZE where the PUD maps no pages
         hugetlb_cma_shift={12: 30, 14: 30, 16: 34}[page_shift],
         break_before_make=True,
+        vmemmap_frees_shared=True,
     )
 
 
@@ -267,6 +300,9 @@ S390X = Arch(
     memmap_on_memory=True,
     hugetlb_cma_shift=31,
     break_before_make=True,
+    vmemmap_leaf_for_part=True,
+    vmemmap_flush_late=True,
+    vmemmap_frees_shared=True,
 )
 """Segments of 1M and regions of 2G; two page tables share one page on real machines, one each here."""
 

@@ -8,7 +8,7 @@ Each rule still demands that the sides differ by what the architecture's code ex
 
 from __future__ import annotations
 
-from fuzz.oracle.pieces import LEAVES, shares_tails
+from fuzz.oracle.pieces import shares_tails, tails_beside_leaves
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
@@ -36,7 +36,7 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     lies under a whole section, on either side.
     """
     arch = ref.arch
-    if arch.name not in LEAVES or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
+    if not tails_beside_leaves(arch) or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
         return [], False
     ptrs, spp = arch.ptrs_per_pte, arch.spp
     spans: set[tuple[int, int]] = set()
@@ -45,8 +45,8 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
         for pmd in range(lo // spp // ptrs, -(-hi // spp // ptrs)):
             a, b = max(lo // spp, pmd * ptrs), min(-(-hi // spp), (pmd + 1) * ptrs)
             leaf = any(isinstance(m, Leaf) for k in (ref, cand) for _, _, m in k.tables.runs(a, b))
-            leaf |= whole and arch.name == "ppc64_radix" and _kept_tails(cand, a, b, 1 << pgmap.vmemmap_shift)
-            if leaf or (not whole and arch.name == "ppc64_radix"):
+            leaf |= whole and arch.compounds_by_pfn and _kept_tails(cand, a, b, 1 << pgmap.vmemmap_shift)
+            if leaf or (not whole and arch.vmemmap_rounds_down):
                 spans.add((pmd * ptrs, (pmd + 1) * ptrs))
             under |= leaf and whole
     return sorted(spans), under

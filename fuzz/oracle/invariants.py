@@ -250,7 +250,7 @@ def _private_use(k: Kernel, vpn: int, frame: int) -> int:
     """
     if home(k, vpn, frame) < vpn:
         return 1
-    if k.arch.name != "ppc64_radix":
+    if not k.arch.compounds_by_pfn:
         return 0
     pages = [(lo + m.delta, hi + m.delta) for lo, hi, m in k.tables.entries.items() if isinstance(m, Pte)]
     return int(any(lo <= frame < hi for lo, hi in pages))

@@ -20,7 +20,7 @@ def dax_unaligned_start(
     The reference dies if that section has boot memmap in a PMD leaf, and shares its last page if it has base pages; the
     candidate dies where tails are read-only, and overwrites the shared tail page where they are not.
     """
-    if ref.arch.name == "ppc64_radix" and 1 << order > ref.arch.pages_per_section:
+    if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
         # Population looks at absolute offsets, and maps pages in front of the device.
         return any(start % (1 << order) for start, _ in ranges)
     per = ref.arch.pages_per_section
@@ -47,7 +47,7 @@ def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -
 def compound_under_leaf(ref: Kernel, ranges: list[tuple[int, int]], mine: Outcome) -> bool:
     """docs/findings/0006: a device that shares tails, in a section where riscv64 has a PMD leaf for another part."""
     arch = ref.arch
-    if arch.name != "riscv64" or not isinstance(mine, str) or "is looked up in a PMD leaf" not in mine:
+    if not arch.vmemmap_leaf_for_part or not isinstance(mine, str) or "is looked up in a PMD leaf" not in mine:
         return False
     leaves = [m for lo, hi in ranges for _, _, m in ref.tables.runs(lo // arch.spp, hi // arch.spp) if m.kind == "leaf"]
     return bool(leaves)
@@ -58,7 +58,7 @@ def missed_vmemmap_page(ref: Kernel, ranges: list[tuple[int, int]], outcomes: tu
     both trees leave the last vmemmap page of a piece unmapped, and touch a struct page in it."""
     arch = ref.arch
     mine, theirs = outcomes
-    within = arch.name in ("arm64", "loongarch64") and arch.pages_per_subsection < arch.spp
+    within = not arch.vmemmap_rounds_down and arch.pages_per_subsection < arch.spp
     if not within or not isinstance(mine, str):
         return False
     died = "is written but not mapped" in mine and mine == theirs
@@ -71,24 +71,28 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
 
     With an altmap the frame is credited and lost; without, an altmap's frame of the other device is given to the buddy
     allocator, which dies of it. On s390 and riscv64 it is a PMD leaf that two devices share: the altmap of the one that
-    goes last is credited with all of it, and has given less than it got back.
+    goes last is credited with all of it, and has given less than it got back; without an altmap, the leaf's frames go to
+    the buddy allocator, though they lie in the other device.
     """
     arch = ref.arch
-    if arch.name in ("s390x", "riscv64"):
-        return any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps)
-    if arch.name != "arm64" or arch.pages_per_subsection >= arch.spp:
+    if not arch.vmemmap_frees_shared:
         return False
     died = isinstance(mine, str)
     if died and "is freed but is not online RAM" not in str(mine):
         return False
-    sub = arch.pages_per_subsection
+    if arch.vmemmap_leaf_for_part and not died:
+        return any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps)
+    pages = arch.ptrs_per_pte if arch.vmemmap_leaf_for_part else 1
+    unit, sub = pages * arch.spp, arch.pages_per_subsection
     for pgmap, _ in remaps:
         if died is (pgmap.altmap is not None):
             continue
-        for edge in (pfn for ends in pgmap.ranges for pfn in ends if pfn % arch.spp):
-            vpn = edge // arch.spp
-            lo, hi = vpn * arch.spp // sub, (vpn + 1) * arch.spp // sub
-            if ref.tables.get(vpn) is None and ref.sections.subsections.overlaps(lo, hi):
+        for edge in (pfn for ends in pgmap.ranges for pfn in ends if pfn % unit):
+            first = edge - edge % unit
+            if ref.tables.get(first // arch.spp) is not None:
+                continue
+            # s390 waits until nothing needs the leaf, arm64 takes the page from those who do, riscv64 the leaf.
+            if arch.vmemmap_leaf_for_part or ref.sections.subsections.overlaps(first // sub, (first + unit) // sub):
                 return True
     return False
 

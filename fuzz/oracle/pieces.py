@@ -25,8 +25,9 @@ REF_KEEP = 2
 """VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
 
 
-LEAVES = frozenset({"riscv64", "ppc64_radix"})
-"""Architectures with device DAX tails where vmemmap_populate maps a PMD leaf for a part of a section too."""
+def tails_beside_leaves(arch: Arch) -> bool:
+    """Whether devices share tails, and ordinary memmap of a part of a section is a whole PMD leaf."""
+    return arch.dax_dedup and arch.vmemmap_leaf_for_part
 
 
 def shares_tails(arch: Arch, order: int, altmap: bool) -> bool:
@@ -62,7 +63,7 @@ class Pieces:
         self.full_count = full_count
         """Whether the reference counts the memmap of a device as if it were not optimized
         (history-dax-vmemmap-accounting)."""
-        self.addr_pfn_drifts = full_count and arch.name == "ppc64_radix" and arch.pages_per_section >= arch.spp
+        self.addr_pfn_drifts = full_count and arch.compounds_by_pfn and arch.pages_per_section >= arch.spp
         """Whether the reference populates devices as powerpc did (history-powerpc-addr-pfn): one pfn further for each
         vmemmap page, and right again with each section."""
         self.overcount = 0

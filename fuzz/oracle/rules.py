@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, in_row, unlike
-from fuzz.oracle.pieces import LEAVES, REF_KEEP, Pieces, shares_tails
+from fuzz.oracle.pieces import REF_KEEP, Pieces, shares_tails, tails_beside_leaves
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
@@ -288,8 +288,9 @@ def fault_fork(
                 return False
             # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
             # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
-            ways_round = k is ref or (device is not None and device.altmap is not None)
-            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round and k.arch.name == "ppc64_radix"):
+            altmap = device is not None and device.altmap is not None
+            ways_round = (k is ref and k.arch.compounds_by_pfn) or (altmap and k.arch.memmap_from_ram)
+            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round):
                 continue
             if several and k.faults.fired:
                 continue
@@ -300,7 +301,7 @@ def fault_fork(
     if not nth or a is None or b is None:
         return False
     moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
-    if device is not None and ref.arch.name in LEAVES:
+    if device is not None and tails_beside_leaves(ref.arch):
         # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
         moved |= TABLE_POINTS
     mine, out = _first_points(a, nth, moved)
@@ -313,11 +314,11 @@ def fault_fork(
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
         done = pieces_done(ref, ranges, order, frames, drifts)
-        if device is not None and ref.arch.name in LEAVES and ref.faults.fired != cand.faults.fired:
+        if device is not None and tails_beside_leaves(ref.arch) and ref.faults.fired != cand.faults.fired:
             return out != out2
         if rcs[0] == 0 and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
-        if ref.arch.name == "ppc64_radix" and 1 << order > ref.arch.pages_per_section:
+        if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
             # The reference has mapped the compound page's second page too, which lies behind the section that failed or
             # in front of it, and stays.
             return True

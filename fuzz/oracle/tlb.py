@@ -7,16 +7,14 @@ from fuzz.oracle.finding import Difference
 from mm.kernel import Kernel
 
 CLAUSE = "hot-remove-frees-before-flush"
-LATE = frozenset({"x86_64", "riscv64", "s390x", "ppc64_radix", "ppc64_hash"})
-"""Architectures whose vmemmap_free flushes when all is free (docs/findings/0007); arm64 flushes an entry before its
-frame goes, loongarch64 frees nothing."""
+"""docs/findings/0007."""
 
 
 def violated(k: Kernel, side: str, used: set[str]) -> Difference | None:
     """What went wrong in the operation in progress."""
     for text in k.tlb.violations:
         stale = text.startswith("frame ")
-        if stale and k.arch.name in LATE and k.sections.touched:
+        if stale and k.arch.vmemmap_flush_late and k.sections.touched:
             used.add(CLAUSE)  # memory came or went, or failed to come
             continue
         field = "stale translation" if stale else "break before make"

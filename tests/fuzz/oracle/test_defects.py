@@ -127,6 +127,10 @@ SHARED_FREED = (
     "d0 = dax create at=0x100000000 size=130M align=64K altmap=on\n"
     "d1 = dax create at=0x108200000 size=62M align=64K\ndax destroy d1"
 )
+SHARED_LEAF_FREED = (
+    "machine arch=s390x page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0x80000000 size=34M align=4K altmap=on\n"
+    "d1 = dax create at=0x82200000 size=30M align=4K\ndax destroy d0\ndax destroy d1"
+)
 MISSED_LOONGARCH = (
     "machine arch=loongarch64 page=64K ram=512M nodes=1\nboot\nd0 = dax create at=0x21000000 size=114M align=64K"
 )
@@ -402,6 +406,7 @@ DEFECTS = (
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),
     Defect("arm64-shared-vmemmap-page", SHARED_LOST, REMOVE, leak, "accounting", "free pages"),
     Defect("arm64-shared-vmemmap-page", SHARED_FREED, LATE, dies_at_boot, "returns", "bug"),
+    Defect("arm64-shared-vmemmap-page", SHARED_LEAF_FREED, REMOVE, dies_at_boot, "returns", "bug"),
     Defect("arm64-missed-vmemmap-page", MISSED_LOONGARCH, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
