@@ -544,9 +544,12 @@ class Oracle:
             return "memory-fork"
         # Pages that stay where they are come from kernel zones only.
         zones = ZONE_MOVABLE if op.name == "pages alloc" and not op.args["movable"] else ZONE_DEVICE
-        if rules.memory_fork(op.name, rcs, short, self.accounting.free_before(zones), refused, bool(ref.remaps)):
+        free = self.accounting.free_before(zones)
+        if rules.memory_fork(op.name, rcs, short, free, refused, bool(ref.remaps)):
             return "memory-fork"
         if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
+            return "placement-fork"
+        if op.name in rules.OFFLINING and rules.crowded_fork(ref, cand, rcs, short, free):
             return "placement-fork"
         contig = op.name == "pages contig"
         if contig and rules.contig_fork(ref, cand, rcs, *(n >> ref.arch.page_shift for n in span(op))):

@@ -386,6 +386,34 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     return False
 
 
+def crowded_fork(
+    ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int], free: tuple[list[int], list[int]]
+) -> bool:
+    """Whether a block that was to go offline held more pages of programs on the side that said -EBUSY, which found no
+    room for them on the other nodes (do_migrate_range looks there first, mm/memory_hotplug.c).
+
+    `short` and `free` as for `memory_fork`. What a side had to move is what it moved, which the other nodes have less
+    now, and what is left in the block.
+    """
+    if sorted(rcs) != [-EBUSY, 0]:
+        return False
+    stuck = rcs.index(-EBUSY)
+    busy = (ref, cand)[stuck]
+    nids = {busy.sections.nid.get(lo // busy.arch.pages_per_section) for lo, _ in busy.memory_blocks.tried}
+    to_move = []
+    for k, before in zip((ref, cand), free, strict=True):
+        others = [node for node in k.nodes if node.nid not in nids]
+        now = sum(zone.free_pages(k.arch.pmd_order) for node in others for zone in node.zones[:ZONE_DEVICE])
+        left = sum(
+            hi - lo
+            for first, end in k.memory_blocks.tried
+            for lo, hi, owner in k.pages.owners.runs(first, end)
+            if owner == OWNER_PAGES_MOVABLE
+        )
+        to_move.append(sum(before[node.nid] for node in others) - now + left)
+    return short[stuck] > 0 and to_move[stuck] > to_move[1 - stuck]
+
+
 def contig_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lo: int, hi: int) -> bool:
     """Whether a range that was to be allocated holds a frame that cannot move on one side only, which said -EBUSY."""
     if rcs.count(-EBUSY) != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from fuzz import execute
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
-from mm.errno import EEXIST, EINVAL, ENOMEM
+from mm.errno import EBUSY, EEXIST, EINVAL, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
@@ -509,6 +510,79 @@ def test_a_fork_does_not_hide_a_broken_invariant() -> None:
     out = run(DAX_FAULT, (ADD, leak_on_failure))
     assert out.finding is not None
     assert (out.finding.layer, out.finding.field) == ("frames", "candidate: memmap")
+
+
+# -- forks: a clause explains where two sides part by the program's state, and nothing else ------------------------------
+
+
+REGRESSIONS = Path(__file__).resolve().parents[3] / "corpus" / "regressions"
+
+Answer = Callable[[execute.Side], int | None]
+"""What a side answers instead of running an operation; None: it runs it."""
+
+
+def of_candidate(rc: int, short: int = 0) -> Answer:
+    """The candidate does nothing and answers `rc`; `short` allocations of its got less than they asked for."""
+
+    def answer(side: execute.Side) -> int | None:
+        if not isinstance(side.kernel.paths, UnifiedFramework):
+            return None
+        side.kernel.pages.short += short
+        return rc
+
+    return answer
+
+
+def reference_lacks(side: execute.Side) -> int:
+    """The reference says that it has no memory, the candidate that it got some; neither did anything."""
+    if isinstance(side.kernel.paths, UnifiedFramework):
+        return 0
+    side.kernel.pages.short += 1
+    return -ENOMEM
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A program of corpus/regressions, the clause that ends it, its last operation, and a wrong answer to that."""
+
+    program: str
+    clause: str
+    operation: str
+    answer: Answer
+
+
+FORKS = (
+    # Whether kernel zones have less: the reference's have more, only ZONE_MOVABLE of the candidate makes up for it.
+    Fork("pages-of-kernel-zones", "memory-fork", "pages alloc", reference_lacks),
+    # One side found a block for the memmap: that is no reason for another errno, nor for a failure without a failed
+    # allocation.
+    Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-EINVAL)),
+    Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-ENOMEM)),
+    # Pages of programs are in the way on one side: it must have lacked room for them.
+    Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
+    # A failure that powerpc ignores, a page from RAM and a second page that stays are no reason for other errnos.
+    Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-EINVAL)),
+    Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-ENOMEM)),
+    Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
+)
+
+
+@pytest.mark.parametrize("fork", FORKS, ids=lambda f: f"{f.program}-{f.operation}")
+def test_a_wrong_answer_where_two_sides_part_is_found(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse((REGRESSIONS / f"{fork.program}.vmm").read_text(encoding="utf-8"))
+    clean = run_program(program, full_every=1)
+    assert (clean.verdict, program.ops[-1].name) == ("explained", fork.operation)
+    assert fork.clause in clean.clauses
+    entry, last = execute.ENTRIES[fork.operation], program.ops[-1]
+
+    def planted(side: execute.Side, args: dict[str, Any], result: str | None) -> int:
+        rc = fork.answer(side) if args == last.args else None
+        return entry(side, args, result) if rc is None else rc
+
+    monkeypatch.setitem(execute.ENTRIES, fork.operation, planted)
+    out = run_program(program, full_every=1)
+    assert out.finding is not None
+    assert (out.finding.layer, out.finding.operation) == ("returns", fork.operation)
 
 
 def test_a_panic_over_a_frame_of_the_same_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
