@@ -71,8 +71,8 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
 
     With an altmap the frame is credited and lost; without, an altmap's frame of the other device is given to the buddy
     allocator, which dies of it. On s390 and riscv64 it is a PMD leaf that two devices share: the altmap of the one that
-    goes last is credited with all of it, and has given less than it got back; without an altmap, the leaf's frames go to
-    the buddy allocator, though they lie in the other device.
+    goes last is credited with all of it, and has given less than it got back; without an altmap, the leaf's frames go
+    to the buddy allocator, though they lie in the other device.
     """
     arch = ref.arch
     if not arch.vmemmap_frees_shared:

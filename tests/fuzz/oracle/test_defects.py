@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -512,7 +511,7 @@ def test_a_fork_does_not_hide_a_broken_invariant() -> None:
     assert (out.finding.layer, out.finding.field) == ("frames", "candidate: memmap")
 
 
-# -- forks: a clause explains where two sides part by the program's state, and nothing else ------------------------------
+# -- forks: a clause explains where two sides part by the program's state, and nothing else ---
 
 
 REGRESSIONS = Path(__file__).resolve().parents[3] / "corpus" / "regressions"
