@@ -170,6 +170,12 @@ def boot_kernel() -> Callable[..., Kernel]:
 
 
 @pytest.fixture
+def on() -> Callable[..., Kernel]:
+    """A booted kernel by architecture and page size in KiB."""
+    return lambda name, kib=4, **machine: booted(arch=name, page=kib << 10, **machine)
+
+
+@pytest.fixture
 def fresh() -> Callable[[Kernel, int, int], list[Folio]]:
     return new_folios
 
