@@ -459,11 +459,11 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
     """Whether an operation took different huge pages, of `n` pages, because the first choice was not free on the other
     side.
 
-    The first choice is the lowest address in the highest zone of the node that is preferred. It may have become free
-    since: the operation itself frees what optimization saves.
+    The first choice is the lowest address in the highest zone of the node that is preferred, CMA pageblocks last. It
+    may have become free since: the operation itself frees what optimization saves.
     """
     mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
-    first: list[tuple[bool, int, int, int, Kernel]] = []
+    first: list[tuple[bool, int, int, bool, int, Kernel]] = []
     for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
         only = a.copy()
         for lo, hi in b.items():
@@ -472,10 +472,10 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
             pfn = block << k.arch.pmd_order
             zone = k.pages.zone_of.get(pfn)
             if zone is not None:
-                first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn, other))
+                first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn in k.pages.cma, pfn, other))
     if not first:
         return False
-    *_, pfn, other = min(first, key=lambda choice: choice[:4])
+    *_, pfn, other = min(first, key=lambda choice: choice[:5])
     pfn &= -n
     return not other.pages.is_free(pfn, pfn + n) or any(lo < pfn + n and pfn < hi for lo, hi in other.pages.touched)
 

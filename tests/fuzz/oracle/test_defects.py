@@ -38,6 +38,13 @@ DAX_FAULT = f"{SMALL}\nboot\nfail alloc nth=68\nd0 = dax create at=0x20000000 si
 """The 68th point: the 64th and last VMF of the candidate lies before it, the 128th of the reference behind it."""
 DAX_FAULTS = f"{SMALL}\nboot\nfail alloc nth=68 times=3\nd0 = dax create at=0x20000000 size=128M"
 """The same with the two points behind it, of which the reference reaches none: it has given up."""
+PLACEMENT_CMA = (
+    "machine arch=x86_64 page=4K ram=4G nodes=1\nreserve cma size=2G\nboot\n"
+    "d0 = dax create at=0x200000000 size=128M align=4K driver=kmem\ndax online d0 block=0 zone=default\n"
+    "p0 = pages alloc count=1017\nd1 = dax create at=0x80000000 size=1G\nhugetlb resize size=2M to=1\n"
+    "hugetlb resize size=2M to=61"
+)
+"""The zone's ordinary pageblocks run out, on one side first; what follows are those of the area."""
 RADIX_PAGES = (
     "machine arch=ppc64_radix page=64K ram=512M nodes=1\nboot\n"
     "d0 = dax create at=0x80000000 size=16M align=64K altmap=on\nm0 = memory add at=0xc0000000 size=256M\n"
@@ -451,6 +458,7 @@ DEFECTS = (
     Defect("memory-fork", f"{MEMORY}\ndax destroy d0", ADD, say_invalid, "returns", "rc"),
     Defect("placement-fork", POISON_FORK, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
     Defect("placement-fork", PLACEMENT, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.18.vmemmap_optimized"),
+    Defect("placement-fork", PLACEMENT_CMA, OPTIMIZE, mark_not_optimized, "accounting", "hugetlb.9.vmemmap_optimized"),
     Defect("boot-order", BOOT_ORDER, LATE, leak, "accounting", "free pages"),
     Defect("boot-order", BOOT_ORDER, LATE, manage_one_more, "accounting", "zone1.1.managed"),
     Defect("dax-1g-unaligned-start", UNALIGNED_1G, ADD, say_invalid, "returns", "rc"),
