@@ -20,7 +20,7 @@ from mm.page_alloc import Extents, KernelBug
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
 from reference.paths import SeparatePaths
-from reference.populate import ensure_tables, memmap_row
+from reference.populate import ensure_tables, memmap_row, populate_ptes
 from reference.radix_pgtable import CONSTRUCTED
 from zoo.defect import Defect
 
@@ -143,28 +143,37 @@ def _pfn_by_vmemmap_page(
     compound = k.arch.vmemmap_pages(pgmap.vmemmap_shift)
     if per < 1:
         return original(k, start_pfn, lo, hi, nid, pgmap)
-    for vpn in range(lo, hi):
-        if not ensure_tables(k, vpn, node, PMD_TABLE, CONSTRUCTED):
-            return -ENOMEM
-        if k.tables.get(vpn) is not None:
-            continue
-        if not ensure_tables(k, vpn, node, PTE_TABLE, CONSTRUCTED):
-            return -ENOMEM
-        piece = max(lo, vpn // per * per)
+    for section in range(lo // per * per, hi, per):
+        piece, end = max(lo, section), min(hi, section + per)
         first = piece - piece % compound
-        second = first + max(1, vpn - piece)
-        lender = k.tables.get(second) if piece != first else None
-        if lender is None or isinstance(lender, Leaf):
-            got = memmap_row(k, 1, nid)
-            if got is None:
+        if not ensure_tables(k, piece, node, PMD_TABLE, CONSTRUCTED):
+            return -ENOMEM
+        for s, e in k.tables.holes(piece, end):
+            if not ensure_tables(k, s, node, PTE_TABLE, CONSTRUCTED):
                 return -ENOMEM
-            # A page of the first section is lent to the other sections.
-            k.tables.set(vpn, vpn + 1, Shared(got[0][0], True) if compound > per else Pte(got[0][0] - vpn, True))
-        else:
-            frame = frame_at(lender, second)
-            k.tables.set(vpn, vpn + 1, Shared(frame, True))
-            k.pages.get_refs(frame, 1)
+            if compound <= per:
+                done = populate_ptes(k, s, e, nid)
+            else:
+                done = all(_populate_drifted(k, vpn, piece, first, nid) for vpn in range(s, e))
+            if not done:
+                return -ENOMEM
     return 0
+
+
+def _populate_drifted(k: Kernel, vpn: int, piece: int, first: int, nid: int) -> bool:
+    """A vmemmap page of a compound page that is larger than a section and begins at `first`; False: no memory."""
+    second = first + max(1, vpn - piece)
+    lender = k.tables.get(second) if piece != first else None
+    if lender is not None and not isinstance(lender, Leaf):
+        frame = frame_at(lender, second)
+        k.tables.set(vpn, vpn + 1, Shared(frame, True))
+        k.pages.get_refs(frame, 1)
+        return True
+    got = memmap_row(k, 1, nid)
+    if got is not None:
+        # A page of the first section is lent to the other sections.
+        k.tables.set(vpn, vpn + 1, Shared(got[0][0], True))
+    return got is not None
 
 
 def _drop_what_has_no_memmap(

@@ -26,7 +26,8 @@ from mm.page_alloc import (
     OWNER_TAIL,
     OWNER_TAIL_BOOT,
 )
-from mm.pgtable import PTE_TABLE, Pte, Shared, Strided
+from mm.pgtable import PTE_TABLE, Shared, Strided
+from mm.runs import RunSet
 
 MEMMAP = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
 TAILS = frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})
@@ -223,10 +224,11 @@ def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference 
     frame that a compound page of the separate paths shares has one for each PTE.
     """
     uses: dict[int, int] = dict.fromkeys(tails, 1)
+    private = _private(k) if k.arch.name == "ppc64_radix" else RunSet()
     for lo, hi, m in k.tables.entries.items():
         if isinstance(m, Shared):
             if m.frame not in tails:
-                uses[m.frame] = uses.get(m.frame, _private_use(k, lo, m.frame)) + hi - lo
+                uses[m.frame] = uses.get(m.frame, _private_use(k, lo, m.frame, private)) + hi - lo
             elif tails[m.frame][0][1] == ZONE_DEVICE:
                 uses[m.frame] += hi - lo
         elif isinstance(m, Strided) and m.tail is not None and _device(tails, m.tail):
@@ -243,17 +245,20 @@ def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference 
     return None
 
 
-def _private_use(k: Kernel, vpn: int, frame: int) -> int:
+def _private(k: Kernel) -> RunSet:
+    """The frames that private PTEs map."""
+    out = RunSet()
+    for lo, hi in _join((lo + m.delta, hi + m.delta) for lo, hi, m in k.tables.entries.items() if m.kind == "pte")[0]:
+        out.add(lo, hi)
+    return out
+
+
+def _private_use(k: Kernel, vpn: int, frame: int, private: RunSet) -> int:
     """1 if a private PTE in front of the run that shares `frame` maps it too.
 
-    On powerpc that is the second page of the compound page, wherever the run is.
+    On powerpc that is the second page of the compound page, wherever the run is: one of the `private` frames.
     """
-    if home(k, vpn, frame) < vpn:
-        return 1
-    if not k.arch.compounds_by_pfn:
-        return 0
-    pages = [(lo + m.delta, hi + m.delta) for lo, hi, m in k.tables.entries.items() if isinstance(m, Pte)]
-    return int(any(lo <= frame < hi for lo, hi in pages))
+    return int(home(k, vpn, frame) < vpn or frame in private)
 
 
 def _device(tails: Tails, frame: int) -> bool:
