@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from fuzz.engines.collector import paused
 from fuzz.execute import Profile, RunOutcome
 from fuzz.findings import minimized
+from fuzz.generate.operations import ALL, MAKERS, aimed
 from fuzz.generate.program import run_generated
 from fuzz.generate.weights import choose_machine
 from fuzz.oracle.finding import Finding, Outcome
@@ -51,31 +52,49 @@ def answer(rc: Outcome) -> str:
     return errno_name(rc).removeprefix("-") if rc < 0 else "ok"
 
 
-@cache
+class Entry(NamedTuple):
+    """What the table says about a cell."""
+
+    source: str
+    """Where it is written that the outcome is possible."""
+    rare: str
+    """Why a run of minutes need not reach it; empty if it must."""
+
+
 def reachable() -> dict[Cell, str]:
-    """The cells that can be reached, and the source that says so; a malformed table is a ValueError naming the
-    place."""
+    """The cells that a run must reach, and the source that says so."""
+    return {cell: entry.source for cell, entry in known().items() if not entry.rare}
+
+
+@cache
+def known() -> dict[Cell, Entry]:
+    """The cells that can be reached; a malformed table is a ValueError naming the place."""
     text = resources.files("fuzz").joinpath("surface.toml").read_text(encoding="utf-8")
-    out: dict[Cell, str] = {}
+    out: dict[Cell, Entry] = {}
     for operation, outcomes in tomllib.loads(text).items():
         if operation not in OPERATIONS:
             raise ValueError(f"surface.toml: no operation {operation!r}")
         for outcome, entry in outcomes.items():
-            source, on, off = (entry, None, ()) if isinstance(entry, str) else _limited(operation, outcome, entry)
+            table = {"source": entry} if isinstance(entry, str) else entry
+            on, off = _limits(operation, outcome, table)
             for label in LABELS:
                 name = label.partition("/")[0]
                 if (on is None or label in on or name in on) and label not in off and name not in off:
-                    out[Cell(operation, outcome, label)] = source
+                    out[Cell(operation, outcome, label)] = Entry(table["source"], table.get("rare", ""))
     return out
 
 
-def _limited(operation: str, outcome: str, entry: dict[str, Any]) -> tuple[str, list[str] | None, list[str]]:
+def _limits(operation: str, outcome: str, entry: dict[str, Any]) -> tuple[list[str] | None, list[str]]:
     on, off = entry.get("on"), entry.get("not_on", [])
-    known = {*LABELS, *(name for name, _ in LABELS.values())}
-    unknown = {*(on or ()), *off} - known
+    names = {*LABELS, *(name for name, _ in LABELS.values())}
+    unknown = {*(on or ()), *off} - names
     if unknown or not isinstance(entry.get("source"), str):
         raise ValueError(f"surface.toml, {operation}, {outcome}: {sorted(unknown) or 'the source is missing'}")
-    return entry["source"], on, off
+    if not entry.keys() <= {"source", "on", "not_on", "rare"}:
+        raise ValueError(
+            f"surface.toml, {operation}, {outcome}: source, on, not_on, rare expected, not {sorted(entry)}"
+        )
+    return on, off
 
 
 class Unexplained(NamedTuple):
@@ -146,8 +165,11 @@ class Surface:
     @property
     def unexpected(self) -> list[Cell]:
         """Cells that were reached although the table does not know them."""
-        known = reachable()
-        return sorted(cell for cell in self.cells if cell not in known)
+        return sorted(cell for cell in self.cells if cell not in known())
+
+    def rare_on(self, labels: Collection[Label]) -> list[Cell]:
+        """Cells of some architectures that were not reached, and need not be."""
+        return [cell for cell, entry in known().items() if entry.rare and cell.arch in labels and not self.cells[cell]]
 
     def to_json(self, labels: Collection[Label]) -> dict[str, Any]:
         """As plain JSON values."""
@@ -156,6 +178,7 @@ class Surface:
             "operations": self.operations,
             "reachable": sum(cell.arch in labels for cell in reachable()),
             "empty_reachable": [cell._asdict() for cell in self.empty_on(labels)],
+            "rare_not_reached": [cell._asdict() for cell in self.rare_on(labels)],
             "unexpected": [cell._asdict() for cell in self.unexpected],
             "findings": [found.to_json() for _, found in sorted(self.findings.items())],
             "cells": [{**cell._asdict(), "count": count} for cell, count in sorted(self.cells.items())],
@@ -167,7 +190,8 @@ def explore(
 ) -> Iterator[Surface]:
     """Random programs, the architectures in turn and equally long, until the time is up; yields after each program.
 
-    An architecture that has no empty cell left is still fuzzed: the run is also a search for differences.
+    Every other program aims at an operation that has an empty cell, as long as there is one. An architecture that has
+    none left is still fuzzed: the run is also a search for differences.
     """
     labels = list(labels)
     share = seconds / len(labels)
@@ -180,6 +204,8 @@ def explore(
             number += 1
             draw = random.random
             machine = choose_machine(draw, LABELS[label])
+            missing = {cell.operation for cell in surface.empty_on([label])} if number % 2 == 0 else set()
+            table = aimed(draw, sorted(missing & MAKERS.keys())) if missing else ALL
             with paused():
-                surface.record(*run_generated(draw, profile, machine=machine))
+                surface.record(*run_generated(draw, profile, table, machine))
             yield surface

@@ -171,22 +171,24 @@ def coverage(
 
 def _print_surface(surface: Surface, labels: list[str]) -> None:
     from fuzz.program.text import format as format_program
-    from fuzz.surface import Cell, reachable
+    from fuzz.surface import Cell, known, reachable
 
-    known = reachable()
-    outcomes = {(cell.operation, cell.outcome): None for cell in (*known, *surface.unexpected)}
+    wanted, table = reachable(), known()
+    outcomes = {(cell.operation, cell.outcome): None for cell in (*table, *surface.unexpected)}
     rows = []
     for operation, outcome in outcomes:
         cells = [Cell(operation, outcome, label) for label in labels]
-        if any(cell in known or surface.cells[cell] for cell in cells):
+        if any(cell in table or surface.cells[cell] for cell in cells):
             rows.append([operation, outcome, *(_cell(surface, cell) for cell in cells)])
     print_table("", ["operation", "outcome", *labels], rows, right=2, width=36 + 10 * len(labels))
     empty, unexpected = surface.empty_on(labels), [cell for cell in surface.unexpected if cell.arch in labels]
-    wanted = sum(cell.arch in labels for cell in known)
+    count = sum(cell.arch in labels for cell in wanted)
     print(f"{surface.programs:,} programs, {surface.operations:,} operations")
-    print(f"{wanted - len(empty)} of {wanted} reachable cells reached, {len(empty)} empty")
+    print(f"{count - len(empty)} of {count} reachable cells reached, {len(empty)} empty")
     for cell in empty:
-        print(f"  EMPTY {cell.operation}: {cell.outcome} on {cell.arch} ({known[cell]})")
+        print(f"  EMPTY {cell.operation}: {cell.outcome} on {cell.arch} ({wanted[cell]})")
+    for cell in surface.rare_on(labels):
+        print(f"  not reached {cell.operation}: {cell.outcome} on {cell.arch} ({table[cell].rare})")
     for cell in unexpected:
         print(f"  not in fuzz/surface.toml: {cell.operation}: {cell.outcome} on {cell.arch}")
     for _, found in sorted(surface.findings.items()):
@@ -195,12 +197,12 @@ def _print_surface(surface: Surface, labels: list[str]) -> None:
 
 
 def _cell(surface: Surface, cell: Cell) -> str:
-    from fuzz.surface import reachable
+    from fuzz.surface import known, reachable
 
     count = surface.cells[cell]
     if count:
         return str(count) if count < 10_000 else f"{count // 1000}k"
-    return "EMPTY" if cell in reachable() else "-"
+    return "EMPTY" if cell in reachable() else "rare" if cell in known() else "-"
 
 
 def _counts(numbers: dict[str, int]) -> str:

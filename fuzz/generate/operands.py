@@ -414,6 +414,8 @@ def device_block(draw: Draw, live: Live, device: Device, online: bool) -> int:
             for i, block in enumerate(numbers)
             if (state := blocks.zone.get(block)) is not None and (state != MemoryBlocks.OFFLINE) is online
         ]
+        if blocks.nr_hwpoison and not online and draw() >= 0.5:
+            fitting = [i for i in fitting if numbers[i] in blocks.nr_hwpoison] or fitting
         if fitting:
             return fitting[int(draw() * len(fitting))]
     return int(draw() * (len(numbers) + 1)) if x < 0.99 else raw_number(draw)

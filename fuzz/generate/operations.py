@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from fuzz.generate import operands
@@ -366,6 +366,14 @@ def table(names: Collection[str] = WEIGHTS) -> Table:
 
 
 ALL: Final = table()
+
+
+def aimed(draw: Draw, names: Sequence[str]) -> Table:
+    """A random subset of the operations, and one of `names` as often as a third of all."""
+    others = swarm(draw)
+    if not names:
+        return others
+    return others + (MAKERS[names[int(draw() * len(names))]],) * (len(others) // 2)
 
 
 def swarm(draw: Draw) -> Table:

@@ -22,7 +22,7 @@ from fuzz.oracle.ledger import clauses
 from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
 from fuzz.program.text import parse, parse_file
-from fuzz.surface import Cell, answer, reachable
+from fuzz.surface import Cell, answer, known
 from zoo import planted
 from zoo.defect import Defect
 from zoo.registry import DEFECTS
@@ -150,13 +150,13 @@ def judge(where: str, program: Program, outcome: RunOutcome) -> Kill | None:
     """Whether anything is wrong with one run."""
     if outcome.finding is not None:
         return Kill("finding", outcome.finding.signature, where)
-    known = reachable()
+    table = known()
     label = f"{program.machine.arch}/{format_size(program.machine.page)}"
     for op, pair in zip(program.ops, outcome.rcs, strict=False):
         for rc in pair:
             if isinstance(rc, str) and rc.startswith("crash"):
                 return Kill("crash", rc, where)
         # How a kernel dies is for the ledger to say; the table is about answers.
-        if not isinstance(pair[0], str) and Cell(op.name, answer(pair[0]), label) not in known:
+        if not isinstance(pair[0], str) and Cell(op.name, answer(pair[0]), label) not in table:
             return Kill("surface", f"{op.name}: {answer(pair[0])} on {label}", where)
     return None
