@@ -79,6 +79,8 @@ class Oracle:
         """What the reference is off because it is not 7.3 yet."""
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
+        self._left = RunSet()
+        """Frames that hold memmap of devices that could not be added, in their own memory."""
         self._hit: tuple[rules.User | None, rules.User | None] = None, None
         """Who used the frame that a poisoning operation names."""
         self.parted = False
@@ -170,6 +172,9 @@ class Oracle:
             elif diff is None and self.history is not None and self.history.headless:
                 self.clauses.add(ROLLBACK)
                 self.terminal = ROLLBACK
+            elif diff is None and self._left.starts and self._left_online():
+                self.clauses.add("altmap-left-behind")
+                self.terminal = "altmap-left-behind"
             elif diff is None and full:
                 diff = self._everything()
             if diff is None and name in POISONING and rules.other_holder(self._hit):
@@ -416,6 +421,11 @@ class Oracle:
         pieces.created(k, self._subsections, pgmap.ranges, order, pgmap.nid)
         return order
 
+    def _left_online(self) -> bool:
+        """Whether memory has come online where memmap of a device that could not be added lies, on both sides."""
+        zones = self.ref.pages.zone_of, self.cand.pages.zone_of
+        return any(all(zone.overlaps(lo, hi) for zone in zones) for lo, hi in self._left.items())
+
     def _expect(self, rc: Outcome) -> None:
         """Keep `pieces` up to date, and what the counters must differ by."""
         ref, pieces, added = self.ref, self.pieces, self._added
@@ -433,6 +443,8 @@ class Oracle:
             # Adding that failed may have made a tail frame before it did (unified-framework.md 5.13 h).
             key = added.nid, ZONE_DEVICE
             self._device_tails |= {name for name in self._names()[1].values() if name[0] == key}
+            for lo, hi in known.altmap_left(ref, ref.remaps).items():
+                self._left.add(lo, hi)
         if pieces.runs.starts or self._device_tails:
             self.parted = True
         if pieces.overcount:

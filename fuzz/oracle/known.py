@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fuzz.oracle.finding import Difference, Outcome
 from mm.kernel import Kernel
+from mm.page_alloc import OWNER_ALTMAP
 from mm.pgmap import PgMap
 from mm.runs import RunSet
 
@@ -80,21 +81,39 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
     died = isinstance(mine, str)
     if died and "is freed but is not online RAM" not in str(mine):
         return False
-    if arch.vmemmap_leaf_for_part and not died:
-        return any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps)
-    pages = arch.ptrs_per_pte if arch.vmemmap_leaf_for_part else 1
+    leaves = arch.vmemmap_leaf_for_part
+    if leaves and any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps):
+        return True
+    # What was taken away is mapped anew.
+    rebound = any(before is not None for _, before in remaps[1:])
+    if leaves and not died and not rebound:
+        return False
+    pages = arch.ptrs_per_pte if leaves else 1
     unit, sub = pages * arch.spp, arch.pages_per_subsection
     for pgmap, _ in remaps:
         if died is (pgmap.altmap is not None):
             continue
         for edge in (pfn for ends in pgmap.ranges for pfn in ends if pfn % unit):
             first = edge - edge % unit
-            if ref.tables.get(first // arch.spp) is not None:
+            if ref.tables.get(first // arch.spp) is not None and not rebound:
                 continue
             # s390 waits until nothing needs the leaf, arm64 takes the page from those who do, riscv64 the leaf.
-            if arch.vmemmap_leaf_for_part or ref.sections.subsections.overlaps(first // sub, (first + unit) // sub):
+            if (leaves and died) or ref.sections.subsections.overlaps(first // sub, (first + unit) // sub):
                 return True
     return False
+
+
+def altmap_left(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]]) -> RunSet:
+    """docs/findings/0010: frames in a device's own memory that hold memmap, after adding the device has failed in the
+    middle."""
+    out = RunSet()
+    for pgmap, before in remaps:
+        if before is not None and pgmap.altmap is not None and pgmap.altmap.alloc > 0:
+            for start, end in pgmap.ranges:
+                for lo, hi, owner in ref.pages.owners.runs(start, end):
+                    if owner == OWNER_ALTMAP:
+                        out.add(lo, hi)
+    return out
 
 
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:

@@ -138,6 +138,15 @@ SHARED_LEAF_FREED = (
     "machine arch=s390x page=4K ram=512M nodes=1\nboot\nd0 = dax create at=0x80000000 size=34M align=4K altmap=on\n"
     "d1 = dax create at=0x82200000 size=30M align=4K\ndax destroy d0\ndax destroy d1"
 )
+SHARED_REBOUND = (
+    "machine arch=arm64 page=16K ram=512M nodes=1\nboot\nd0 = dax create at=0x23fe00000 size=128M align=16K\n"
+    "d1 = dax create at=0x247e00000 size=16M align=16K altmap=on\ndax rebind d1 driver=fsdev"
+)
+LEFT_BEHIND = (
+    "machine arch=riscv64 page=4K ram=512M nodes=1 memhp_default_state=online_kernel\nboot\n"
+    "d0 = dax create at=0x13fe00000 size=128M align=4K altmap=on\n"
+    "d1 = dax create at=0x140000000 size=128M align=4K driver=kmem"
+)
 MISSED_LOONGARCH = (
     "machine arch=loongarch64 page=64K ram=512M nodes=1\nboot\nd0 = dax create at=0x21000000 size=114M align=64K"
 )
@@ -414,6 +423,9 @@ DEFECTS = (
     Defect("arm64-shared-vmemmap-page", SHARED_LOST, REMOVE, leak, "accounting", "free pages"),
     Defect("arm64-shared-vmemmap-page", SHARED_FREED, LATE, dies_at_boot, "returns", "bug"),
     Defect("arm64-shared-vmemmap-page", SHARED_LEAF_FREED, REMOVE, dies_at_boot, "returns", "bug"),
+    Defect("arm64-shared-vmemmap-page", SHARED_REBOUND, REMOVE, leak, "accounting", "free pages"),
+    Defect("altmap-left-behind", LEFT_BEHIND, ADD, leak, "accounting", "free pages"),
+    Defect("altmap-left-behind", LEFT_BEHIND, LATE, dies_at_boot, "returns", "bug"),
     Defect("arm64-missed-vmemmap-page", MISSED_LOONGARCH, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
@@ -550,7 +562,7 @@ def reference_lacks(side: execute.Side) -> int:
 
 @dataclass(frozen=True)
 class Fork:
-    """A program of corpus/regressions, the clause that ends it, its last operation, and a wrong answer to that."""
+    """A program of corpus/regressions, the clause that explains its end, its last operation, and a wrong answer."""
 
     program: str
     clause: str
@@ -567,6 +579,8 @@ FORKS = (
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-ENOMEM)),
     # Pages of programs are in the way on one side: it must have lacked room for them.
     Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
+    # What moves out of a subblock finds room: for one that does not, memory must be short.
+    Fork("clause-moved-to-another-zone", "dax-free-pages-zone", "subblock unplug", of_candidate(-EBUSY)),
     # A failure that powerpc ignores, a page from RAM and a second page that stays are no reason for other errnos.
     Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-EINVAL)),
     Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-ENOMEM)),
@@ -578,7 +592,8 @@ FORKS = (
 def test_a_wrong_answer_where_two_sides_part_is_found(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
     program = parse((REGRESSIONS / f"{fork.program}.vmm").read_text(encoding="utf-8"))
     clean = run_program(program, full_every=1)
-    assert (clean.verdict, program.ops[-1].name) == ("explained", fork.operation)
+    assert program.ops[-1].name == fork.operation
+    assert clean.verdict != "finding"
     assert fork.clause in clean.clauses
     entry, last = execute.ENTRIES[fork.operation], program.ops[-1]
 
