@@ -118,6 +118,11 @@ class Arch:
         put(self, "ptrs_per_pte", 1 << (self.pmd_shift - self.page_shift))
         put(self, "pmd_order", self.pmd_shift - self.page_shift)
 
+    @property
+    def tails_beside_leaves(self) -> bool:
+        """Whether devices share tails, and ordinary memmap of a part of a section is a whole PMD leaf."""
+        return self.dax_dedup and self.vmemmap_leaf_for_part
+
     def vmemmap_pages(self, order: int) -> int:
         """V(order): vmemmap pages of a folio of `order`, 0 when its struct pages do not fill one."""
         return (STRUCT_PAGE << order) >> self.page_shift

@@ -24,6 +24,8 @@ K: Final = 1 << 10
 M: Final = 1 << 20
 G: Final = 1 << 30
 
+BESIDE_LEAVES: Final = 0.92
+"""Share of devices that keep clear of PMD leaves, on architectures where leaves lie under parts of sections."""
 RAW: Final = 0.15
 """Share of operands that do not look at the state."""
 
@@ -320,16 +322,31 @@ def memory_size(draw: Draw, live: Live) -> int:
 def device_ranges(draw: Draw, live: Live, align: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Addresses and sizes of one to three ranges for `dax create`."""
     at, size = _device_range(draw, live, align)
-    more = draw()
-    if more < 0.88:
-        return (at,), (size,)
     starts, sizes = [at], [size]
-    for _ in range(1 if more < 0.96 else 2):
+    more = draw()
+    for _ in range(0 if more < 0.88 else 1 if more < 0.96 else 2):
         at += size + (0 if draw() < 0.4 else int(draw() * 4) * live.section)
         size = _device_size(draw, live, align) if draw() < 0.85 else size
         starts.append(at)
         sizes.append(size)
+    if live.kernel.arch.tails_beside_leaves and draw() < BESIDE_LEAVES:
+        _apart_from_leaves(live, align, starts, sizes)
     return tuple(starts), tuple(sizes)
+
+
+def _apart_from_leaves(live: Live, align: int, starts: list[int], sizes: list[int]) -> None:
+    """Move ranges to memory blocks of their own, where no PMD leaf lies under compound pages, and no compound page in a
+    part of a section: where they do, the two sides part for good (ledger, dax-partial-section-leaf,
+    radix-leaf-under-compounds, dax-1g-unaligned-start).
+    """
+    arch, block = live.kernel.arch, live.section
+    unit = max(block, align) if arch.compounds_by_pfn else block
+    end = 0
+    for i, (at, size) in enumerate(zip(starts, sizes, strict=True)):
+        starts[i] = max(-(-at // unit), -(-end // unit)) * unit
+        if arch.vmemmap_pages((align // arch.page).bit_length() - 1):
+            sizes[i] = -(-size // block) * block
+        end = starts[i] + sizes[i]
 
 
 def _device_range(draw: Draw, live: Live, align: int) -> tuple[int, int]:

@@ -55,7 +55,10 @@ def reserve(draw: Draw, live: Live) -> Op:
     if draw() >= 1 - RESERVE_CMA:
         return reserve_cma(draw, live)
     size = _size(live, pool)
-    if draw() < 0.6 and pool.gigantic:
+    # Where only one side optimizes them before their memmap is made, the two part with the boot (ledger,
+    # boot-preoptimized).
+    arch = live.kernel.arch
+    if draw() < (0.6 if arch.prehvo or not arch.hvo else 0.1) and pool.gigantic:
         most = min(machine.ram // size, 64)
         # Rarely all: a kernel that reserves everything panics for want of a memmap.
         count = 1 + int(draw() * 2) if draw() < 0.9 else 1 + int(draw() * most)

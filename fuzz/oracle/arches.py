@@ -8,7 +8,7 @@ Each rule still demands that the sides differ by what the architecture's code ex
 
 from __future__ import annotations
 
-from fuzz.oracle.pieces import shares_tails, tails_beside_leaves
+from fuzz.oracle.pieces import shares_tails
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
@@ -36,7 +36,7 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     lies under a whole section, on either side.
     """
     arch = ref.arch
-    if not tails_beside_leaves(arch) or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
+    if not arch.tails_beside_leaves or not shares_tails(arch, pgmap.vmemmap_shift, pgmap.altmap is not None):
         return [], False
     ptrs, spp = arch.ptrs_per_pte, arch.spp
     spans: set[tuple[int, int]] = set()

@@ -25,11 +25,6 @@ REF_KEEP = 2
 """VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
 
 
-def tails_beside_leaves(arch: Arch) -> bool:
-    """Whether devices share tails, and ordinary memmap of a part of a section is a whole PMD leaf."""
-    return arch.dax_dedup and arch.vmemmap_leaf_for_part
-
-
 def shares_tails(arch: Arch, order: int, altmap: bool) -> bool:
     """Whether either tree can share the tails of a device's compound pages of `order` (separate-paths.md P4)."""
     return arch.dax_dedup and not altmap and arch.vmemmap_pages(order) > REF_KEEP

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fuzz.oracle.observe import PageSegment, Segment, append, append_pages, expand, expand_pages, in_row, unlike
-from fuzz.oracle.pieces import REF_KEEP, Pieces, shares_tails, tails_beside_leaves
+from fuzz.oracle.pieces import REF_KEEP, Pieces, shares_tails
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
@@ -301,7 +301,7 @@ def fault_fork(
     if not nth or a is None or b is None:
         return False
     moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
-    if device is not None and tails_beside_leaves(ref.arch):
+    if device is not None and ref.arch.tails_beside_leaves:
         # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
         moved |= TABLE_POINTS
     mine, out = _first_points(a, nth, moved)
@@ -314,7 +314,7 @@ def fault_fork(
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
         done = pieces_done(ref, ranges, order, frames, drifts)
-        if device is not None and tails_beside_leaves(ref.arch) and ref.faults.fired != cand.faults.fired:
+        if device is not None and ref.arch.tails_beside_leaves and ref.faults.fired != cand.faults.fired:
             return out != out2
         if rcs[0] == 0 and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
