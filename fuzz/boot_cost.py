@@ -14,7 +14,7 @@ from fuzz.execute import Profile, Side
 from fuzz.oracle.finding import Outcome
 from fuzz.program.model import Program
 from fuzz.program.operations import BOOT
-from mm.kernel import Kernel
+from mm.kernel import Kernel, gigantic_folios
 from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
 
@@ -56,7 +56,7 @@ def _boot(program: Program, name: str, make: Callable[[Kernel], VmemmapPaths]) -
     if isinstance(outcome, str):
         return BootCost(name, outcome, ram, 0, 0, 0, 0)
     kernel = side.kernel
-    folios = [folio for h in kernel.hstates.values() if h.gigantic for folio in h.folios.values()]
+    folios = list(gigantic_folios(kernel))
     stat = kernel.vmstat
     optimized = sum(folio.vmemmap_optimized for folio in folios)
     return BootCost(name, outcome, ram, stat.struct_pages_initialized, stat.nr_memmap_boot, len(folios), optimized)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from fuzz.execute import Lockstep, Profile, StepResult, run_program
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from fuzz.program.model import Op, Program
-from mm.kernel import Kernel
+from mm.kernel import Kernel, gigantic_folios
 from mm.page_alloc import OWNER_MEMMAP_BOOT
 from mm.pgmap import PgMap
 from mm.pgtable import Shared, Strided, frame_at
@@ -82,14 +82,10 @@ def tails_read_only(seen: Seen) -> bool | None:
     return None if not slots else not any(rw for _, rw in slots)
 
 
-def _boot_folios(k: Kernel) -> list[int]:
-    return [pfn for h in k.hstates.values() if h.gigantic for pfn, f in h.folios.items() if f.vmemmap_optimized]
-
-
 def tails_not_initialized(seen: Seen) -> bool | None:
     """Boot writes S struct pages of each optimized boot page instead of 2^order, where none is left to later."""
     ref, cand = seen.reference, seen.candidate
-    folios = _boot_folios(cand)
+    folios = [folio for folio in gigantic_folios(cand) if folio.vmemmap_optimized]
     if seen.op.name != "boot" or ref.machine.deferred_init or not folios:
         return None
     skipped = len(folios) * ((1 << max(cand.hstates)) - cand.arch.spp)
@@ -101,13 +97,12 @@ def boot_preoptimized(seen: Seen) -> bool | None:
     cand = seen.candidate
     if seen.op.name != "boot" or not cand.arch.hvo or not cand.machine.hugetlb_free_vmemmap:
         return None
-    pfns = [pfn for h in cand.hstates.values() if h.gigantic for pfn in h.folios]
-    if not pfns:
+    folios = list(gigantic_folios(cand))
+    if not folios:
         return None
-    optimized = set(_boot_folios(cand))
-    heads = [(pfn // cand.arch.spp, cand.tables.get(pfn // cand.arch.spp)) for pfn in pfns]
+    heads = [(f.pfn // cand.arch.spp, cand.tables.get(f.pfn // cand.arch.spp)) for f in folios]
     owners = [None if m is None else cand.pages.owners.get(frame_at(m, vpn)) for vpn, m in heads]
-    return optimized == set(pfns) and all(owner == OWNER_MEMMAP_BOOT for owner in owners)
+    return all(f.vmemmap_optimized for f in folios) and all(owner == OWNER_MEMMAP_BOOT for owner in owners)
 
 
 def one_framework(seen: Seen) -> bool | None:

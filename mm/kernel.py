@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,3 +98,10 @@ class Kernel:
         """set_pageblock_migratetype for every pageblock whose first pfn lies in [lo_pfn, hi_pfn)."""
         order = self.arch.pmd_order
         self.pageblocks.set(-(-lo_pfn >> order), -(-hi_pfn >> order), migratetype)
+
+
+def gigantic_folios(k: Kernel) -> Iterator[Folio]:
+    """The pages of the pools of gigantic pages; after the boot, those that the command line asked for."""
+    for h in k.hstates.values():
+        if h.gigantic:
+            yield from h.folios.values()

@@ -8,26 +8,14 @@ Each rule still demands that the sides differ by what the architecture's code ex
 
 from __future__ import annotations
 
-from fuzz.oracle.pieces import shares_tails
-from mm.kernel import Kernel
+from fuzz.oracle.pieces import by_section, shares_tails
+from mm.kernel import Kernel, gigantic_folios
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
 from mm.pgtable import PTE_TABLE, Leaf, Pte
 from mm.runs import RunSet
 
 Spans = list[tuple[int, int]]
-
-
-def _sections(k: Kernel, pgmap: PgMap) -> list[tuple[int, int, bool]]:
-    """The pieces of a device by section: first pfn, end, whole; those in early sections reuse boot memmap."""
-    per = k.arch.pages_per_section
-    out = []
-    for start, end in pgmap.ranges:
-        for section in range(start // per * per, end, per):
-            lo, hi = max(section, start), min(section + per, end)
-            if hi - lo == per or not k.sections.early(section):
-                out.append((lo, hi, hi - lo == per))
-    return out
 
 
 def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
@@ -41,7 +29,8 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     ptrs, spp = arch.ptrs_per_pte, arch.spp
     spans: set[tuple[int, int]] = set()
     under = False
-    for lo, hi, whole in _sections(ref, pgmap):
+    pieces = [piece for start, end in pgmap.ranges for piece in by_section(ref, start, end, start, end)]
+    for lo, hi, whole in pieces:
         for pmd in range(lo // spp // ptrs, -(-hi // spp // ptrs)):
             a, b = max(lo // spp, pmd * ptrs), min(-(-hi // spp), (pmd + 1) * ptrs)
             leaf = any(isinstance(m, Leaf) for k in (ref, cand) for _, _, m in k.tables.runs(a, b))
@@ -76,10 +65,7 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     arch = ref.arch
     if not arch.hvo or arch.prehvo:
         return False
-    heads = [
-        {pfn for h in k.hstates.values() if h.gigantic for pfn, f in h.folios.items() if f.vmemmap_optimized}
-        for k in (ref, cand)
-    ]
+    heads = [{folio.pfn for folio in gigantic_folios(k) if folio.vmemmap_optimized} for k in (ref, cand)]
     if not heads[0] or heads[0] != heads[1] or any(h.nr != cand.hstates[i].nr for i, h in ref.hstates.items()):
         return False
     n = len(heads[0])

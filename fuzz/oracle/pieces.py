@@ -11,12 +11,13 @@ leaves behind (separate-paths.md, Q12) are among them. Formulas: separate-paths.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages
 from mm.arch import Arch
 from mm.kernel import Kernel
-from mm.mmzone import SECTION_IS_EARLY, ZONE_DEVICE
+from mm.mmzone import ZONE_DEVICE
 from mm.page import RAW, Content, Poison, Row, Tail
 from mm.page_alloc import OWNER_MEMMAP
 from mm.runs import RunMap, RunSet
@@ -28,6 +29,23 @@ REF_KEEP = 2
 def shares_tails(arch: Arch, order: int, altmap: bool) -> bool:
     """Whether either tree can share the tails of a device's compound pages of `order` (separate-paths.md P4)."""
     return arch.dax_dedup and not altmap and arch.vmemmap_pages(order) > REF_KEEP
+
+
+def by_section(k: Kernel, lo: int, hi: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Pages [lo, hi) of a range [start, end) that have memmap of their own: first pfn, end, whether the range has whole
+    sections there, as many as lie in a row. A part of an early section uses its boot memmap.
+    """
+    per = k.arch.pages_per_section
+    while lo < hi:
+        section = lo // per * per
+        if section < start or section + per > end:
+            stop = min(hi, section + per)
+            if not k.sections.early(section):
+                yield lo, stop, False
+        else:
+            stop = min(hi, end // per * per)
+            yield lo, stop, True
+        lo = stop
 
 
 class Piece(NamedTuple):
@@ -95,17 +113,8 @@ class Pieces:
 
     def _add(self, ref: Kernel, lo: int, hi: int, start: int, end: int, order: int, nid: int) -> None:
         """New pages [lo, hi) of the range [start, end)."""
-        per = self.arch.pages_per_section
-        while lo < hi:
-            section = lo // per * per
-            if section < start or section + per > end:
-                stop = min(hi, section + per)
-                if not ref.sections.word(lo // per) & SECTION_IS_EARLY:
-                    self.runs.set(lo, stop, Piece(order, nid, start, False))
-            else:
-                stop = min(hi, end // per * per)
-                self.runs.set(lo, stop, Piece(order, nid, start, True))
-            lo = stop
+        for first, stop, whole in by_section(ref, lo, hi, start, end):
+            self.runs.set(first, stop, Piece(order, nid, start, whole))
 
     def destroyed(self, ranges: list[tuple[int, int]]) -> None:
         """Forget the pieces of ranges that were taken away."""
