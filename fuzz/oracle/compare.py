@@ -79,6 +79,8 @@ class Oracle:
         """What the reference is off because it is not 7.3 yet."""
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
+        self._meets = False
+        """Whether the memory that the operation adds is there in part: a device that could not be added has left it."""
         self._left = RunSet()
         """Frames that hold memmap of devices that could not be added, in their own memory."""
         self._hit: tuple[rules.User | None, rules.User | None] = None, None
@@ -121,6 +123,10 @@ class Oracle:
         if ref.memory_blocks.tried or cand.memory_blocks.tried:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
+        sub = ref.arch.pages_per_subsection << ref.arch.page_shift
+        self._meets = op.name == "memory add" and ref.sections.subsections.overlaps(
+            op.args["at"] // sub, -(-(op.args["at"] + op.args["size"]) // sub)
+        )
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
@@ -406,9 +412,9 @@ class Oracle:
                 self.pieces.destroyed(pgmap.ranges[: pgmap.nr_range])
 
     def _refused(self) -> tuple[int, ...]:
-        """What adding device memory may be refused with when it gets further: it meets memory that exists."""
+        """What adding memory may be refused with when it gets further: it meets memory that exists."""
         if self._added is None:
-            return ()
+            return (-EEXIST,) if self._meets else ()
         sub = self.ref.arch.pages_per_subsection
         meets = any(self._subsections.overlaps(start // sub, -(-end // sub)) for start, end in self._added.ranges)
         return (-EEXIST, -EOPNOTSUPP) if meets else ()

@@ -316,7 +316,7 @@ def fault_fork(
         done = pieces_done(ref, ranges, order, frames, drifts)
         if device is not None and ref.arch.tails_beside_leaves and ref.faults.fired != cand.faults.fired:
             return out != out2
-        if rcs[0] == 0 and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
+        if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
         if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
             # The reference has mapped the compound page's second page too, which lies behind the section that failed or

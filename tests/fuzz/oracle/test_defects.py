@@ -15,7 +15,7 @@ from fuzz import execute
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
-from mm.errno import EBUSY, EEXIST, EINVAL, ENOMEM
+from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
@@ -584,6 +584,8 @@ FORKS = (
     # A failure that powerpc ignores, a page from RAM and a second page that stays are no reason for other errnos.
     Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-EINVAL)),
     Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-ENOMEM)),
+    Fork("ppc64-ignored-failure-meets-memory", "fault-fork", "dax create", of_candidate(-EINVAL)),
+    Fork("clause-memory-add-meets-what-was-left", "memory-fork", "memory add", of_candidate(-E2BIG)),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
 )
 
