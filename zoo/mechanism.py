@@ -31,14 +31,17 @@ SIDES: Final[dict[Side, str]] = {
 PACKAGES: Final = frozenset({"mm", "reference", "candidate", "fuzz", "live"})
 """Where functions of the models are known by name."""
 
+Members = dict[int, weakref.ref[Kernel]]
+"""Kernels of a side and their parts: the id of each, and the kernel."""
+
 
 @contextmanager
 def planted(*defects: Defect) -> Iterator[None]:
     """Run a block in which every kernel that is made has the defects of its side."""
     with ExitStack() as stack:
-        members: dict[Side, set[int]] = {}
+        members: dict[Side, Members] = {}
         for side in dict.fromkeys(defect.side for defect in defects):
-            members[side] = set()
+            members[side] = {}
             stack.enter_context(_enrolled(side, members[side]))
         for defect in defects:
             stack.enter_context(_replaced(defect, members[defect.side]))
@@ -56,7 +59,7 @@ def _resolve(path: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _enrolled(side: Side, members: set[int]) -> Iterator[None]:
+def _enrolled(side: Side, members: Members) -> Iterator[None]:
     """While the block runs, kernels of the side put themselves and their parts into `members`, until they are gone.
 
     A kernel comes into being when its side is made, and when it is copied or comes out of a pickle.
@@ -67,10 +70,9 @@ def _enrolled(side: Side, members: set[int]) -> Iterator[None]:
     copied: Callable[[Kernel, dict[str, Any]], None] | None = getattr(Kernel, "__setstate__", None)
 
     def enrol(k: Kernel, paths: object) -> None:
-        ids = [id(part) for part in (k, paths, *_parts(k))]
-        members.update(ids)
-        # An id may be used again once its object is gone.
-        weakref.finalize(k, members.difference_update, ids).atexit = False
+        ids, owner = [id(part) for part in (k, paths, *_parts(k))], weakref.ref(k)
+        members.update(dict.fromkeys(ids, owner))
+        weakref.finalize(k, _forget, members, ids, owner).atexit = False
 
     @functools.wraps(made)
     def __init__(self: Any, k: Kernel, *args: Any, **kwargs: Any) -> None:
@@ -98,6 +100,23 @@ def _enrolled(side: Side, members: set[int]) -> Iterator[None]:
             Kernel.__setstate__ = copied  # type: ignore[attr-defined]
 
 
+def _forget(members: Members, ids: list[int], owner: weakref.ref[Kernel]) -> None:
+    """A kernel is gone. Where a part of it went before, another kernel may have its id by now."""
+    for i in ids:
+        if members.get(i) is owner:
+            del members[i]
+
+
+def _is_member(thing: object, members: Members) -> bool:
+    """Whether it is a kernel of the side, or a part of one; not only something that has the id of a part that is
+    gone."""
+    owner = members.get(id(thing))
+    k = owner() if owner is not None else None
+    if k is None or thing is k or thing is vars(k).get("paths"):
+        return k is not None
+    return any(part is thing for part in _parts(k))
+
+
 def _parts(k: Kernel) -> list[object]:
     """The objects a kernel is made of, whose methods can be replaced too."""
     parts = [part for part in vars(k).values() if type(part).__module__.startswith("mm.")]
@@ -105,7 +124,7 @@ def _parts(k: Kernel) -> list[object]:
 
 
 @contextmanager
-def _replaced(defect: Defect, members: set[int]) -> Iterator[None]:
+def _replaced(defect: Defect, members: Members) -> Iterator[None]:
     """While the block runs, the function at the defect's spot is replaced for `members`."""
     owner, name = _resolve(defect.spot)
     original = getattr(owner, name)
@@ -113,7 +132,7 @@ def _replaced(defect: Defect, members: set[int]) -> Iterator[None]:
 
     @functools.wraps(original)
     def wrapper(first: Any, *args: Any, **kwargs: Any) -> Any:
-        if id(first) in members:
+        if _is_member(first, members):
             return replacement(original, first, *args, **kwargs)
         return original(first, *args, **kwargs)
 

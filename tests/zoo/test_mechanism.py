@@ -13,11 +13,13 @@ import pytest
 import reference.section_rows
 import reference.sparse_vmemmap
 from candidate.framework import UnifiedFramework
+from fuzz.engines.explore import Explore
+from fuzz.engines.universe import UNIVERSES
 from mm.boot import boot
 from mm.kernel import Kernel
 from mm.machine import Machine
 from reference.paths import SeparatePaths
-from zoo import DEFECTS, Defect, find, planted
+from zoo import DEFECTS, Defect, find, planted, reference_version
 from zoo.mechanism import PACKAGES
 
 FAR, SECTION = 0x1000000000 >> 12, 32768
@@ -105,6 +107,27 @@ def test_a_kernel_made_after_another_is_gone_is_not_taken_for_it() -> None:
             gc.collect()
             other = kernel(UnifiedFramework)
             assert other.pages.alloc_page(0, "pages") is not None
+
+
+def test_a_part_counts_as_long_as_it_is_one() -> None:
+    """What has been taken out of a kernel is none of its parts, and its id may be another's while the kernel lives."""
+    with planted(defect("mm.page_alloc:PageAllocator.is_free", seven)):
+        k, other = kernel(), kernel()
+        mine, theirs = k.pages, other.pages
+        k.pages = theirs
+        assert mine.is_free(0, 1) in (True, False)
+        assert theirs.is_free(0, 1) == 7
+
+
+def test_copies_of_copies_have_the_defects() -> None:
+    """A search copies kernels by the thousand, and drops them in any order: ids come back all the time."""
+    with reference_version("v7.0-base"):
+        search = Explore("posted", UNIVERSES["devices"], 3)
+        search.start()
+        while search.running:
+            search.advance(1e9)
+    assert search.findings == []
+    assert "history-dax-vmemmap-accounting" in search.statistics.clauses
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda k: pickle.loads(pickle.dumps(k))])
