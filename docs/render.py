@@ -21,6 +21,7 @@ COMMANDS = (
             "explain",
             "export",
             "bisect",
+            "serve",
             "report",
             "boot-cost",
             "sweep",

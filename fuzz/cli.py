@@ -10,10 +10,10 @@ from __future__ import annotations
 import typer
 
 # In the order of --help.
-from fuzz.commands import corpus, exploring, fuzzing, mutants, programs, surface, telling, zoo
+from fuzz.commands import corpus, exploring, fuzzing, mutants, programs, showing, surface, telling, zoo
 from fuzz.commands.common import app, guarded
 
-__all__ = ["app", "corpus", "exploring", "fuzzing", "mutants", "programs", "surface", "telling", "zoo"]
+__all__ = ["app", "corpus", "exploring", "fuzzing", "mutants", "programs", "showing", "surface", "telling", "zoo"]
 
 
 @app.command(

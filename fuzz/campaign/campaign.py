@@ -311,6 +311,21 @@ class Campaign:
             total.add(statistics)
         return total
 
+    def _by_engine(self) -> dict[str, dict[str, float]]:
+        """What each engine did in this run; `differing` counts programs that ended in a difference."""
+        total: dict[str, Statistics] = {}
+        for engine, statistics in (*self.engines.items(), *self._sources.values()):
+            total.setdefault(engine, Statistics()).add(statistics)
+        return {
+            engine: {
+                "programs": s.programs,
+                "operations": s.operations,
+                "seconds": round(s.seconds, 3),
+                "differing": s.findings,
+            }
+            for engine, s in sorted(total.items())
+        }
+
     # -- what goes out ----------------------------------------------------------------------------------------------
 
     def _write_report(self, report: Report) -> None:
@@ -422,9 +437,11 @@ class Campaign:
             self._keep_program(text, source, features)
         if unsaved and not self._unsaved:
             self._trouble("corpus", None)
-        row = {"run": self.state.run, "time": now_text(), **self.numbers.to_json()}
+        row = {"run": self.state.run, "time": now_text(), **self.numbers.to_json(), "engines": self._by_engine()}
         self._attempt("statistics", lambda: self.lines.add(row))
         self.index.add("statistics", rebuild.statistics_row(row))
+        for engine in rebuild.engine_rows(row):
+            self.index.add("engines", engine)
         for (operation, outcome), times in self.numbers.statistics.outcomes.items():
             self.index.add("coverage", {"operation": operation, "outcome": outcome, "times": times})
         self._attempt("metrics", lambda: self.numbers.write_prometheus(self.folder / METRICS))

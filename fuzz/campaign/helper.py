@@ -8,6 +8,8 @@
                                                                  `finding` null if there is none
     {"do": "page", "program", ...}                               `page`, the finding as HTML
     {"do": "features", "programs": [...], ...}                   `features` of each, as `Coverage` names them
+    {"do": "claims", "programs": [...], ..., "booted": program}  `promises`, how each fared (fuzz/promises.py), and
+                                                                 `boot`, what booting costs (fuzz/boot_cost.py)
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from fuzz.lifeline import die_with_parent
 from fuzz.oracle.finding import Finding
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
+from fuzz.store.files import digest_of
 from zoo import Version, reference_version
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -164,6 +167,13 @@ def answer(job: dict[str, Any]) -> Answer:
     if job["do"] == "features":
         programs = [parse(text) for text in job["programs"]]
         return {"features": [sorted(features(p, run_program(p, profile=profile))) for p in programs]}
+    if job["do"] == "claims":
+        from fuzz.boot_cost import boot_cost
+        from fuzz.promises import examine
+
+        boot = [asdict(cost) for cost in boot_cost(parse(job["booted"]), profile)]
+        named = ((f"program {digest_of(text)[:12]}", parse(text)) for text in job["programs"])
+        return {"promises": [record.to_json() for record in examine(named, profile)], "boot": boot}
     program = parse(job["program"])
     if job["do"] == "check":
         finding = run_program(program, profile=profile, full_every=1).finding

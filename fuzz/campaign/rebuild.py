@@ -36,6 +36,11 @@ def statistics_row(line: dict[str, Any]) -> Row:
     return {name: line[name] for name in COLUMNS["statistics"] if name in line}
 
 
+def engine_rows(line: dict[str, Any]) -> list[Row]:
+    """What each engine had done in a run when a line of statistics was written."""
+    return [{"run": line["run"], "engine": engine, **row} for engine, row in line.get("engines", {}).items()]
+
+
 def record_row(name: str, record: Record, status: str) -> Row:
     """A finding's record."""
     finding = record["finding"]
@@ -126,6 +131,8 @@ def history(index: Index, events: Journal, lines: Journal) -> None:
     for line in lines.lines():
         if "run" in line and "seconds" in line:
             index.add("statistics", statistics_row(line))
+            for row in engine_rows(line):
+                index.add("engines", row)
     for event in events.lines():
         if "run" not in event or "number" not in event:
             continue

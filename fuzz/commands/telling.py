@@ -1,4 +1,4 @@
-"""Commands that tell about one program: `vmemmap-fuzz explain`, `export`, `bisect`, `report`."""
+"""Commands that tell about one program: `vmemmap-fuzz explain`, `export`, `bisect`."""
 
 from __future__ import annotations
 
@@ -152,19 +152,3 @@ def bisect_command(
         print(f"{found.commit} {found.subject}\n  before: {found.good}\n  since:  {found.bad}")
         for commit in found.skipped:
             print(f"  could not be run, may be to blame instead: {commit}")
-
-
-@app.command("report")
-@guarded
-def report_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A campaign's folder.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the page there.")] = Path("campaign.html"),
-) -> None:
-    """Write a campaign as one static page: speed, novelty, findings, outcomes by architecture.
-
-    Plots need matplotlib (pip install 'vmemmap-fuzz[report]').
-    """
-    from fuzz.findings import put_text
-    from fuzz.report.campaign import campaign_page
-
-    put_text(output, campaign_page(folder))

@@ -15,7 +15,7 @@ from fuzz.report.case import Case
 from fuzz.report.derive import derivation
 from fuzz.report.page import html
 from fuzz.report.strips import CELLS
-from tests.fuzz.report.browser import Visit
+from tests.fuzz.browser import Visit
 
 Make = Callable[[str], Case]
 
