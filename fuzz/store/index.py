@@ -234,7 +234,8 @@ def feature_row(feature: str, often: bool) -> Row:
     if " > " in feature:
         return {"feature": feature, "kind": "pair", "arch": "", "operation": "", "outcome": "", "programs": programs}
     arch, _, rest = feature.partition(": ")
-    operation = next((name for name in OPERATIONS if rest.startswith(f"{name} ")), rest)
+    # The longest: "reserve cma ok" is none of "reserve".
+    operation = max((name for name in OPERATIONS if rest.startswith(f"{name} ")), key=len, default=rest)
     outcome = rest[len(operation) + 1 :]
     return {
         "feature": feature,
