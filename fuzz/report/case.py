@@ -10,6 +10,7 @@ from fuzz.execute import Profile
 from fuzz.oracle.finding import Finding
 from fuzz.oracle.ledger import Clause, ledger
 from fuzz.program.model import Program
+from fuzz.report.authors import Authors, find_authors
 from fuzz.report.edits import Edits, try_edits
 from fuzz.report.entered import Entered, entered
 from fuzz.trace import Block, SideStep, Trace, differences, trace
@@ -38,6 +39,8 @@ class Case:
     considered: tuple[Considered, ...]
     ranges: tuple[tuple[int, int], ...]
     """Ranges of vmemmap pages that are concerned."""
+    authors: Authors
+    """Which kernel functions brought the difference about."""
     planted: str | None
     """Names of defects that were planted for it."""
 
@@ -53,7 +56,9 @@ def examine(program: Program, profile: Profile = "posted", planted: str | None =
     finding = told.finding
     edits = try_edits(program, finding.signature, profile) if finding else Edits((), True)
     functions = tuple(entered(program, profile)) if finding else ()
-    return Case(program, told, edits, functions, _considered(told), concerned(told), planted)
+    page, pfn = (place(finding, told), place_pfn(finding)) if finding else (None, None)
+    authors = find_authors(program, profile, told, page, pfn)
+    return Case(program, told, edits, functions, _considered(told), concerned(told), authors, planted)
 
 
 def _considered(told: Trace) -> tuple[Considered, ...]:
@@ -75,6 +80,12 @@ def place(finding: Finding, told: Trace) -> int | None:
         return int(page[1], 16)
     pfn = _PFN.search(finding.detail)
     return int(pfn[1], 16) // told.struct_pages if pfn else None
+
+
+def place_pfn(finding: Finding) -> int | None:
+    """The struct page that a finding's sentence names."""
+    pfn = _PFN.search(finding.detail)
+    return int(pfn[1], 16) if pfn else None
 
 
 MOST_RANGES: Final = 6

@@ -6,12 +6,13 @@ before the difference comes first, then what cannot both be right, by the layer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from fuzz.oracle.finding import Finding
 from fuzz.oracle.observe import VMSTAT
-from fuzz.report.case import Case, block_at, place
+from fuzz.report.authors import Change
+from fuzz.report.case import Case, block_at, place, place_pfn
 from fuzz.trace import SideStep, Step, Trace
 
 OWNER_WORDS: Final = {
@@ -41,7 +42,7 @@ def derivation(case: Case) -> list[str]:
     if finding is not None:
         if not told.steps or told.steps[-1].finding is None:
             out.append("No single operation shows it: the full comparison after the last one does.")
-        out += _BY_LAYER[finding.layer](told, finding)
+        out += _BY_LAYER[finding.layer](case, finding)
     elif told.terminal is not None:
         out.append(f"Here the two part for good, as clause {told.terminal} of the ledger says.")
     else:
@@ -112,7 +113,8 @@ def _list(parts: list[str]) -> str:
 # -- the contradiction ----------------------------------------------------------------------------------------------
 
 
-def _returns(told: Trace, finding: Finding) -> list[str]:
+def _returns(case: Case, finding: Finding) -> list[str]:
+    told = case.trace
     step = told.steps[-1]
     ref, cand = step.reference, step.candidate
     out = []
@@ -121,12 +123,17 @@ def _returns(told: Trace, finding: Finding) -> list[str]:
             out.append(f"The {name} does not survive `{step.text}`: {side.rc}.")
         else:
             out.append(f"The {name} survives `{step.text}` and returns {side.outcome}.")
+    for name, side, origin in zip(SIDES, (ref, cand), case.authors.origins, strict=True):
+        if origin is not None:
+            what = "dies" if origin.died else f"gets its {side.outcome}"
+            out.append(f"The {name} {what} in {origin.function}().")
     out.append("Until then the two agreed in all that the ledger does not explain: the same call met the same state.")
     out.append("No clause of the ledger allows this pair of results.")
     return out
 
 
-def _accounting(told: Trace, finding: Finding) -> list[str]:
+def _accounting(case: Case, finding: Finding) -> list[str]:
+    told = case.trace
     step = told.steps[-1]
     pair = [{value.field: value for value in side.values} for side in (step.reference, step.candidate)]
     out = []
@@ -141,6 +148,13 @@ def _accounting(told: Trace, finding: Finding) -> list[str]:
             f"In step {step.number} the reference moved {name} by {moved[0]:+,} to {values[0]:,}, the candidate by "
             f"{moved[1]:+,} to {values[1]:,}."
         )
+    for name, moves in zip(SIDES, case.authors.counter, strict=True):
+        sums = _sums(moves, lambda move: (move.after or 0) - (move.before or 0))
+        if sums:
+            did = [f"{_called(function)} by {n:+,}" for function, n in sums]
+            out.append(f"On the {name} it is moved in {_list(did)}.")
+        else:
+            out.append(f"On the {name} no function moves it.")
     if finding.field == "nr_memmap":
         out += _backing(told)
     out.append(f"From the reference's state the ledger computes what the candidate must show: {finding.detail}.")
@@ -178,21 +192,31 @@ def _holding(side: SideStep) -> int:
     return sum(n for owner, n in side.frames if owner in HOLDERS)
 
 
-def _mapping(told: Trace, finding: Finding) -> list[str]:
-    out = _history(told, place(finding, told))
+def _mapping(case: Case, finding: Finding) -> list[str]:
+    told = case.trace
+    out = _history(case, place(finding, told))
     out.append(f"From the reference's mapping the ledger computes the candidate's: {finding.detail}.")
     return out
 
 
-def _structpages(told: Trace, finding: Finding) -> list[str]:
-    out = _history(told, place(finding, told))
+def _structpages(case: Case, finding: Finding) -> list[str]:
+    told = case.trace
+    out = _history(case, place(finding, told))
     if out:
         out.append("Struct pages are read through that mapping.")
+    number = told.steps[-1].number
+    for name, moves in zip(SIDES, case.authors.contents, strict=True):
+        if moves:
+            did = [_called(function) for function in dict.fromkeys(move.function for move in moves)]
+            out.append(f"On the {name} that struct page changes in step {number}, in {_list(did)}.")
+        elif place_pfn(finding) is not None:
+            out.append(f"On the {name} no function changes that struct page in step {number}.")
     out.append(f"From the reference's struct pages the ledger computes the candidate's: {finding.detail}.")
     return out
 
 
-def _frames(told: Trace, finding: Finding) -> list[str]:
+def _frames(case: Case, finding: Finding) -> list[str]:
+    told = case.trace
     step = told.steps[-1]
     ref, cand = dict(step.reference.frames), dict(step.candidate.frames)
     out = []
@@ -200,12 +224,24 @@ def _frames(told: Trace, finding: Finding) -> list[str]:
         mine, theirs = ref.get(owner, 0), cand.get(owner, 0)
         if mine != theirs:
             out.append(f"{OWNER_WORDS.get(owner, owner)}: {mine:,} on the reference, {theirs:,} on the candidate.")
+    for name, moves in zip(SIDES, case.authors.frames, strict=True):
+        out += [f"On the {name}, {text}." for text in _movers(moves)]
     out.append(f"What the ledger does not explain: {finding.detail}.")
     return out
 
 
-def _history(told: Trace, page: int | None) -> list[str]:
-    """How the page at fault is mapped on both sides, and since when."""
+def _movers(moves: tuple[Change, ...]) -> Iterator[str]:
+    """Which functions gave frames to which owner, or took them, in the last step."""
+    owners = sorted({owner for move in moves for owner, _ in (*move.before, *move.after)})
+    for owner in owners:
+        sums = _sums(moves, lambda move: dict(move.after).get(owner, 0) - dict(move.before).get(owner, 0))  # noqa: B023
+        for function, n in sums:
+            yield f"{_called(function)} {'takes' if n > 0 else 'releases'} {_frames_of(owner, abs(n))}"
+
+
+def _history(case: Case, page: int | None) -> list[str]:
+    """How the page at fault is mapped on both sides, since when, and which functions did it."""
+    told = case.trace
     if page is None:
         return []
     out = []
@@ -219,7 +255,32 @@ def _history(told: Trace, page: int | None) -> list[str]:
                 since, text = step.number, now
         operation = told.steps[since - 1].text
         out.append(f"On the {name}, vmemmap page {page:#x} has been so since step {since} (`{operation}`): {text}.")
+    for name, moves in zip(SIDES, case.authors.page, strict=True):
+        if moves:
+            did = [f"{_called(move.function)} {_mapped(move.after)} (step {move.step})" for move in moves[-LAST:]]
+            out.append(f"Of the {name}'s functions, {', then '.join(did)}.")
     return out
+
+
+SIDES: Final = ("reference", "candidate")
+LAST: Final = 4
+"""Functions that are named in a row, the last ones."""
+
+
+def _called(function: str) -> str:
+    return f"{function}()" if function else "code that stands for no one function"
+
+
+def _mapped(way: str) -> str:
+    return f"maps that page {way}" if way else "unmaps that page"
+
+
+def _sums(moves: tuple[Change, ...], by: Callable[[Change], int]) -> list[tuple[str, int]]:
+    """What each function added, all its calls together; those whose calls cancel out are left out."""
+    total: dict[str, int] = {}
+    for move in moves:
+        total[move.function] = total.get(move.function, 0) + by(move)
+    return [(function, n) for function, n in total.items() if n]
 
 
 _BY_LAYER: Final = {

@@ -22,6 +22,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _PACKAGES: Final = ("mm", "reference", "candidate")
 _KERNEL_FILE: Final = re.compile(r"\b(?:[\w-]+/)+[\w-]+\.[chS]\b")
 
+_NAMES: Final = re.compile(r"(\w+(?:\(\))?(?:, \w+)*)(?: \([^)]*\))?(?=[:.,]| (?:at|for|in|of|on|with) |$)")
+"""Names of functions, perhaps their file in brackets, and then what is said of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entered:
@@ -84,6 +87,13 @@ class _Spy:
             self.seen.setdefault(code, set()).add(self.side)
 
 
+@cache
+def kernel_function(code: CodeType) -> str:
+    """The kernel's name of the function that some code models; empty for code that models none."""
+    found = _function(code)
+    return found[0].partition(",")[0].removesuffix("()") if found else ""
+
+
 def _function(code: CodeType) -> tuple[str, str, str, str] | None:
     """Name, sentence, kernel file and place of a function that models one of the kernel's; None for any other."""
     path = Path(code.co_filename)
@@ -94,11 +104,11 @@ def _function(code: CodeType) -> tuple[str, str, str, str] | None:
     if not doc:
         return None
     first = " ".join(doc.split("\n\n")[0].split())
-    name, _, says = first.partition(":")
-    name = name.rstrip(".")
+    begins = _NAMES.match(first)
     # A docstring that begins with the kernel's name, or with some of them.
-    if not re.fullmatch(r"\w+(\(\))?(, \w+)*", name) or "_" not in name:
+    if begins is None or "_" not in begins[1]:
         return None
+    name, says = begins[1], first[begins.end() :].lstrip(":.,")
     file = _KERNEL_FILE.search(doc) or _KERNEL_FILE.search(module)
     where = f"{path.relative_to(ROOT).as_posix()}:{code.co_firstlineno}"
     return name, says.strip(), file.group() if file else "", where
