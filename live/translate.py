@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fuzz.program.model import Op
+from fuzz.program.real import WITHOUT_COUNTERPART
 from live.faults import NEEDED, ONCE
 from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
 from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
@@ -27,20 +28,6 @@ SPARE: Final = 96 * M // PAGE
 """Free pages that a program must leave to the guest's kernel on each node."""
 POISON: Final = "/sys/devices/system/memory/soft_offline_page"
 UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
-
-WITHOUT_COUNTERPART: Final = {
-    "pages alloc": "no interface takes single pages of one node and keeps them where they are",
-    "pages contig": "no interface takes a given range of pages",
-    "pages free": "no interface takes single pages of one node and keeps them where they are",
-    "hugetlb flush": "a kernel worker frees queued pages by itself, at once",
-    "memory hard_offline": "takes pages of the guest's memory out of use for good",
-    "memory soft_offline": "takes pages of the guest's memory out of use for good",
-    "memory unpoison": "takes pages of the guest's memory out of use for good",
-    "memory unplug": "only virtio-mem and daxN.M/state call it",
-    "subblock unplug": "needs a virtio-mem device",
-    "subblock plug": "needs a virtio-mem device",
-}
-"""Operations that cannot be done live at all."""
 
 CHANGES_BLOCKS: Final = frozenset(
     {

@@ -90,6 +90,7 @@ class Form(enum.StrEnum):
     pytest = "pytest"
     python = "python"
     shell = "shell"
+    live = "live"
     itf = "itf"
 
 
@@ -101,19 +102,35 @@ def export_command(
         Form,
         typer.Option(
             help="pytest: a test that passes once the models agree. python: a script. shell: commands for a real "
-            "machine. itf: a trace as JSON, in Apalache's Informal Trace Format.",
+            "machine. live: a file for vmemmap-fuzz live run, with what it cannot do. itf: a trace as JSON, in "
+            "Apalache's Informal Trace Format.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.", show_default=False)
     ] = None,
+    profile: ProfileOption = Profile.posted,
+    defect: DefectOption = None,
 ) -> None:
-    """Write a program in another form."""
+    """Write a program in another form.
+
+    The candidate's profile is written into tests and scripts; a defect shows in the trace only.
+    """
+    from fuzz.campaign.slices import defects
     from fuzz.findings import put_text
     from fuzz.report.export import EXPORTS
+    from zoo import planted
 
-    text = EXPORTS[to.value](read(file))
+    program = read(file)
+    try:
+        chosen = defects(defect)
+    except ValueError as error:
+        raise fail(str(error)) from None
+    if chosen and to is not Form.itf:
+        raise fail(f"--defect: {to.value} does not run the program here, only itf does")
+    with planted(*chosen):
+        text = EXPORTS[to.value](program, name_of(profile))
     if output is None:
         print(text, end="")
     else:

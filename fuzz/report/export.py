@@ -1,4 +1,4 @@
-"""A program in other forms: a pytest file, a Python script, a shell script for a real machine, a trace in ITF.
+"""A program in other forms: a pytest file, a Python script, commands for a real machine, a live run, a trace in ITF.
 
 ITF is Apalache's Informal Trace Format (docs/src/adr/015adr-trace.md there): states of named variables, big integers as
 `{"#bigint": "..."}`.
@@ -7,18 +7,19 @@ ITF is Apalache's Informal Trace Format (docs/src/adr/015adr-trace.md there): st
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
-from fuzz.program.arguments import format_size
-from fuzz.program.model import Op, Program
+from fuzz.execute import Profile
+from fuzz.program.model import Program
+from fuzz.program.real import WITHOUT_COUNTERPART
 from fuzz.program.text import format as format_program
-from fuzz.program.text import format_op
+from fuzz.report.shell import to_shell
 from fuzz.trace import SideStep, trace
 
 
-def to_pytest(program: Program) -> str:
+def to_pytest(program: Program, profile: Profile = "posted") -> str:
     """A test that passes once the two sides agree."""
     return f'''"""The two models agree on this program. Needs vmemmap-fuzz."""
 
@@ -29,12 +30,12 @@ PROGRAM = {_literal(program)}
 
 
 def test_models_agree():
-    finding = run_program(parse(PROGRAM), full_every=1).finding
+    finding = run_program(parse(PROGRAM), profile={profile!r}, full_every=1).finding
     assert finding is None, finding.signature
 '''
 
 
-def to_python(program: Program) -> str:
+def to_python(program: Program, profile: Profile = "posted") -> str:
     """A script that runs the program and exits with 1 where the sides differ."""
     return f'''#!/usr/bin/env python3
 """Runs a program on both models. Needs vmemmap-fuzz."""
@@ -46,7 +47,7 @@ from fuzz.program import parse
 
 PROGRAM = {_literal(program)}
 
-out = run_program(parse(PROGRAM), full_every=1)
+out = run_program(parse(PROGRAM), profile={profile!r}, full_every=1)
 print(out.finding.signature if out.finding else out.verdict)
 sys.exit(1 if out.finding else 0)
 '''
@@ -58,15 +59,15 @@ def _literal(program: Program) -> str:
     return "(\n" + "".join(f"    {line!r}\n" for line in lines) + ")"
 
 
-def to_itf(program: Program) -> str:
+def to_itf(program: Program, profile: Profile = "posted") -> str:
     """States before the first and after each operation: what was done, what both returned, all counters and frames."""
-    told = trace(program)
+    told = trace(program, profile)
     states: list[dict[str, Any]] = []
     for step in told.steps:
         sides = {name: _state(getattr(step, name)) for name in ("reference", "candidate")}
         states.append({"#meta": {"index": len(states)}, "operation": step.text, **sides})
     variables = ["operation", "reference", "candidate"]
-    meta = {"format": "ITF", "description": told.machine}
+    meta = {"format": "ITF", "description": f"{told.machine}; candidate: {profile}"}
     return json.dumps({"#meta": meta, "vars": variables, "states": states}, indent=1) + "\n"
 
 
@@ -76,72 +77,33 @@ def _state(side: SideStep) -> dict[str, Any]:
     return {"outcome": side.outcome, "counters": {"#map": counters}, "frames": {"#map": frames}}
 
 
-# -- shell ----------------------------------------------------------------------------------------------------------
-
-HUGEPAGES: Final = "/sys/kernel/mm/hugepages/hugepages-{kb}kB"
-NODE: Final = "/sys/devices/system/node/node{node}/hugepages/hugepages-{kb}kB"
-
-
-def to_shell(program: Program) -> str:
-    """Commands for a real machine, as root; what a shell cannot do is a comment that says so."""
-    lines = ["#!/bin/sh", "# As root, on a machine with the memory and devices that the program names.", "set -x"]
+def to_live(program: Program) -> str:
+    """The program for `vmemmap-fuzz live run`, with a comment above what its guest will not do."""
+    machine = program.machine
+    head = ["To be run with: vmemmap-fuzz live run THIS_FILE"]
+    if (machine.arch, machine.page) != ("x86_64", 4096):
+        head.append(f"Not done live: the guest is x86_64 with pages of 4K, this is {machine.arch}.")
+    ops = []
     for op in program.ops:
-        lines.append(f"# {format_op(op)}")
-        lines.append(_COMMANDS.get(op.name, _cannot)(op))
-    return "\n".join(lines) + "\n"
+        why = WITHOUT_COUNTERPART.get(op.name)
+        if op.name == "hugetlb unmap" and not op.args["flush"]:
+            why = WITHOUT_COUNTERPART["hugetlb flush"]
+        if op.name == "fail alloc":
+            why = "only on a kernel with fault injection (--kernel, docs/live.md), and one failure a program line"
+        ops.append(replace(op, above=(*op.above, f"# not done live: {why}")) if why else op)
+    left = sum(op.name in WITHOUT_COUNTERPART for op in program.ops)
+    if left:
+        head.append(f"{left} of {len(ops)} operations have no counterpart there; the others are run.")
+    return format_program(
+        replace(program, ops=tuple(ops), comments=(*(f"# {line}" for line in head), *program.comments))
+    )
 
 
-def _cannot(op: Op) -> str:
-    return f"# no command does this: {op.name}"
-
-
-def _write(value: object, path: str) -> str:
-    return f"echo {value} > {shlex.quote(path)}"
-
-
-def _pool(op: Op, file: str, value: int) -> str:
-    node, kb = op.args.get("node"), op.args["size"] >> 10
-    folder = HUGEPAGES.format(kb=kb) if node is None else NODE.format(node=node, kb=kb)
-    return _write(value, f"{folder}/{file}")
-
-
-def _page(file: str) -> Callable[[Op], str]:
-    return lambda op: _write(f"{op.args['at']:#x}", f"/sys/devices/system/memory/{file}")
-
-
-def _dax(op: Op) -> str:
-    if len(op.args["size"]) > 1 or op.args["driver"] != "devdax":
-        return _cannot(op)
-    place = "dev" if op.args["altmap"] else "mem"
-    size, align = format_size(op.args["size"][0]), format_size(op.args["align"])
-    return f"ndctl create-namespace --mode=devdax --size={size} --align={align} --map={place}"
-
-
-def _cma(op: Op) -> str:
-    node = "" if op.args["node"] is None else f"{op.args['node']}:"
-    only = " hugetlb_cma_only=on" if op.args["only"] else ""
-    return f"hugetlb_cma={node}{format_size(op.args['size'])}{only}"
-
-
-_COMMANDS: Final[dict[str, Callable[[Op], str]]] = {
-    "reserve": lambda op: (
-        f"# kernel command line: hugepagesz={format_size(op.args['size'])} hugepages={op.args['count']}"
-    ),
-    "reserve cma": lambda op: f"# kernel command line: {_cma(op)}",
-    "boot": lambda op: "uname -r",
-    "hugetlb resize": lambda op: _pool(op, "nr_hugepages", op.args["to"]),
-    "hugetlb overcommit": lambda op: _pool(op, "nr_overcommit_hugepages", op.args["to"]),
-    "hugetlb demote": lambda op: _pool(op, "demote", op.args["count"]),
-    "sysctl": lambda op: f"sysctl vm.hugetlb_optimize_vmemmap={int(op.args['hugetlb_optimize_vmemmap'])}",
-    "memory hard_offline": _page("hard_offline_page"),
-    "memory soft_offline": _page("soft_offline_page"),
-    "dax create": _dax,
-}
-
-EXPORTS: Final[dict[str, Callable[[Program], str]]] = {
+EXPORTS: Final[dict[str, Callable[[Program, Profile], str]]] = {
     "pytest": to_pytest,
     "python": to_python,
-    "shell": to_shell,
+    "shell": lambda program, profile: to_shell(program),
+    "live": lambda program, profile: to_live(program),
     "itf": to_itf,
 }
 """By the name of the form."""

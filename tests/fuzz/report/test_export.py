@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from fuzz.program import parse
+from fuzz.program.operations import OPERATIONS
+from fuzz.program.real import WITHOUT_COUNTERPART, WITHOUT_INTERFACE
 from fuzz.program.text import parse_file
-from fuzz.report.export import to_itf, to_pytest, to_python, to_shell
+from fuzz.report.export import to_itf, to_live, to_pytest, to_python
+from fuzz.report.shell import _COMMANDS, to_shell
+from zoo import find, planted
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = parse("vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=2M\n")
@@ -54,6 +58,45 @@ def test_shell_script_writes_where_the_kernel_reads() -> None:
     program = parse("vmm 1\nmachine nodes=2\nboot\nhugetlb resize size=2M to=8 node=1\n")
     line = "echo 8 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
     assert line in to_shell(program).splitlines()
+
+
+def test_every_operation_is_done_or_has_a_reason() -> None:
+    assert set(_COMMANDS) | set(WITHOUT_INTERFACE) == set(OPERATIONS)
+    assert not set(_COMMANDS) & set(WITHOUT_INTERFACE)
+
+
+def test_shell_script_finds_the_memory_block(tmp_path: Path) -> None:
+    """The second whole block of 128M of 192M at 4G + 64M and 256M at 8G: 8G / 128M = 64, as the first has one."""
+    program = parse(
+        "vmm 1\nmachine ram=1G\nboot\nd0 = dax create at=0x104000000,0x200000000 size=192M,256M driver=kmem\n"
+        "dax online d0 block=1\n"
+    )
+    script = to_shell(program)
+    (tmp_path / "block_size_bytes").write_text("8000000\n")
+    lines = script.replace("/sys/devices/system/memory/block_size_bytes", str(tmp_path / "block_size_bytes"))
+    functions, _, rest = lines.partition("set -x\n")
+    call = next(line for line in rest.splitlines() if "nth_block" in line)
+    asked = functions + call.replace("echo online_movable > ", "echo ")
+    out = subprocess.run(["sh"], input=asked, text=True, capture_output=True, check=True).stdout
+    assert out == "/sys/devices/system/memory/memory64/state\n"
+    assert "echo 104000000-10fffffff > /sys/bus/dax/devices/$d0/mapping" in script.splitlines()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "corpus/seeds").glob("*.vmm")), ids=lambda path: path.stem)
+def test_live_file_is_the_program_with_reasons(path: Path) -> None:
+    program = parse_file(path)
+    text = to_live(program)
+    assert parse(text).bare() == program.bare()
+    for name in {op.name for op in program.ops} & set(WITHOUT_COUNTERPART):
+        assert f"# not done live: {WITHOUT_COUNTERPART[name]}" in text
+
+
+def test_itf_shows_a_planted_defect() -> None:
+    """7.3 with ACC-2026-03 counts the 8 vmemmap pages of a 2M page though it keeps 2."""
+    with planted(find("ACC-2026-03")):
+        data = json.loads(to_itf(PROGRAM, "merged"))
+    assert dict(data["states"][1]["reference"]["counters"]["#map"])["nr_memmap"] == {"#bigint": "8"}
+    assert data["#meta"]["description"].endswith("candidate: merged")
 
 
 def test_itf_has_its_form() -> None:
