@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mm.mmzone import Zone
 
 
 class Folio:
     """A huge page. Pool folios are frozen (refcount 0); a mapped one has refcount 1."""
+
+    OF_THE_FRAMES: Final = (
+        *("pfn", "order", "zone", "nid", "hugetlb", "vmemmap_optimized", "temporary", "cma"),
+        *("hwpoison", "raw_hwp", "raw_hwp_unreliable"),
+    )
+    """Every attribute but the reference count, which is of whoever holds the folio."""
 
     # Most folios never differ from these; demotion makes 512 at a time. Without slots, an instance holds what differs.
     refcount = 0

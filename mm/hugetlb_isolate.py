@@ -126,8 +126,10 @@ def move_hugetlb_state(h: HState, old: Folio, new: Folio) -> None:
 
 def _swap_places(h: HState, a: Folio, b: Folio) -> None:
     """`a` describes the frames of `b` from now on, and `b` those of `a`; both stay in the pool and keep their users."""
-    refcounts = a.refcount, b.refcount
-    a.__dict__, b.__dict__ = b.__dict__, a.__dict__
-    a.refcount, b.refcount = refcounts
+    for name in Folio.OF_THE_FRAMES:
+        mine, theirs = getattr(a, name), getattr(b, name)
+        if mine != theirs:
+            setattr(a, name, theirs)
+            setattr(b, name, mine)
     h.folios[a.pfn] = a
     h.folios[b.pfn] = b

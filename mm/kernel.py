@@ -42,6 +42,9 @@ MIGRATE_UNMOVABLE, MIGRATE_MOVABLE = "unmovable", "movable"
 class Kernel:
     """State of one kernel from power-on. `boot()` must be the first operation after the reserve requests."""
 
+    __deletable__ = ("paths",)
+    """For mypyc: `Lockstep.close` takes this attribute away."""
+
     def __init__(self, machine: Machine, make_paths: Callable[[Kernel], VmemmapPaths]) -> None:
         self.machine = machine
         self.arch = arch = machine.geometry()

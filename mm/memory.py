@@ -6,6 +6,8 @@ groups.
 
 from __future__ import annotations
 
+from typing import Final
+
 from mm.altmap import Altmap
 from mm.arch import Arch
 from mm.runs import RunMap, RunSet
@@ -16,7 +18,7 @@ class MemoryBlocks:
 
     __slots__ = ("altmaps", "nid", "nr_hwpoison", "pages", "touched", "tried", "unplugged", "zone")
 
-    OFFLINE = (-1, -1)
+    OFFLINE: Final = (-1, -1)
 
     def __init__(self, arch: Arch) -> None:
         self.pages = 1 << (arch.memory_block_shift - arch.page_shift)

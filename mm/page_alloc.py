@@ -322,7 +322,7 @@ class PageAllocator:
                 self.touched.append((lo, hi))
                 out.append((lo, hi - lo))
                 n -= take
-            if n and zone.cma.starts and zones is MOVABLE_ZONES:
+            if n and zone.cma.starts and ZONE_MOVABLE in zones:
                 n = self._alloc_cma_blocks(zone, 1 << order, n, owner, out)
             if not n:
                 return out

@@ -68,12 +68,12 @@ def try_populate_vmemmap_pmd(f: Framework, pmd: int) -> int:
     return 0
 
 
-VMEMMAP_4K = ArchVmemmap(
+VMEMMAP_4K: ArchVmemmap = ArchVmemmap(
     vmemmap_free=vmemmap_free,
     vmemmap_populate=vmemmap_populate,
     try_populate_vmemmap_pmd=try_populate_vmemmap_pmd,
 )
-VMEMMAP_LARGE = ArchVmemmap(
+VMEMMAP_LARGE: ArchVmemmap = ArchVmemmap(
     vmemmap_free=vmemmap_free,
     vmemmap_populate=vmemmap_populate,
     vmemmap_populate_boot=boot_basepages,

@@ -21,4 +21,4 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     """vmemmap_free (arch/loongarch/mm/init.c) is empty."""
 
 
-VMEMMAP = ArchVmemmap(vmemmap_free=vmemmap_free, vmemmap_populate=vmemmap_populate, altmaps=False)
+VMEMMAP: ArchVmemmap = ArchVmemmap(vmemmap_free=vmemmap_free, vmemmap_populate=vmemmap_populate, altmaps=False)

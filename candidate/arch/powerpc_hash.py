@@ -71,7 +71,7 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
         k.tlb.flush_tlb_kernel_range(vpn, vpn + n)  # vmemmap_remove_mapping, after the block is free
 
 
-VMEMMAP = ArchVmemmap(
+VMEMMAP: ArchVmemmap = ArchVmemmap(
     vmemmap_free=vmemmap_free,
     vmemmap_populate=vmemmap_populate,
     vmemmap_populate_boot=vmemmap_populate_boot,

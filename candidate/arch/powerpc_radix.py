@@ -229,7 +229,7 @@ def _unless_populated(k: Kernel, vpn: int, n: int, end: int) -> int:
     return vpn + n * (end ^ vmemmap_populated(k, vpn, n))
 
 
-VMEMMAP = ArchVmemmap(
+VMEMMAP: ArchVmemmap = ArchVmemmap(
     vmemmap_free=vmemmap_free,
     vmemmap_populate=vmemmap_populate,
     vmemmap_populate_boot=vmemmap_populate_boot,

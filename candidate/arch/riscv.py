@@ -31,4 +31,4 @@ def vmemmap_free(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> Non
     k.tlb.flush_tlb_all()  # after the pages are free
 
 
-VMEMMAP = ArchVmemmap(vmemmap_free=vmemmap_free)
+VMEMMAP: ArchVmemmap = ArchVmemmap(vmemmap_free=vmemmap_free)

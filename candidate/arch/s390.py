@@ -97,7 +97,7 @@ def _remove(f: Framework, lo: int, hi: int, altmap: Altmap | None) -> None:
     k.tlb.flush_tlb_all()  # flush_tlb_kernel_range, which knows no ranges on s390; after the pages are free
 
 
-VMEMMAP = ArchVmemmap(
+VMEMMAP: ArchVmemmap = ArchVmemmap(
     vmemmap_free=vmemmap_free,
     vmemmap_populate=vmemmap_populate,
     vmemmap_populate_boot=vmemmap_populate_boot,

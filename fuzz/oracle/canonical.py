@@ -184,6 +184,8 @@ def _attributes(thing: Any) -> list[str]:
     own = tuple(getattr(thing, "__dict__", ()))
     names = _known.get((kind, own))
     if names is None:
+        if kind.__module__.startswith("mm.") and not hasattr(kind, "__slots__") and not hasattr(thing, "__dict__"):
+            raise TypeError(f"{kind.__name__} does not show its attributes: it is compiled")
         slots = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
         skipped = IGNORED.get(kind, {})
         names = _known[kind, own] = sorted((slots | set(own)) - skipped.keys())
@@ -196,7 +198,9 @@ def _run_map(runs: RunMap[Any]) -> Form:
     return tuple(runs.starts), tuple(runs.ends), tuple(vals if plain else [walk(val) for val in vals])
 
 
-_FLAGS: Final = ("refcount", "vmemmap_optimized", "temporary", "cma", "raw_hwp_unreliable", "hwpoison", "hugetlb")
+_FLAGS: Final = (
+    *("refcount", "vmemmap_optimized", "temporary", "cma", "hwpoison", "raw_hwp", "raw_hwp_unreliable", "hugetlb"),
+)
 _flags: Final = attrgetter("pfn", "order", "nid", *_FLAGS)
 
 

@@ -284,7 +284,7 @@ def fault_fork(
     several = ref.faults.last > ref.faults.first
     if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
-            if rc not in (0, -ENOMEM, *refused):
+            if rc not in (0, -ENOMEM) and rc not in refused:
                 return False
             # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
             # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
@@ -345,7 +345,7 @@ def memory_fork(
     base pages for want of a block. Where single frames are wanted and only one side ran short, it must have had less
     memory on some node, or else the operation is one that takes other amounts on the two sides.
     """
-    if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY, *refused) for rc in rcs):
+    if not any(short) or any(rc < 0 and rc not in (-ENOMEM, -EBUSY) and rc not in refused for rc in rcs):
         return False
     if operation.startswith("hugetlb") or operation in ("memory hard_offline", "memory soft_offline", "pages contig"):
         return True
