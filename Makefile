@@ -10,10 +10,10 @@ PACKAGES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,mm re
 # Run a command; print what it said only if it failed.
 quietly = out=$$($(1) 2>&1) || { printf '%s\n' "$$out"; status=1; }
 
-.PHONY: help venv smoke test lint bench live lock clean
+.PHONY: help venv smoke test lint compiled bench live lock clean
 
 help:
-	@echo "make smoke | test | lint | bench | live | lock | clean   (see CONTRIBUTING.md)"
+	@echo "make smoke | test | lint | compiled | bench | live | lock | clean   (see CONTRIBUTING.md)"
 
 venv: $(STAMP)
 
@@ -42,6 +42,10 @@ lint: venv
 	$(call quietly,$(BIN)/mypy $(PACKAGES)); \
 	$(call quietly,$(BIN)/lint-imports); \
 	exit $$status
+
+# Needs a C compiler and Python's headers. Campaigns use what it makes, until a source changes.
+compiled: venv
+	@$(BIN)/python -m fuzz.compiled.build
 
 bench: venv
 	@for bench in $(wildcard bench/*.py); do $(BIN)/python $$bench || exit 1; done

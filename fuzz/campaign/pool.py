@@ -20,6 +20,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final, Protocol
 
+from fuzz import compiled
 from fuzz.campaign.helper import MEMORY, contents, environment, memory_file
 from fuzz.campaign.settings import Settings
 from fuzz.campaign.slices import Result, Task
@@ -162,13 +163,16 @@ class Local:
     def start(self) -> list[Event]:
         for place, task in enumerate(self.tasks):
             self._launch(place, task)
+        if compiled.available() and any(map(compilable, self.tasks)):
+            return [Said("searching with the compiled models; what differs is run again on the sources")]
         return []
 
     def _launch(self, place: int, task: Task) -> None:
         self.launches += 1
         trail, errors = memory_file(), memory_file()
+        through = ["fuzz.compiled"] if compilable(task) else []
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fuzz.campaign.worker"],
+            [sys.executable, "-P", "-m", *through, "fuzz.campaign.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -342,6 +346,11 @@ class Local:
             events += self._hear(worker)
             events += self._ended(worker)
         return events
+
+
+def compilable(task: Task) -> bool:
+    """Whether a task can do with compiled models: defects and the counters of libFuzzer are planted in the sources."""
+    return task.defect is None and task.engine != "libfuzzer"
 
 
 def derived(seed: int, run: int, launch: int) -> int:
