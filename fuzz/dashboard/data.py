@@ -44,14 +44,14 @@ def _rows(db: sqlite3.Connection, sql: str, *values: Any) -> list[Row]:
 
 
 def running(folder: Path) -> bool:
-    """Whether a process is at work on the campaign: the one whose number is in its lock file lives."""
+    """Whether a process is at work on the campaign, that is, holds its lock. To try the lock would keep one that just
+    begins from getting it, so the kernel's list is asked (proc_locks(5))."""
     try:
-        os.kill(int((folder / LOCK).read_text()), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
+        owner, inode = (folder / LOCK).read_text().strip(), (folder / LOCK).stat().st_ino
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
         return False
-    return True
+    return any(words[1] == "FLOCK" and words[4] == owner and words[5].endswith(f":{inode}") for words in held)
 
 
 # -- overview -------------------------------------------------------------------------------------------------------

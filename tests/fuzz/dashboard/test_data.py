@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from fuzz.campaign.settings import locked
 from fuzz.coverage import features
 from fuzz.dashboard import data
 from fuzz.dashboard.claims import examine
@@ -89,6 +91,16 @@ def test_two_campaigns_that_are_one_differ_in_nothing(made: Made, tmp_path: Path
     assert all(mine == theirs == [] and both > 0 for mine, theirs, both in same.features.values())
     assert found.features["operation"][:2] == (["x86_64: boot ok"], [])
     assert found.findings == [{"signature": made.signature, "records": (made.record, None)}]
+
+
+def test_a_campaign_runs_while_its_lock_is_held(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.folder, tmp_path / "night")
+    assert not data.running(made.folder)
+    with locked(tmp_path / "night"):
+        assert data.running(tmp_path / "night")
+    # The number of a process that lives, and holds no lock: that of another one, given anew.
+    assert (tmp_path / "night" / "lock").read_text() == f"{os.getpid()}\n"
+    assert not data.running(tmp_path / "night")
 
 
 def test_numbers_are_json(made: Made) -> None:

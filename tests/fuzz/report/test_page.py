@@ -143,6 +143,23 @@ def test_a_browser_opens_and_scrubs_it(case: Make, visit: Callable[[str], Visit]
     assert seen.requests == []
 
 
+WIDE = """<script>
+addEventListener("load", () => {
+  const page = document.querySelector("iframe").contentDocument.documentElement;
+  document.body.dataset.wide = page.scrollWidth - page.clientWidth;
+});
+</script>"""
+
+
+def test_a_phone_need_not_scroll_sideways(case: Make, visit: Callable[[str], Visit], tmp_path: Path) -> None:
+    """Chromium's windows are at least 500 px wide, so the page stands in a frame of 390."""
+    inner = escape(html(case("HVO-2026-08")))
+    path = tmp_path / "phone.html"
+    path.write_text(f'<body>{WIDE}<iframe style="width:390px;height:800px;border:0" srcdoc="{inner}"></iframe></body>')
+    seen = visit(path.as_uri())
+    assert 'data-wide="0"' in seen.dom
+
+
 def test_a_browser_would_be_caught_asking(visit: Callable[[str], Visit], tmp_path: Path) -> None:
     """The check above can fail: a page with a request and an error is seen to have both."""
     path = tmp_path / "bad.html"
