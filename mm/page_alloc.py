@@ -1,4 +1,4 @@
-"""The page allocator: who owns each page frame, and which frames are free (mm/page_alloc.c, Linux 7.3).
+"""The page allocator: who owns each page frame, and who gets which (mm/page_alloc.c, Linux 7.3).
 
 Left out: watermarks, lowmem reserve, migratetype fallback, compaction and reclaim, per-cpu lists (counted as free).
 Placement is the model's own and deterministic: single frames come from broken pageblocks first, lowest address first,
@@ -14,8 +14,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mm.errno import ENOMEM
+from mm.free_area import FreeAreas
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
-from mm.runs import RunMap, RunSet
+from mm.runs import RunMap
 
 if TYPE_CHECKING:
     from mm.kernel import Kernel
@@ -88,32 +89,13 @@ class Poisoned(Enum):
     MARKED = "where any other frame could be"
 
 
-class PageAllocator:
+class PageAllocator(FreeAreas):
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
-    __slots__ = (
-        "_zonelists",
-        "block_order",
-        "cma",
-        "freeing",
-        "holders",
-        "hwpoison",
-        "isolated",
-        "isolated_free",
-        "nodes",
-        "owners",
-        "refs",
-        "short",
-        "spilled",
-        "touched",
-        "zone_of",
-    )
+    __slots__ = ("freeing", "holders", "hwpoison", "owners", "refs", "short", "spilled", "touched")
 
     def __init__(self, nodes: list[Node], block_order: int) -> None:
-        self.nodes = nodes
-        self._zonelists: dict[tuple[int, tuple[int, ...], bool], list[Zone]] = {}
-        self.block_order = block_order
-        """pageblock_order, also the order of a PMD-sized block."""
+        super().__init__(nodes, block_order)
         self.owners: RunMap[str] = RunMap()
         """Frames in use -> OWNER_*; free, offline and absent frames are gaps."""
         self.refs: dict[int, int] = {}
@@ -122,14 +104,6 @@ class PageAllocator:
         """OWNER_PAGES_MOVABLE frames -> the extents they are part of; migration rewrites those in place."""
         self.hwpoison: dict[int, Poisoned] = {}
         """Frames with PG_hwpoison that are no head of a huge page."""
-        self.isolated: tuple[int, int] | None = None
-        """Pageblocks under isolation (MIGRATE_ISOLATE) while memory goes offline, as pfns; they lie in one zone."""
-        self.isolated_free = RunSet()
-        """Free frames of the isolated range: nobody can allocate them."""
-        self.zone_of: RunMap[Zone] = RunMap()
-        """Online RAM: pfn -> zone (page_zone)."""
-        self.cma = RunSet()
-        """Frames whose pageblock has the type MIGRATE_CMA; only movable allocations take such frames."""
         self.freeing: Callable[[int, int], None] | None = None
         """Told of frames (first pfn, end pfn) that are about to become free; for `mm.tlb`."""
         self.short = 0
@@ -138,80 +112,6 @@ class PageAllocator:
         """How many times a populated zone had too little for an allocation, which then went on to the next zone."""
         self.touched: list[tuple[int, int]] = []
         """Frame ranges whose owner changed since the oracle last looked, as (first pfn, end pfn)."""
-
-    # -- free areas -------------------------------------------------------------------------------------------------
-
-    def _give(self, zone: Zone, lo: int, hi: int) -> None:
-        """Put [lo, hi) on the zone's free areas, merging whole pageblocks."""
-        if self.isolated is not None:
-            first, last = max(lo, self.isolated[0]), min(hi, self.isolated[1])
-            if first < last:
-                self.isolated_free.add(first, last)
-                if lo < first:
-                    self._give(zone, lo, first)
-                if last < hi:
-                    self._give(zone, last, hi)
-                return
-        if self.cma.starts:
-            for s, e in self.cma.runs(lo, hi):
-                zone.cma.add(s, e)
-                if lo < s:
-                    self._give_ordinary(zone, lo, s)
-                lo = e
-            if lo == hi:
-                return
-        self._give_ordinary(zone, lo, hi)
-
-    def _give_ordinary(self, zone: Zone, lo: int, hi: int) -> None:
-        """`_give` for frames outside of MIGRATE_CMA pageblocks."""
-        order = self.block_order
-        if (lo | hi) & ((1 << order) - 1) == 0:
-            zone.blocks.add(lo >> order, hi >> order)
-            return
-        lo, hi = zone.frags.add(lo, hi)
-        first, last = -(-lo >> order), hi >> order
-        if first < last:
-            zone.frags.remove(first << order, last << order)
-            zone.blocks.add(first, last)
-
-    def _take(self, zone: Zone, lo: int, hi: int) -> None:
-        """Remove [lo, hi), which must be free, from the zone's free areas, breaking pageblocks at its ends."""
-        order = self.block_order
-        first, last = lo >> order, -(-hi >> order)
-        for blk_lo, blk_hi in zone.blocks.runs(first, last):
-            zone.blocks.remove(blk_lo, blk_hi)
-            left, right = blk_lo << order, blk_hi << order
-            if left < lo:
-                zone.frags.add(left, min(lo, right))
-            if right > hi:
-                zone.frags.add(max(hi, left), right)
-        zone.frags.remove(lo, hi)
-        zone.cma.remove(lo, hi)
-
-    def is_free(self, lo: int, hi: int) -> bool:
-        """Whether all frames of [lo, hi) are online and free."""
-        return self.free_count(lo, hi) == hi - lo
-
-    def free_count(self, lo: int, hi: int) -> int:
-        """How many frames of [lo, hi) are free."""
-        order = self.block_order
-        n = 0
-        for s, e, zone in self.zone_of.runs(lo, hi):
-            n += zone.frags.count(s, e) + zone.cma.count(s, e)
-            for b, c in zone.blocks.runs(s >> order, -(-e >> order)):
-                n += min(c << order, e) - max(b << order, s)
-        return n
-
-    def zonelist(self, nid: int, indices: tuple[int, ...], thisnode: bool) -> list[Zone]:
-        """Zones in the order an allocation on `nid` tries them: the node's own, then (unless thisnode) the other
-        nodes'."""
-        got = self._zonelists.get((nid, indices, thisnode))
-        if got is None:
-            nodes = [nid] if thisnode else [nid, *(node.nid for node in self.nodes if node.nid != nid)]
-            got = self._zonelists[nid, indices, thisnode] = [
-                self.nodes[node].zones[i] for node in nodes for i in indices
-            ]
-        return got
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -506,31 +406,6 @@ class PageAllocator:
         self.zone_of.clear(lo, hi)
         self.touched.append((lo, hi))
 
-    def isolate(self, zone: Zone, lo: int, hi: int) -> None:
-        """start_isolate_page_range (mm/page_isolation.c): free frames of [lo, hi), now and later, cannot be allocated.
-
-        The range is made of whole pageblocks of `zone`. Whether it holds unmovable pages is the caller's to check.
-        """
-        order = self.block_order
-        free, frags, blocks = self.isolated_free, zone.frags, zone.blocks
-        for s, e in frags.runs(lo, hi):
-            free.add(s, e)
-        frags.remove(lo, hi)
-        for s, e in blocks.runs(lo >> order, hi >> order):
-            free.add(s << order, e << order)
-        blocks.remove(lo >> order, hi >> order)
-        for s, e in zone.cma.runs(lo, hi):
-            free.add(s, e)
-        zone.cma.remove(lo, hi)
-        self.isolated = lo, hi
-
-    def unisolate(self, zone: Zone) -> None:
-        """undo_isolate_page_range (mm/page_isolation.c)."""
-        self.isolated = None
-        free, self.isolated_free = self.isolated_free, RunSet()
-        for lo, hi in free.items():
-            self._give(zone, lo, hi)
-
     def give_cma(self, lo: int, hi: int) -> None:
         """Frames [lo, hi) of one zone, in MIGRATE_CMA pageblocks, become free."""
         zone = self.zone_of.get(lo)
@@ -552,15 +427,6 @@ class PageAllocator:
         """Forget the owner of frames recorded by `claim`."""
         self.owners.clear(lo, hi)
         self.touched.append((lo, hi))
-
-    def free_set(self, zone: Zone) -> RunSet:
-        """All free frames of a zone as one set of pfns (for the full comparison and for reports)."""
-        out = zone.frags.copy()
-        for lo, hi in zone.blocks.items():
-            out.add(lo << self.block_order, hi << self.block_order)
-        for lo, hi in zone.cma.items():
-            out.add(lo, hi)
-        return out
 
 
 def pages_alloc(k: Kernel, nid: int, count: int, movable: bool) -> int | Extents:
