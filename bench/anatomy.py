@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fuzz.engines.uniform import Uniform
-from fuzz.execute import Lockstep, Side
+from fuzz.execute import Lockstep
 from fuzz.generate import program as generation
 from fuzz.generate.live import Live
 from fuzz.oracle.compare import Oracle
+from fuzz.side import Side
 
 PARTS: Final = ("generation", "reference", "candidate", "oracle", "construction", "end")
 Spent = Counter[tuple[str, str]]

@@ -27,10 +27,11 @@ from rich.table import Table
 from fuzz import compiled
 from fuzz.engines.stateful import Stateful
 from fuzz.engines.uniform import Uniform
-from fuzz.execute import Lockstep, Side
+from fuzz.execute import Lockstep
 from fuzz.generate.afford import affordable
 from fuzz.generate.program import DEEP, FULL_EVERY, run_generated
 from fuzz.program.model import Program
+from fuzz.side import Side
 from mm.machine import Machine
 
 TARGETS: Final = {"ratio_vs_hypothesis": 6.0, "ratio_vs_no_oracle": 0.6, "cost_16TiB_over_4GiB": 1.25}

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from candidate.framework import UnifiedFramework
-from fuzz.execute import Profile, Side
+from fuzz.execute import Profile
 from fuzz.oracle.finding import Outcome
 from fuzz.program.model import Program
 from fuzz.program.operations import BOOT
+from fuzz.side import Side
 from mm.kernel import Kernel, gigantic_folios
 from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths

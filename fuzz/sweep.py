@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from candidate.framework import UnifiedFramework
-from fuzz.execute import MakePaths, Profile, Side, run_program
+from fuzz.execute import Profile, run_program
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import AFTER_BOOT, OPERATIONS
+from fuzz.side import MakePaths, Side
 from reference.paths import SeparatePaths
 
 FAULT: Final = "fail alloc"

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
-from fuzz.execute import Lockstep, Profile, Side
+from fuzz.execute import Lockstep, Profile
 from fuzz.oracle.finding import Finding
 from fuzz.oracle.observe import Form, Segment, mapping, tails_by_frame
 from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
 from fuzz.program.text import format as format_program
 from fuzz.program.text import format_machine, format_op
+from fuzz.side import Side
 from mm.errno import errno_name
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_NAMES

@@ -14,8 +14,8 @@ from __future__ import annotations
 import copy
 from typing import Final, NamedTuple
 
-from fuzz.execute import Side
 from fuzz.program.model import Op
+from fuzz.side import Side
 from live.agent import Agent
 from live.placement import Wanted, want
 

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from fuzz.execute import Side
 from fuzz.oracle.finding import Difference, Outcome
 from fuzz.program.model import Op
+from fuzz.side import Side
 from live.agent import GuestDied
 from live.compare import Comparison
 from live.faults import BEYOND, EXPECTED, RETRIES, Target, arm, disarm, number, points, target

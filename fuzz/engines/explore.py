@@ -24,12 +24,13 @@ from typing import Any, Final, NamedTuple
 from fuzz.engines.collector import paused
 from fuzz.engines.protocol import Discovery, Statistics
 from fuzz.engines.universe import UNIVERSES, Universe, glance
-from fuzz.execute import Lockstep, MakePaths, Profile, StepResult
+from fuzz.execute import Lockstep, Profile, StepResult
 from fuzz.oracle.canonical import canonical
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program
 from fuzz.program.operations import BEFORE_BOOT, OPERATIONS
 from fuzz.program.repair import repair
+from fuzz.side import MakePaths
 
 BOOT: Final = Op("boot")
 

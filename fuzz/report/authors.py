@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from fuzz.execute import Lockstep, Profile, Side
+from fuzz.execute import Lockstep, Profile
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
 from fuzz.report.entered import kernel_function
+from fuzz.side import Side
 from fuzz.trace import Trace, counters
 from mm.kernel import Kernel
 from mm.pgtable import Mapping

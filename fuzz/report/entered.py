@@ -15,8 +15,9 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from fuzz.execute import Lockstep, Profile, Side
+from fuzz.execute import Lockstep, Profile
 from fuzz.program.model import Program
+from fuzz.side import Side
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _PACKAGES: Final = ("mm", "reference", "candidate")

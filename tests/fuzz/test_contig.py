@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.program import parse
+from fuzz.side import Side
 from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PAGES

@@ -7,8 +7,9 @@ from errno import ENOENT
 import pytest
 
 from candidate.framework import UnifiedFramework
-from fuzz.execute import ENTRIES, Lockstep, RunOutcome, Side, run_program
+from fuzz.execute import Lockstep, RunOutcome, run_program
 from fuzz.program import OPERATIONS, make_op, parse
+from fuzz.side import ENTRIES, Side
 from mm.errno import EBUSY, EINVAL, ENODEV
 from mm.kernel import Kernel
 from mm.machine import Machine

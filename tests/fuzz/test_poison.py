@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from candidate.framework import UnifiedFramework
-from fuzz.execute import Side
 from fuzz.program import parse
+from fuzz.side import Side
 from mm.errno import EBUSY, EHWPOISON, EIO, ENOMEM, ENOTRECOVERABLE, ENXIO
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_HWPOISON, OWNER_LEAKED, OWNER_PAGES, OWNER_PAGES_MOVABLE, KernelBug

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.program.model import make_op
+from fuzz.side import Side
 from live.compare import BOOT_TAIL_REFCOUNT, Comparison
 from live.folios import HugeFolio
 from live.mirror import model_snapshot

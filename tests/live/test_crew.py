@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.oracle.finding import Difference
 from fuzz.program.model import Op, make_op
+from fuzz.side import Side
 from live.conform import random_tasks
 from live.crew import Task, pieces, run_crew
 from live.errors import LiveError

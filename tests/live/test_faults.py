@@ -1,7 +1,7 @@
 """From the model's allocation points to the kernel's, and back."""
 
-from fuzz.execute import Side
 from fuzz.program.model import make_op
+from fuzz.side import Side
 from live.faults import Target, number, points, ranges, target
 from live.placement import told
 from mm.machine import Machine

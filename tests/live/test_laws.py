@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.oracle.finding import Difference
 from fuzz.program.model import make_op
+from fuzz.side import Side
 from live.laws import LAWS, broken
 from live.mirror import model_snapshot
 from live.observe import Snapshot

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.program.text import parse
+from fuzz.side import Side
 from mm.boot import boot
 from mm.kernel import Kernel
 from mm.machine import Machine

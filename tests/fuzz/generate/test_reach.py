@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.generate.live import Live
 from fuzz.generate.operations import ALL, generate_op, reserves
 from fuzz.generate.weights import choose_length, choose_machine
@@ -19,6 +18,7 @@ from fuzz.program.model import Op, Program
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.text import format as format_program
 from fuzz.program.text import parse
+from fuzz.side import Side
 from fuzz.surface import answer, known
 from mm.errno import (
     E2BIG,

@@ -11,7 +11,7 @@ import pytest
 
 from candidate.framework import UnifiedFramework
 from candidate.vmemmap_optimization import vmemmap_shared_tail_page
-from fuzz import execute
+from fuzz import side as sides
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
@@ -536,14 +536,14 @@ def test_a_fork_does_not_hide_a_broken_invariant() -> None:
 
 REGRESSIONS = Path(__file__).resolve().parents[3] / "corpus" / "regressions"
 
-Answer = Callable[[execute.Side], int | None]
+Answer = Callable[[sides.Side], int | None]
 """What a side answers instead of running an operation; None: it runs it."""
 
 
 def of_candidate(rc: int, short: int = 0) -> Answer:
     """The candidate does nothing and answers `rc`; `short` allocations of its got less than they asked for."""
 
-    def answer(side: execute.Side) -> int | None:
+    def answer(side: sides.Side) -> int | None:
         if not isinstance(side.kernel.paths, UnifiedFramework):
             return None
         side.kernel.pages.short += short
@@ -552,7 +552,7 @@ def of_candidate(rc: int, short: int = 0) -> Answer:
     return answer
 
 
-def reference_lacks(side: execute.Side) -> int:
+def reference_lacks(side: sides.Side) -> int:
     """The reference says that it has no memory, the candidate that it got some; neither did anything."""
     if isinstance(side.kernel.paths, UnifiedFramework):
         return 0
@@ -597,13 +597,13 @@ def test_a_wrong_answer_where_two_sides_part_is_found(fork: Fork, monkeypatch: p
     assert program.ops[-1].name == fork.operation
     assert clean.verdict != "finding"
     assert fork.clause in clean.clauses
-    entry, last = execute.ENTRIES[fork.operation], program.ops[-1]
+    entry, last = sides.ENTRIES[fork.operation], program.ops[-1]
 
-    def planted(side: execute.Side, args: dict[str, Any], result: str | None) -> int:
+    def planted(side: sides.Side, args: dict[str, Any], result: str | None) -> int:
         rc = fork.answer(side) if args == last.args else None
         return entry(side, args, result) if rc is None else rc
 
-    monkeypatch.setitem(execute.ENTRIES, fork.operation, planted)
+    monkeypatch.setitem(sides.ENTRIES, fork.operation, planted)
     out = run_program(program, full_every=1)
     assert out.finding is not None
     assert (out.finding.layer, out.finding.operation) == ("returns", fork.operation)
@@ -612,12 +612,12 @@ def test_a_wrong_answer_where_two_sides_part_is_found(fork: Fork, monkeypatch: p
 def test_a_panic_over_a_frame_of_the_same_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """placement-fork lets one side die over a frame only where the sides use it for different things."""
 
-    def unpoison(side: execute.Side, args: dict[str, Any], result: str | None) -> int:
+    def unpoison(side: sides.Side, args: dict[str, Any], result: str | None) -> int:
         if isinstance(side.kernel.paths, UnifiedFramework):
             raise KernelBug("panic: planted")
         return unpoison_memory(side.kernel, args["at"] >> side.page_shift)
 
-    monkeypatch.setitem(execute.ENTRIES, "memory unpoison", unpoison)
+    monkeypatch.setitem(sides.ENTRIES, "memory unpoison", unpoison)
     out = run(f"{SMALL}\nboot\nmemory hard_offline at=0x2000000\nmemory unpoison at=0x2000000")
     assert out.finding is not None
     assert (out.finding.layer, out.finding.field) == ("returns", "bug")

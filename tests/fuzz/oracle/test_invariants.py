@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from fuzz.execute import Side
 from fuzz.oracle.invariants import check, unmarked
 from fuzz.program import make_op
+from fuzz.side import Side
 from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
