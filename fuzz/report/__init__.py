@@ -1,1 +1,1 @@
-"""What people look at: a finding as a page, a mail or an export, a campaign as pages."""
+"""What people look at: a finding as a page, a mail or an export."""
