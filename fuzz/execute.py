@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from candidate.framework import UnifiedFramework
+from fuzz.oracle import effects
 from fuzz.oracle.compare import Oracle
 from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
@@ -65,11 +66,11 @@ class RunOutcome:
 class Lockstep:
     """Both sides, stepped together and compared after every step.
 
-    After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow. `tlb`: look
-    at what the CPUs may still hold too, which costs some.
+    After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow. `deep`: look
+    at what the CPUs may still hold too, and at whether each operation did what it says, which costs some.
     """
 
-    __slots__ = ("candidate", "full_every", "oracle", "over", "reference", "steps")
+    __slots__ = ("candidate", "deep", "full_every", "oracle", "over", "reference", "steps")
 
     def __init__(
         self,
@@ -79,11 +80,12 @@ class Lockstep:
         full_every: int = FULL_EVERY,
         make_reference: MakePaths = SeparatePaths,
         make_candidate: MakePaths | None = None,
-        tlb: bool = True,
+        deep: bool = True,
     ) -> None:
         self.reference = Side(machine, make_reference)
         self.candidate = Side(machine, make_candidate or (lambda k: UnifiedFramework(k, profile)))
-        if tlb:
+        self.deep = deep
+        if deep:
             record(self.reference.kernel)
             record(self.candidate.kernel)
         self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile)
@@ -100,11 +102,18 @@ class Lockstep:
             TRAIL.step(op)
         oracle = self.oracle
         oracle.before(op)
+        law = effects.LAWS.get(op.name) if self.deep else None
+        if law is not None:
+            then = law.look(self.reference, op.args), law.look(self.candidate, op.args)
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
         full = self.full_every > 0 and self.steps % self.full_every == 0
         finding = oracle.after(op, rc, rc2, full)
+        if law is not None and finding is None:
+            found = effects.missing(law, op, self.reference, rc, then[0], "reference")
+            found = found or effects.missing(law, op, self.candidate, rc2, then[1], "candidate")
+            finding = None if found is None else oracle.effect(op, found, (rc, rc2))
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True
         return StepResult((rc, rc2), finding, oracle.terminal)

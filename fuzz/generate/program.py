@@ -42,7 +42,7 @@ def run_generated(
     if machine is None:
         machine = choose_machine(draw)
     deep = draw() < DEEP
-    pair = Lockstep(machine, profile, full_every=FULL_EVERY, tlb=deep)
+    pair = Lockstep(machine, profile, full_every=FULL_EVERY, deep=deep)
     live = Live(pair.reference.kernel, pair.candidate.kernel, above)
     out = RunOutcome("ok", None, 0)
     rcs = out.rcs
@@ -79,7 +79,7 @@ def run_affordable(
     program: Program, profile: Profile, *, deep: bool = True, observer: Observer | None = None
 ) -> tuple[Program, RunOutcome]:
     """Run a program that nobody generated, with its numbers cut to what is affordable; the program as it was run."""
-    pair = Lockstep(program.machine, profile, full_every=FULL_EVERY, tlb=deep)
+    pair = Lockstep(program.machine, profile, full_every=FULL_EVERY, deep=deep)
     kernel = pair.reference.kernel
     out = RunOutcome("ok", None, 0)
     ops: list[Op] = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fuzz.oracle import arches, known, rules, tlb
+from fuzz.oracle import arches, known, laws, rules, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -214,6 +214,11 @@ class Oracle:
         self.accounting.forget()
         return finding
 
+    def effect(self, op: OpLike, missing: Difference, rcs: tuple[Outcome, Outcome]) -> Finding:
+        """What an operation did not do although it says so (fuzz.oracle.effects), as a finding."""
+        pair = outcome_class(rcs[0]), outcome_class(rcs[1])
+        return Finding(missing.layer, missing.field, op.name, pair, "", missing.drift, missing.detail)
+
     def full(self, op: OpLike | None = None, deep: bool = True) -> Finding | None:
         """Compare everything, or if not `deep` everything but mapping and struct pages, which are compared as they are
         touched; the finding's operation is the end of the program."""
@@ -261,11 +266,15 @@ class Oracle:
             or self._accounting(everything=True)
             or self._frames()
             or self._invariants()
+            or (self._laws() if deep else None)
         )
 
     def _invariants(self) -> Difference | None:
         mine, theirs = self.pieces.slack
         return self._check_reference(mine) or self._check_candidate(theirs)
+
+    def _laws(self) -> Difference | None:
+        return laws.broken(self.ref, "reference") or laws.broken(self.cand, "candidate")
 
     def _check_reference(self, slack: int) -> Difference | None:
         if self.history is not None and self.history.headless:

@@ -1,0 +1,48 @@
+"""What the laws read, and what several of them ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from mm.kernel import Kernel
+
+Args = Mapping[str, Any]
+Before = Any
+"""What a law wants to know of the state before the operation."""
+
+
+class SideLike(Protocol):
+    """What laws read of a side."""
+
+    kernel: Kernel
+    handles: dict[str, Any]
+
+    def order(self, size: int) -> int: ...
+
+
+class OpLike(Protocol):
+    """What laws read of an operation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def args(self) -> Args: ...
+    @property
+    def result(self) -> str | None: ...
+
+
+Look = Callable[[SideLike, Args], Before]
+Law = Callable[[SideLike, Args, int, Before, str | None], str | None]
+
+
+def states_of(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, Any]]:
+    """The blocks that meet frames [lo, hi), and their states."""
+    per = k.memory_blocks.pages
+    return k.memory_blocks.zone.runs(lo // per, -(-hi // per))
+
+
+def subsections_of(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
+    """The subsections that meet frames [lo, hi)."""
+    per = k.arch.pages_per_subsection
+    return lo // per, -(-hi // per)

@@ -1,0 +1,181 @@
+"""Huge pages and poisoned ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzz.oracle.effects.common import Args, Before, SideLike
+from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENXIO
+from mm.hugetlb import folio_at, queued_at
+from mm.page_alloc import OWNER_HWPOISON
+
+
+def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
+    k = side.kernel
+    h = k.hstates.get(side.order(args["size"]))
+    if h is None:
+        return None
+    nid = args.get("node")
+    persistent = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
+    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short
+
+
+def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """set_max_huge_pages (mm/hugetlb.c): the number moves towards the one that was written, never beyond, and stops
+    short of it for want of memory, for pages in use, or for an allocation that failed."""
+    if then is None:
+        return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
+    was, resv, _, nr, _, short = then
+    k = side.kernel
+    h = k.hstates[side.order(args["size"])]
+    nid, to = args.get("node"), args["to"]
+    now = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
+    if h.resv != resv:
+        return f"{h.resv} pages are reserved, {resv} were"
+    if rc:
+        return None if (sum(h.nr), now) == (nr, was) or k.hpage_freelist else "the pool changed"
+    if not min(was, to) <= now <= max(was, to):
+        return f"the pool went from {was} to {now} on the way to {to}"
+    if h.max_huge_pages != h.persistent:
+        return f"max_huge_pages is {h.max_huge_pages}, for {h.persistent} persistent pages"
+    if now == to or k.faults.armed:
+        return None
+    if now < to:
+        # Areas of the contiguous memory allocator are no memory that runs short.
+        short_of_cma = h.gigantic and (k.hugetlb_cma.only or k.hugetlb_cma.size > 0)
+        wanting = k.pages.short != short or short_of_cma
+        return None if wanting else f"{now} of {to} pages were made, and no allocation failed"
+    left = h.free_count()
+    if nid is None and left > h.resv + sum(h.surplus) and k.pages.short == short:
+        return f"{now} pages are left, not {to}, {left} of them free"
+    return None
+
+
+def overcommitted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """nr_overcommit_hugepages_store (mm/hugetlb_sysfs.c)."""
+    h = side.kernel.hstates.get(side.order(args["size"]))
+    if h is None:
+        return None if rc == -ENOENT else "there is no such pool"
+    return None if rc == 0 and h.nr_overcommit == args["to"] else f"the limit is {h.nr_overcommit}"
+
+
+def demoted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """demote_store (mm/hugetlb_sysfs.c): pages of one size become pages of the next, in equal measure."""
+    if then is None:
+        return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
+    k = side.kernel
+    h = k.hstates[side.order(args["size"])]
+    if rc in (-ENOENT, -EINVAL):
+        return None if sum(h.nr) == then[3] else "the pool changed"
+    gone = then[3] - sum(h.nr)
+    if not 0 <= gone <= args["count"] or h.resv != then[1]:
+        return f"{gone} pages are gone of {args['count']}"
+    if then[4] - h.max_huge_pages != gone:
+        return f"max_huge_pages fell by {then[4] - h.max_huge_pages}, the pages by {gone}"
+    return None
+
+
+def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """hugetlb_reserve_pages, alloc_hugetlb_folio (mm/hugetlb.c): all pages or none, and the reservation is used up."""
+    if then is None:
+        return None if rc == -EINVAL else "there is no such pool"
+    h = side.kernel.hstates[side.order(args["size"])]
+    if h.resv != then[1]:
+        return f"{h.resv} pages are reserved, {then[1]} were"
+    if rc:
+        return None
+    if result is None:
+        return None
+    _, mapped = side.handles[result]
+    if len(mapped) != args["count"] or any(f.refcount != 1 for f in mapped):
+        return f"{len(mapped)} of {args['count']} pages are mapped"
+    nid = args.get("node")
+    if nid is not None and any(f.nid != nid for f in mapped):
+        return f"pages are not on node {nid}"
+    return None
+
+
+def user_before(side: SideLike, args: Args) -> Any:
+    found = side.handles.get(args["u"])
+    return None if found is None else (found[0], list(found[1]))
+
+
+def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """munmap: no page keeps its reference; with the work item done nothing waits."""
+    if then is None:
+        return None if rc == -ENODEV else "there was no mapping"
+    if rc or any(f.refcount for f in then[1]):
+        return "pages are still in use"
+    return "the work item has not run" if args["flush"] and side.kernel.hpage_freelist else None
+
+
+def flushed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """free_hpage_workfn (mm/hugetlb.c)."""
+    return "huge pages still wait" if side.kernel.hpage_freelist else None
+
+
+def at_before(side: SideLike, args: Args) -> tuple[int, bool, int]:
+    k = side.kernel
+    pfn = args["at"] >> k.arch.page_shift
+    folio = folio_at(k, pfn)
+    poisoned = pfn in k.pages.hwpoison or (folio is not None and folio.hwpoison)
+    return pfn, poisoned, sum(k.memory_blocks.nr_hwpoison.values())
+
+
+def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """dissolve_free_hugetlb_folio (mm/hugetlb.c)."""
+    k = side.kernel
+    pfn = args["at"] >> k.arch.page_shift
+    folio = folio_at(k, pfn)
+    if rc == 0:
+        return None if folio is None else f"{folio!r} is still there"
+    if folio is None and queued_at(k, pfn) is None:
+        return "there is no huge page"
+    if rc == -EBUSY and folio is not None and not folio.refcount:
+        h = k.hstates[folio.order]
+        return None if h.free_count() <= h.resv or folio.hwpoison else f"{folio!r} is free"
+    return None
+
+
+def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """memory_failure (mm/memory-failure.c): what was handled is counted once, and nobody has the frame any more."""
+    pfn, poisoned, count = then
+    k = side.kernel
+    now = sum(k.memory_blocks.nr_hwpoison.values())
+    if rc == 0:
+        if poisoned or now != count + 1:
+            return f"{now} poisoned frames are counted, {count} were"
+        owner = k.pages.owners.get(pfn)
+        return None if owner == OWNER_HWPOISON else f"the frame belongs to {owner}"
+    return "the frame was sound" if rc == -EHWPOISON and not poisoned and folio_at(k, pfn) is None else None
+
+
+def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """soft_offline_page (mm/memory-failure.c): the frame is out of use and counted, or nothing is."""
+    pfn, poisoned, count = then
+    k = side.kernel
+    if rc in (-EIO, -ENXIO) and k.arch.name == "x86_64" and not k.sections.early(pfn) and not k.pages.zone_of.get(pfn):
+        # Not online: -EIO for what has a struct page, -ENXIO for what has none. A PMD leaf there is one section.
+        there = k.tables.entries.get(pfn // k.arch.spp) is not None
+        if there is not (rc == -EIO):
+            return f"the frame {'has a' if there else 'has no'} struct page"
+    now = sum(k.memory_blocks.nr_hwpoison.values())
+    if rc == 0 and not poisoned:
+        if now != count + 1:
+            return f"{now} poisoned frames are counted, {count} were"
+        owner = k.pages.owners.get(pfn)
+        return None if owner == OWNER_HWPOISON else f"the frame belongs to {owner}"
+    return None if now == count else f"{now} poisoned frames are counted, {count} were"
+
+
+def unpoisoned(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """unpoison_memory (mm/memory-failure.c)."""
+    pfn, _, count = then
+    k = side.kernel
+    now = sum(k.memory_blocks.nr_hwpoison.values())
+    if rc:
+        return None if now == count else f"{now} poisoned frames are counted, {count} were"
+    folio = folio_at(k, pfn)
+    if pfn in k.pages.hwpoison or (folio is not None and folio.hwpoison):
+        return "the frame is poisoned"
+    return None if now < count else f"{now} poisoned frames are counted, {count} were"

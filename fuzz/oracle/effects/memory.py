@@ -1,0 +1,182 @@
+"""Memory blocks and subblocks: add, remove, online, offline, plug, unplug."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzz.oracle.effects.common import Args, Before, SideLike, states_of, subsections_of
+from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, ENODEV
+from mm.kernel import Kernel
+from mm.kmem import kmem_block
+from mm.memory import MemoryBlocks
+from mm.mmzone import ZONE_MOVABLE
+from mm.page_alloc import OWNER_HWPOISON, OWNER_OFFLINE
+from mm.virtio_mem import subblock_pages
+
+
+def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
+    """The block that m or d and block= name, -1 if it has no device; and its state."""
+    k = side.kernel
+    if "m" in args:
+        memory = side.handles.get(args["m"])
+        block = -1 if memory is None else memory.block(k.arch, args["block"])
+    else:
+        device = side.handles.get(args["d"])
+        block = -1 if device is None else kmem_block(k, device, args["block"])
+    return block, k.memory_blocks.zone.get(block) if block >= 0 else None
+
+
+def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """memory_block_online (drivers/base/memory.c)."""
+    block, was = then
+    blocks = side.kernel.memory_blocks
+    now = blocks.zone.get(block)
+    if rc == 0:
+        if was != MemoryBlocks.OFFLINE:
+            return f"block {block} was not offline"
+        if now is None or now == MemoryBlocks.OFFLINE:
+            return f"block {block} is not online"
+        zone = args["zone"]
+        if zone != "default" and (now[1] == ZONE_MOVABLE) is not (zone == "movable"):
+            return f"block {block} is online in zone {now}"
+        return None
+    if now != was:
+        return f"block {block} changed from {was} to {now}"
+    why = {-ENODEV: was is None, -EINVAL: was not in (None, MemoryBlocks.OFFLINE)}
+    why[-EHWPOISON] = block in blocks.nr_hwpoison
+    return None if why.get(rc, True) else f"block {block} was {was}"
+
+
+def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """memory_block_offline (drivers/base/memory.c)."""
+    block, was = then
+    now = side.kernel.memory_blocks.zone.get(block)
+    if rc == 0:
+        if was in (None, MemoryBlocks.OFFLINE):
+            return f"block {block} was not online"
+        return None if now == MemoryBlocks.OFFLINE else f"block {block} is not offline"
+    if now != was:
+        return f"block {block} changed from {was} to {now}"
+    return f"block {block} is not there" if (rc == -ENODEV) is not (was is None) else None
+
+
+def ranges_before(side: SideLike, args: Args) -> tuple[Any, list[tuple[int, int, Any]]]:
+    memory = side.handles.get(args["m"])
+    return memory, [] if memory is None else states_of(side.kernel, memory[0], memory[0] + memory[1])
+
+
+def _kinds(k: Kernel, states: list[tuple[int, int, Any]]) -> list[tuple[int, bool, bool]]:
+    """Block, online, movable; what goes online again may find itself in another kernel zone, and with a poisoned page
+    it cannot."""
+    return [
+        (block, state != MemoryBlocks.OFFLINE, state[1] == ZONE_MOVABLE)
+        for lo, hi, state in states
+        for block in range(lo, hi)
+        if block not in k.memory_blocks.nr_hwpoison
+    ]
+
+
+def gone(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """remove_memory, offline_and_remove_memory_ranges (mm/memory_hotplug.c): all of the range, or nothing."""
+    memory, states = then
+    k = side.kernel
+    if memory is None:
+        return None if rc == -ENODEV else "there is no such memory"
+    lo, hi = memory[0], memory[0] + memory[1]
+    now = states_of(k, lo, hi)
+    if rc:
+        return None if _kinds(k, now) == _kinds(k, states) else "memory blocks changed"
+    if now or k.iomem.overlaps(lo, hi) or k.sections.subsections.overlaps(*subsections_of(k, lo, hi)):
+        return f"something of {lo:#x}..{hi:#x} is left"
+    return None
+
+
+def removed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """try_remove_memory: refused as long as a block is online."""
+    online = any(state != MemoryBlocks.OFFLINE for _, _, state in then[1])
+    if rc == 0 and online:
+        return "a block was online"
+    if rc == -EBUSY and not online:
+        return "no block was online"
+    return gone(side, args, rc, then, result)
+
+
+def range_before(side: SideLike, args: Args) -> tuple[int, int, list[Any], list[Any]] | None:
+    k = side.kernel
+    page = k.arch.page
+    if args["at"] % page or args["size"] % page:
+        return None
+    lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
+    return lo, hi, k.iomem.runs(lo, hi), k.sections.subsections.runs(*subsections_of(k, lo, hi))
+
+
+def added(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """add_memory (mm/memory_hotplug.c): blocks of the whole range, of that node, or nothing."""
+    if then is None:
+        return None if rc == -EINVAL else "the range is not whole pages"
+    lo, hi, busy, have = then
+    k = side.kernel
+    if rc:
+        if k.iomem.runs(lo, hi) != busy:
+            return "the range is reserved"
+        return "the range was free" if rc == -EEXIST and not busy and not have else None
+    per = k.memory_blocks.pages
+    first, last = lo // per, hi // per
+    states, nids = k.memory_blocks.zone.runs(first, last), k.memory_blocks.nid.runs(first, last)
+    if sum([e - s for s, e, _ in states]) != last - first or any(nid != args["node"] for _, _, nid in nids):
+        return f"{lo:#x}..{hi:#x} is not in blocks of node {args['node']}"
+    if not k.sections.subsections.covers(*subsections_of(k, lo, hi)):
+        return f"{lo:#x}..{hi:#x} lacks struct pages"
+    policy = k.machine.memhp_default_state
+    if policy == "offline" and any(state != MemoryBlocks.OFFLINE for _, _, state in states):
+        return "blocks are online"
+    if policy != "offline" and any(state == MemoryBlocks.OFFLINE for _, _, state in states):
+        return "blocks are offline"
+    if busy:
+        return "the range was busy"
+    return None
+
+
+def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool] | None:
+    block, state = block_before(side, args)
+    if state is None:
+        return None
+    k = side.kernel
+    size = subblock_pages(k)
+    lo = block * k.memory_blocks.pages + args["first"] * size
+    hi = lo + args["count"] * size
+    return lo, hi, k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0, state != MemoryBlocks.OFFLINE
+
+
+def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
+    if then is None:
+        return None if rc == -ENODEV else "there is no such block"
+    lo, hi, gone, online = then
+    k = side.kernel
+    if rc:
+        return None if lo >= hi or k.memory_blocks.unplugged.count(lo, hi) == gone else "subblocks changed"
+    if gone:
+        return "one of the subblocks was unplugged"
+    if not k.memory_blocks.unplugged.covers(lo, hi):
+        return "the subblocks are not unplugged"
+    if online and k.pages.owners.runs(lo, hi) != [(lo, hi, OWNER_OFFLINE)]:
+        return "the frames are not the driver's"
+    return None
+
+
+def plugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """virtio_mem_sbm_plug_any_sb (drivers/virtio/virtio_mem.c)."""
+    if then is None:
+        return None if rc == -ENODEV else "there is no such block"
+    lo, hi, gone, online = then
+    k = side.kernel
+    if rc:
+        return None if lo >= hi or k.memory_blocks.unplugged.count(lo, hi) == gone else "subblocks changed"
+    if gone != hi - lo:
+        return "one of the subblocks was plugged"
+    if k.memory_blocks.unplugged.overlaps(lo, hi):
+        return "the subblocks are not plugged"
+    if online and any(owner != OWNER_HWPOISON for _, _, owner in k.pages.owners.runs(lo, hi)):
+        return "the frames are not free"
+    return None

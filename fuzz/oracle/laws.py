@@ -1,0 +1,336 @@
+"""What holds in the state of any kernel, whoever brought it there: memory blocks, zones, resources, poison, pools.
+
+Both sides share the code that keeps these, so a mistake in it gives equal states, and no comparison sees it. Each law
+is a statement of the kernel's source about structures that different functions keep, and each looks at one side only.
+`fuzz.oracle.invariants` has those of frames, mapping and pools that the two sides keep by code of their own;
+`live/laws.py` asks a real kernel what can be asked there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from fuzz.oracle.finding import Difference, Layer
+from fuzz.oracle.invariants import without
+from mm.altmap import Altmap
+from mm.hugetlb import folio_at
+from mm.kernel import Kernel
+from mm.memory import MemoryBlocks
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_ONLINE, ZONE_DEVICE, Zone
+from mm.page_alloc import (
+    BOOT_OWNERS,
+    OWNER_LEAKED,
+    OWNER_OFFLINE,
+    OWNER_PAGES_MOVABLE,
+    OWNER_SELFHOSTED,
+)
+
+UNMANAGED: Final = BOOT_OWNERS | {OWNER_OFFLINE, OWNER_SELFHOSTED}
+"""Frames of online memory that the buddy allocator never had, or that a driver took from its count."""
+
+
+class Broken(NamedTuple):
+    """How a law is broken."""
+
+    layer: Layer
+    field: str
+    drift: str
+    detail: str
+
+
+Law = Callable[[Kernel], Broken | None]
+
+
+def broken(k: Kernel, side: str) -> Difference | None:
+    """The first law that a kernel's state breaks."""
+    for law in LAWS:
+        found = law(k)
+        if found is not None:
+            return Difference(found.layer, f"{side}: {found.field}", found.drift, f"{side}: {found.detail}")
+    return None
+
+
+# -- zones and memory blocks ----------------------------------------------------------------------------------------
+
+
+def zone_counters(k: Kernel) -> Broken | None:
+    """present_pages counts the pages of a zone, managed_pages those of them that the buddy allocator was given
+    (struct zone, include/linux/mmzone.h); the span begins with the first page and ends with the last one."""
+    present: dict[Zone, int] = {}
+    managed: dict[Zone, int] = {}
+    spans: dict[Zone, tuple[int, int]] = {}
+    owners = k.pages.owners
+    for lo, hi, zone in k.pages.zone_of.items():
+        present[zone] = present.get(zone, 0) + hi - lo
+        spans[zone] = spans.get(zone, (lo, hi))[0], hi
+        kept = sum([e - s for s, e, owner in owners.runs(lo, hi) if owner in UNMANAGED])
+        managed[zone] = managed.get(zone, 0) + hi - lo - kept
+    for node in k.nodes:
+        for zone in node.zones:
+            span = zone.start_pfn, zone.end_pfn
+            for name, counted, there in (
+                ("present_pages", zone.present_pages, present.get(zone, 0)),
+                ("managed_pages", zone.managed_pages, managed.get(zone, 0)),
+            ):
+                if counted != there:
+                    text = f"{zone!r} has {name} {counted}, and {there} such pages"
+                    return Broken("accounting", f"zone.{name}", "+" if counted > there else "-", text)
+            if span != spans.get(zone, (0, 0)) and zone.idx != ZONE_DEVICE:
+                text = f"{zone!r} spans {span[0]:#x}..{span[1]:#x}, its pages {spans.get(zone, (0, 0))}"
+                return Broken("accounting", "zone.span", "changed", text)
+    return None
+
+
+def free_areas(k: Kernel) -> Broken | None:
+    """Free pages merge eagerly: no whole pageblock stays in pieces (__free_one_page, mm/page_alloc.c); pages of
+    MIGRATE_CMA pageblocks are free there and nowhere else, and nothing stays isolated."""
+    order = k.pages.block_order
+    cma = k.pages.cma
+    for node in k.nodes:
+        for zone in node.zones:
+            for lo, hi in zone.frags.items():
+                if -(-lo >> order) < hi >> order:
+                    text = f"{zone!r}: a free pageblock in {lo:#x}..{hi:#x} is in pieces"
+                    return Broken("frames", "free", "apart", text)
+            if cma.starts or zone.cma.starts:
+                for lo, hi in zone.cma.items():
+                    if not cma.covers(lo, hi):
+                        return Broken("frames", "free", "cma", f"{zone!r}: {lo:#x}..{hi:#x} is no CMA pageblock")
+                runs = [*zone.frags.items(), *((lo << order, hi << order) for lo, hi in zone.blocks.items())]
+                for lo, hi in runs:
+                    if cma.overlaps(lo, hi):
+                        return Broken("frames", "free", "cma", f"{zone!r}: CMA pages in {lo:#x}..{hi:#x} are ordinary")
+    if k.pages.isolated is not None or k.pages.isolated_free.starts:
+        return Broken("frames", "isolated", "left", f"pageblocks {k.pages.isolated} are isolated after the operation")
+    return None
+
+
+def blocks(k: Kernel) -> Broken | None:
+    """A block that is online in a zone has all its pages there, but for what no boot memory backs; of one that is
+    offline no page is online (memory_block_online, memory_block_offline, drivers/base/memory.c)."""
+    memory, zone_of, owners = k.memory_blocks, k.pages.zone_of, k.pages.owners
+    per = memory.pages
+    online = 0
+    for lo, hi, key in memory.zone.items():
+        here = sum([e - s for s, e, _ in zone_of.runs(lo * per, hi * per)])
+        if key == MemoryBlocks.OFFLINE:
+            if here:
+                return Broken(
+                    "accounting", "memory block", "online", f"blocks {lo}..{hi} are offline with pages online"
+                )
+            continue
+        online += here
+        for s, e in _added_later(k, lo * per, hi * per):
+            runs = zone_of.runs(s, e)
+            if sum([b - a for a, b, _ in runs]) != e - s or any(zone.key != key for _, _, zone in runs):
+                return Broken("accounting", "memory block", "pages", f"blocks {lo}..{hi} are not wholly in zone {key}")
+            if any(nid != key[0] for _, _, nid in memory.nid.runs(s // per, e // per)):
+                return Broken("accounting", "memory block", "node", f"blocks {lo}..{hi} are in zone {key}")
+    there = sum([hi - lo for lo, hi in zip(zone_of.starts, zone_of.ends, strict=True)])
+    if online != there:
+        return Broken("accounting", "memory block", "none", f"{there} pages are online, {online} in online blocks")
+    drivers = [(lo, hi) for lo, hi, owner in owners.items() if owner == OWNER_OFFLINE]
+    if drivers and not _covered(drivers, memory.unplugged.items()):
+        return Broken("accounting", "memory block", "plugged", "frames are PageOffline in subblocks that are plugged")
+    for lo, hi in memory.unplugged.items():
+        if not _covered([(lo, hi)], [(a * per, b * per) for a, b, _ in memory.zone.items()]):
+            return Broken("accounting", "subblock", "none", f"unplugged frames {lo:#x}..{hi:#x} are in no block")
+        offline = sum([e - s for s, e, owner in owners.runs(lo, hi) if owner == OWNER_OFFLINE])
+        if offline != sum([e - s for s, e, _ in zone_of.runs(lo, hi)]):
+            return Broken(
+                "accounting", "subblock", "plugged", f"of unplugged {lo:#x}..{hi:#x} {offline} are PageOffline"
+            )
+    return None
+
+
+def _added_later(k: Kernel, lo: int, hi: int) -> list[tuple[int, int]]:
+    """The frames of blocks in [lo, hi) that did not boot: with no early section in them."""
+    section, block = k.arch.pages_per_section, k.memory_blocks.pages
+    early = [
+        (s * section // block * block, -(-e * section // block) * block)
+        for s, e, word in k.sections.flags.runs(lo // section, hi // section)
+        if word & SECTION_IS_EARLY
+    ]
+    return without([(lo, hi)], early)
+
+
+def section_words(k: Kernel) -> Broken | None:
+    """A section with any subsection has a memory map, one without has none unless it booted with it
+    (section_activate, section_deactivate, mm/sparse-vmemmap.c); ONLINE sections are those of online blocks, and of
+    RAM that no longer has one."""
+    sections = k.sections
+    arch = k.arch
+    ratio = arch.pages_per_section // arch.pages_per_subsection
+    per = arch.pages_per_section
+    have = [(lo // ratio, -(-hi // ratio)) for lo, hi in sections.subsections.items()]
+    for lo, hi, word in sections.flags.items():
+        if word & SECTION_HAS_MEM_MAP:
+            for nr in (lo, hi - 1):
+                if not sections.subsections.overlaps(nr * ratio, (nr + 1) * ratio):
+                    return Broken("structpages", "section", "mem_map", f"section {nr:#x} has a memory map of nothing")
+        online = bool(k.pages.zone_of.overlaps(lo * per, hi * per))
+        if online != bool(word & SECTION_IS_ONLINE):
+            return Broken("structpages", "section", "online", f"sections {lo:#x}..{hi:#x}: word {word:#x}, {online=}")
+    for lo, hi in have:
+        runs = sections.flags.runs(lo, hi)
+        if sum([e - s for s, e, _ in runs]) != hi - lo or not all(w & SECTION_HAS_MEM_MAP for _, _, w in runs):
+            return Broken("structpages", "section", "no mem_map", f"sections {lo:#x}..{hi:#x} lack a memory map")
+    return None
+
+
+def resources(k: Kernel) -> Broken | None:
+    """Whatever has struct pages, a block device or a device's page map was reserved in the resource tree before
+    (register_memory_resource, mm/memory_hotplug.c; dev_dax_probe, drivers/dax/device.c)."""
+    busy = [(lo, hi) for lo, hi, _ in k.iomem.items()]
+    sub = k.arch.pages_per_subsection
+    maps = [(start, end) for pgmap in k.pgmaps for start, end in pgmap.ranges]
+    per = k.memory_blocks.pages
+    added = [run for lo, hi, _ in k.memory_blocks.zone.items() for run in _added_later(k, lo * per, hi * per)]
+    for what, runs in (
+        ("memory of a device", maps),
+        ("a memory block", added),
+        ("online memory", [(lo, hi) for lo, hi, _ in k.pages.zone_of.items()]),
+    ):
+        if runs and not _covered(runs, busy):
+            return Broken("accounting", "resource", "free", f"{what} lies where no resource is busy")
+    if maps:
+        have = k.sections.subsections
+        for start, end in maps:
+            if not have.covers(start // sub, -(-end // sub)):
+                text = f"device {start:#x}..{end:#x} lacks struct pages"
+                return Broken("structpages", "subsections", "missing", text)
+    return None
+
+
+def _covered(runs: Iterable[tuple[int, int]], by: list[tuple[int, int]]) -> bool:
+    """Whether every run lies in the union of `by`, which may touch but not overlap."""
+    joined: list[tuple[int, int]] = []
+    for lo, hi in sorted(by):
+        if joined and joined[-1][1] == lo:
+            joined[-1] = joined[-1][0], hi
+        else:
+            joined.append((lo, hi))
+    return all(any(lo <= s and e <= hi for lo, hi in joined) for s, e in runs)
+
+
+def pageblocks(k: Kernel) -> Broken | None:
+    """Every pageblock of online memory has a migratetype (memmap_init_range, mm/mm_init.c)."""
+    order = k.arch.pmd_order
+    for lo, hi, _ in k.pages.zone_of.items():
+        first, last = -(-lo >> order), hi >> order
+        if first < last and sum([e - s for s, e, _ in k.pageblocks.runs(first, last)]) != last - first:
+            return Broken("structpages", "pageblock", "none", f"pageblocks of {lo:#x}..{hi:#x} have no migratetype")
+    return None
+
+
+# -- storage of memory maps -----------------------------------------------------------------------------------------
+
+
+def altmaps(k: Kernel) -> Broken | None:
+    """What an altmap gave out, alignment included, is what it has (vmem_altmap_nr_free, mm/sparse-vmemmap.c)."""
+    mine: list[Altmap] = [pgmap.altmap for pgmap in k.pgmaps if pgmap.altmap is not None]
+    for altmap in (*mine, *k.memory_blocks.altmaps.values()):
+        if altmap.alloc < 0 or altmap.align < 0 or altmap.alloc + altmap.align > altmap.capacity:
+            text = (
+                f"altmap of {altmap.capacity} frames at {altmap.base_pfn:#x}: {altmap.alloc} and {altmap.align} given"
+            )
+            return Broken("accounting", "altmap", "over", text)
+    gone = [block for block in k.memory_blocks.altmaps if k.memory_blocks.zone.get(block) is None]
+    if gone:
+        return Broken("accounting", "altmap", "left", f"altmap of block {min(gone)}, which does not exist")
+    return None
+
+
+# -- programs, poison -----------------------------------------------------------------------------------------------
+
+
+def holders(k: Kernel) -> Broken | None:
+    """Every movable page of a program is in its holder's list once."""
+    pages = k.pages
+    owned = [(lo, hi) for lo, hi, owner in pages.owners.items() if owner == OWNER_PAGES_MOVABLE]
+    if not owned and not pages.holders.starts:
+        return None
+    listed = {id(extents): extents for _, _, extents in pages.holders.items()}
+    runs = sorted((pfn, pfn + n) for extents in listed.values() for pfn, n in extents)
+    if any(a[1] > b[0] for a, b in pairwise(runs)):
+        return Broken("frames", "holders", "twice", "a movable page is in two lists, or twice in one")
+    if sum([hi - lo for lo, hi in runs]) != sum([hi - lo for lo, hi in owned]) or not _covered(runs, owned):
+        return Broken("frames", "holders", "changed", "movable pages in use are not those that programs hold")
+    return None
+
+
+def poison(k: Kernel) -> Broken | None:
+    """memblk_nr_poison counts the marks in a block (num_poisoned_pages_inc, mm/memory-failure.c): those of single
+    frames, and the raw ones that huge pages remember. A mark is in a struct page, so the frame has one. Not the other
+    way round: a page of a huge page, or one that was freed inside a block, can be hit again and is counted again. Huge
+    pages that forgot theirs (raw_hwp_unreliable) are counted no more."""
+    counts = k.memory_blocks.nr_hwpoison
+    marks = k.pages.hwpoison
+    folios = [f for h in k.hstates.values() for f in h.folios.values() if f.hwpoison] if counts or marks else []
+    if not (counts or marks or folios):
+        return None
+    for pfn in marks:
+        if not k.sections.valid(pfn):
+            return Broken("accounting", "hwpoison", "nowhere", f"frame {pfn:#x} is poisoned and has no struct page")
+    folios += k.hpage_freelist
+    if any(f.raw_hwp_unreliable for f in folios) or OWNER_LEAKED in k.pages.owners.vals:
+        return None
+    there: dict[int, int] = {}
+    for pfn in [*marks, *(raw for f in folios for raw in f.raw_hwp)]:
+        block = pfn // k.memory_blocks.pages
+        there[block] = there.get(block, 0) + 1
+    if any(counts.get(block, 0) < n for block, n in there.items()):
+        text = f"poisoned pages by block: {counts} counted, {there} marked"
+        return Broken("accounting", "nr_hwpoison", "-", text)
+    return None
+
+
+# -- huge pages -----------------------------------------------------------------------------------------------------
+
+
+def pools(k: Kernel) -> Broken | None:
+    """Free huge pages have no reference and those in use one; a reservation is always backed by a free page; every
+    page is aligned, of its node and zone, and in one list (enqueue_hugetlb_folio, hugetlb_acct_memory in
+    mm/hugetlb.c)."""
+    for h in k.hstates.values():
+        name = f"hugetlb.{h.order}"
+        if not 0 <= h.resv <= h.free_count():
+            return Broken("accounting", f"{name}.resv", "+", f"{h.resv} reserved, {h.free_count()} free")
+        listed = 0
+        for nid, free in enumerate(h.free):
+            for pfn, folio in free.items():
+                if folio.nid != nid or folio.refcount or h.folios.get(pfn) is not folio:
+                    return Broken("accounting", f"{name}.free", "wrong", f"{folio!r} is on the free list of node {nid}")
+            listed += len(free)
+        for mapped in h.mapped.values():
+            for folio in mapped:
+                if folio.refcount != 1 or h.folios.get(folio.pfn) is not folio:
+                    text = f"{folio!r} is mapped, with a reference count of {folio.refcount}"
+                    return Broken("accounting", f"{name}.mapped", "wrong", text)
+            listed += len(mapped)
+        if listed != len(h.folios):
+            text = f"{len(h.folios)} pages, {listed} of them free or mapped"
+            return Broken("accounting", f"{name}.folios", "lost", text)
+        for pfn, folio in h.folios.items():
+            zone = k.pages.zone_of.get(pfn)
+            if zone is not folio.zone or zone.nid != folio.nid or pfn % h.pages or folio.order != h.order:
+                return Broken("accounting", f"{name}.folios", "wrong", f"{folio!r} is not what lies there")
+            if not folio.hugetlb or folio_at(k, pfn) is not folio:
+                return Broken("accounting", f"{name}.folios", "type", f"{folio!r} is of no hugetlb type")
+    return None
+
+
+LAWS: Final[tuple[Law, ...]] = (
+    zone_counters,
+    free_areas,
+    blocks,
+    section_words,
+    resources,
+    pageblocks,
+    altmaps,
+    holders,
+    poison,
+    pools,
+)

@@ -1,0 +1,212 @@
+"""Laws of one side: a state that breaks one, and operations that say they did what they did not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import fuzz.execute
+from fuzz.execute import Lockstep, run_program
+from fuzz.oracle import laws
+from fuzz.program.text import parse
+from mm.kernel import Kernel
+from mm.memory import MemoryBlocks
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE
+from mm.page_alloc import Poisoned
+
+BUSY = """vmm 1
+machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
+boot
+hugetlb resize size=2M to=8
+u0 = hugetlb map size=2M count=3
+m0 = memory add at=0x200000000 size=256M memmap_on_memory=on
+memory online m0 block=0 zone=movable
+m1 = memory add at=0x220000000 size=256M node=1
+memory online m1 block=0 zone=movable
+subblock unplug m1 block=0 first=3 count=2
+d0 = dax create at=0x300000000 size=256M align=2M
+d1 = dax create at=0x340000000 size=256M align=2M altmap=on
+p0 = pages alloc count=100 node=1 movable=on
+memory hard_offline at=0x3000000
+"""
+"""Something of everything that the laws speak of."""
+
+
+@pytest.fixture
+def busy() -> Lockstep:
+    """A pair in that state."""
+    program = parse(BUSY)
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        result = pair.step(op)
+        assert result.rcs == (0, 0), op
+        assert result.finding is None
+    return pair
+
+
+def _zone(k: Kernel) -> object:
+    return next(zone for node in k.nodes for zone in node.zones if zone.managed_pages)
+
+
+def _split(k: Kernel) -> None:
+    zone = next(zone for node in k.nodes for zone in node.zones if zone.blocks.starts)
+    first = zone.blocks.starts[0]
+    zone.blocks.remove(first, first + 1)
+    zone.frags.starts.append(first << k.pages.block_order)  # as no function of the set leaves it
+    zone.frags.ends.append((first + 1) << k.pages.block_order)
+    zone.frags.total += 1 << k.pages.block_order
+
+
+def _take_pageblock(k: Kernel) -> None:
+    k.pageblocks.clear(16, 17)
+
+
+def _offline(k: Kernel) -> None:
+    block = next(lo for lo, _, state in k.memory_blocks.zone.items() if lo >= 64 and state != MemoryBlocks.OFFLINE)
+    k.memory_blocks.zone.set(block, block + 1, MemoryBlocks.OFFLINE)
+
+
+def _online(k: Kernel) -> None:
+    block = next(lo for lo, _, state in k.memory_blocks.zone.items() if state == MemoryBlocks.OFFLINE)
+    k.memory_blocks.zone.set(block, block + 1, (0, 3))
+
+
+def _another_node(k: Kernel) -> None:
+    block = next(lo for lo, _, state in k.memory_blocks.zone.items() if state == (1, 3))
+    k.memory_blocks.nid.set(block, block + 1, 0)
+
+
+TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
+    "managed": (lambda k: setattr(_zone(k), "managed_pages", 1), "zone.managed_pages"),
+    "present": (lambda k: setattr(_zone(k), "present_pages", 1), "zone.present_pages"),
+    "span": (lambda k: setattr(_zone(k), "end_pfn", 1), "zone.span"),
+    "pieces": (_split, "free"),
+    "isolated": (lambda k: setattr(k.pages, "isolated", (0, 512)), "isolated"),
+    "offline": (_offline, "memory block"),
+    "online": (_online, "memory block"),
+    "node": (_another_node, "memory block"),
+    "plugged": (lambda k: k.memory_blocks.unplugged.remove(*k.memory_blocks.unplugged.items()[0]), "memory block"),
+    "no memory map": (lambda k: k.sections.clear_flags(96, 97, SECTION_HAS_MEM_MAP), "section"),
+    "not online": (lambda k: k.sections.clear_flags(64, 65, SECTION_IS_ONLINE), "section"),
+    "map of nothing": (lambda k: k.sections.set_flags(200, 201, SECTION_HAS_MEM_MAP), "section"),
+    "device": (lambda k: k.iomem.clear(0x300000, 0x300001), "resource"),
+    "block": (lambda k: k.iomem.clear(0x220000, 0x220001), "resource"),
+    "struct pages": (lambda k: k.sections.subsections.remove(0x300000 // 512, 0x300000 // 512 + 1), "subsections"),
+    "migratetype": (_take_pageblock, "pageblock"),
+    "altmap": (lambda k: setattr(k.pgmaps[1].altmap, "alloc", 1 << 30), "altmap"),
+    "altmap of nothing": (lambda k: k.memory_blocks.altmaps.update({999: k.pgmaps[1].altmap}), "altmap"),
+    "holders": (lambda k: k.pages.holders.vals[0].pop(), "holders"),
+    "poison": (lambda k: k.memory_blocks.nr_hwpoison.clear(), "nr_hwpoison"),
+    "poison nowhere": (lambda k: k.pages.hwpoison.update({0x9000000: Poisoned.MARKED}), "hwpoison"),
+    "reserved": (lambda k: setattr(k.hstates[9], "resv", 6), "hugetlb.9.resv"),
+    "refcount": (lambda k: setattr(next(iter(k.hstates[9].mapped.values()))[0], "refcount", 0), "hugetlb.9.mapped"),
+    "free": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "refcount", 1), "hugetlb.9.free"),
+    "lost": (lambda k: k.hstates[9].free[0].popitem(), "hugetlb.9.folios"),
+    "type": (lambda k: setattr(next(iter(k.hstates[9].folios.values())), "hugetlb", False), "hugetlb.9.folios"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_law_is_broken(busy: Lockstep, name: str) -> None:
+    for side in (busy.reference, busy.candidate):
+        assert laws.broken(side.kernel, "x") is None
+        tamper, field = TAMPERED[name]
+        tamper(side.kernel)
+        found = laws.broken(side.kernel, "x")
+        assert found is not None
+        assert found.field == f"x: {field}"
+
+
+def test_equal_mistakes_on_both_sides_are_found_at_the_end(busy: Lockstep) -> None:
+    for side in (busy.reference, busy.candidate):
+        side.kernel.memory_blocks.nr_hwpoison.clear()
+    found = busy.finish()
+    assert found is not None
+    assert found.field == "reference: nr_hwpoison"
+
+
+BEFORE = """vmm 1
+machine arch=x86_64 page=4K ram=4G nodes=1 memmap_on_memory=on
+boot
+"""
+HOT = BEFORE + "m0 = memory add at=0x200000000 size=256M\n"
+ONLINE = HOT + "memory online m0 block=0 zone=movable\n"
+POOL = BEFORE + "hugetlb resize size=2M to=8\n"
+KMEM = BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M driver=kmem\n"
+
+IDLE = {
+    "memory add": BEFORE + "m0 = memory add at=0x200000000 size=256M",
+    "memory online": HOT + "memory online m0 block=0 zone=movable",
+    "memory offline": ONLINE + "memory offline m0 block=0",
+    "memory remove": HOT + "memory remove m0",
+    "memory unplug": ONLINE + "memory unplug m0",
+    "subblock unplug": ONLINE + "subblock unplug m0 block=0 first=1 count=2",
+    "subblock plug": ONLINE + "subblock unplug m0 block=0 first=1 count=2\nsubblock plug m0 block=0 first=1 count=2",
+    "hugetlb resize": BEFORE + "hugetlb resize size=2M to=8",
+    "hugetlb overcommit": BEFORE + "hugetlb overcommit size=2M to=8",
+    "hugetlb flush": POOL
+    + "hugetlb overcommit size=2M to=9\nu0 = hugetlb map size=2M count=9\nhugetlb unmap u0 flush=off\nhugetlb flush",
+    "hugetlb unmap": POOL + "u0 = hugetlb map size=2M count=2\nhugetlb unmap u0",
+    "memory soft_offline": BEFORE + "memory soft_offline at=0x3000000",
+    "memory unpoison": BEFORE + "memory hard_offline at=0x3000000\nmemory unpoison at=0x3000000",
+    "dax rebind": BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M\ndax rebind d0 driver=none",
+    "dax destroy": BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M\ndax destroy d0",
+    "dax set": BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M\ndax set d0 memmap_on_memory=on",
+    "dax state": KMEM + "dax state d0 state=unplugged",
+    "dax online": KMEM + "dax online d0 block=0 zone=movable",
+    "dax offline": KMEM + "dax online d0 block=0 zone=movable\ndax offline d0 block=0",
+    "pages free": BEFORE + "p0 = pages alloc count=10 node=0\npages free p0",
+}
+"""Programs whose last operation has an effect."""
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_an_operation_that_returns_0_and_does_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    program = parse(IDLE[name] + "\n")
+    assert program.ops[-1].name == name
+    sound = run_program(program)
+    assert (sound.finding, sound.rcs[-1]) == (None, (0, 0))
+    last = program.ops[-1].args
+    entry = fuzz.execute.ENTRIES[name]
+    monkeypatch.setitem(
+        fuzz.execute.ENTRIES, name, lambda side, args, result: 0 if args is last else entry(side, args, result)
+    )
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.field, found.operation) == ("reference: effect", name)
+
+
+REFUSED = {
+    "memory online": (HOT + "memory online m0 block=0 zone=movable", -22),
+    "memory remove": (HOT + "memory remove m0", -16),
+    "memory add": (BEFORE + "m0 = memory add at=0x200000000 size=256M", -17),
+    "hugetlb dissolve": (BEFORE + "hugetlb dissolve at=0x3000000", -16),
+    "hugetlb overcommit": (BEFORE + "hugetlb overcommit size=2M to=8", -2),
+    "memory hard_offline": (BEFORE + "memory hard_offline at=0x3000000", -133),
+    "dax state": (KMEM + "dax state d0 state=unplugged", -2),
+    "dax set": (BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M\ndax set d0 memmap_on_memory=on", -16),
+}
+"""Programs, and an errno that the last operation has no reason for."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_errno_without_a_reason(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, errno = REFUSED[name]
+    program = parse(text + "\n")
+    last = program.ops[-1].args
+    entry = fuzz.execute.ENTRIES[name]
+    monkeypatch.setitem(
+        fuzz.execute.ENTRIES, name, lambda side, args, result: errno if args is last else entry(side, args, result)
+    )
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.field, found.drift) == ("reference: effect", str(errno))
+
+
+def test_a_failure_that_leaves_something_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = fuzz.execute.ENTRIES["memory add"]
+    monkeypatch.setitem(fuzz.execute.ENTRIES, "memory add", lambda side, args, result: entry(side, args, result) or -12)
+    found = run_program(parse(HOT)).finding
+    assert found is not None
+    assert (found.field, found.drift) == ("reference: effect", "-12")
