@@ -11,13 +11,10 @@ from fuzz.commands.common import (
     DIFFERENT,
     SAME,
     JsonOption,
-    Profile,
-    ProfileOption,
     SeedOption,
     app,
     fail,
     guarded,
-    name_of,
     print_json,
     print_table,
 )
@@ -42,7 +39,6 @@ def mutants(
         typer.Option(help="File for results (JSON lines); a run that finds its own goes on.", show_default=False),
     ] = None,
     seed: SeedOption = 0,
-    profile: ProfileOption = Profile.posted,
     as_json: JsonOption = False,
 ) -> None:
     """Plant small faults in the models and the oracle, and count how many a short smoke notices.
@@ -53,10 +49,10 @@ def mutants(
     Survivors are for people to look at: docs/mutants.md.
     """
     from fuzz.mutants.budget import Budget
-    from fuzz.mutants.run import Journal, choose, header
+    from fuzz.mutants.run import Journal, choose, fill_panel, header
     from fuzz.progress import Progress
 
-    budget = Budget.load(seconds, seed, name_of(profile))
+    budget = Budget.load(seconds, seed)
     try:
         chosen = choose(tuple(module) if module else _packages(), sample, seed)
         journal = Journal(results, header(budget))
@@ -70,8 +66,12 @@ def mutants(
             if kill := budget.baseline():
                 print(f"without a mutant, {kill.where} shows: {kill.by}: {kill.what}")
                 raise typer.Exit(DIFFERENT)
-            for found in budget.unclean.values():
-                progress.say(f"left out, for it shows something without a mutant: {found.where}: {found.what}")
+            for name, found in budget.unclean.items():
+                progress.say(f"left out, for it shows something without a mutant: {name}: {found.what}")
+            if any(mutant.package == "fuzz.oracle" for mutant in left):
+                progress.say(f"{budget.programs} random programs recorded; now a panel of faults in the models")
+                fill_panel(budget, workers)
+                progress.say(f"{len(budget.panel.members)} faults that the oracle must see")
         _run(budget, left, workers, journal, progress)
     except KeyboardInterrupt:
         progress.say("interrupted; this is what was done until then")
@@ -108,7 +108,8 @@ def _document(budget: Budget, chosen: list[Any], done: list[Result]) -> dict[str
     return {
         **header(budget),
         "programs": budget.programs,
-        "left_out": [kill._asdict() for kill in budget.unclean.values()],
+        "left_out": {name: kill.what for name, kill in budget.unclean.items()},
+        "panel": len(budget.panel.members),
         "chosen": len(chosen),
         "score": score(done),
         "results": [result.to_json() for result in done],

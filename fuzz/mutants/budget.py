@@ -1,46 +1,40 @@
-"""The smoke that a mutant has to survive: the corpus, the zoo, then random programs, in so many seconds of CPU time.
+"""The smoke that a mutant has to survive, in so many seconds of CPU time: trials, the zoo, the panel, and what is near.
 
-It knows nothing about the right results but what fuzzing knows: a difference between the sides that no clause of the
-ledger explains, a broken invariant, an exception, an outcome that the specifications do not allow
-(fuzz/surface.toml), a clause that the corpus no longer exercises, a bug of the zoo that its own program no longer
-shows. Unit tests have no say.
+Before any mutant the baseline runs it all, and records which lines each part runs; a mutant is given the parts that run
+its line and no others. Time that is left goes to programs a step or two away from these. Unit tests have no say.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from random import Random
 from time import process_time
-from typing import Final, NamedTuple
+from types import CodeType
+from typing import Final
 
 from fuzz.engines.collector import paused
-from fuzz.engines.uniform import Uniform
-from fuzz.execute import Profile, RunOutcome, run_program
+from fuzz.execute import run_program
+from fuzz.generate.program import run_affordable
+from fuzz.mutants.covering import Covering
+from fuzz.mutants.panel import Panel, spoiled
+from fuzz.mutants.sites import Mutant
+from fuzz.mutants.trials import MERGED, PAST, POSTED, Kill, Setting, Trial, corpus_trials, judge, random_trials
 from fuzz.oracle.ledger import clauses
-from fuzz.program.arguments import format_size
 from fuzz.program.model import Program
-from fuzz.program.text import parse, parse_file
-from fuzz.surface import Cell, answer, known
+from fuzz.program.mutate import mutate
+from fuzz.program.text import parse
 from zoo import planted
 from zoo.defect import Defect
 from zoo.registry import DEFECTS
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions")
 HANG: Final = 10.0
-"""CPU seconds after which one program counts as hung: the slowest of the corpus needs a fiftieth of it."""
-
-
-class Kill(NamedTuple):
-    """What noticed the mutant."""
-
-    by: str
-    """finding, crash, surface, clause, zoo; the process's own end adds timeout and death."""
-    what: str
-    where: str
-    """corpus file, defect, or program of the seed."""
+"""CPU seconds after which one trial counts as hung: the slowest of the corpus needs a fiftieth of it."""
+RECORDED: Final = 2.0
+"""CPU seconds of recorded random programs for each second of the budget."""
+PARENTS: Final = 200
+"""Programs from which those near a line are made, at most."""
 
 
 @dataclass(slots=True)
@@ -49,114 +43,169 @@ class Budget:
 
     seconds: float
     seed: int
-    profile: Profile
-    corpus: list[tuple[str, Program]]
-    """The quickest first, once the baseline has timed them."""
-    defects: list[tuple[Defect, Program]]
+    trials: dict[str, Trial]
+    defects: dict[str, tuple[Defect, Program]]
+    times: dict[str, float] = field(default_factory=dict)
+    used: dict[str, set[str]] = field(default_factory=dict)
+    """Clauses of the ledger that each trial of the corpus exercises."""
+    unclean: dict[str, Kill] = field(default_factory=dict)
+    """Trials that show something without a mutant; no mutant is given these."""
     programs: int = 0
-    """Random programs that the baseline ran; no mutant is given any other."""
-    unclean: dict[int, Kill] = field(default_factory=dict)
-    """Those that show something without a mutant; no mutant is given these either."""
+    covering: Covering = field(default_factory=Covering)
+    panel: Panel = field(default_factory=Panel)
 
     @classmethod
-    def load(cls, seconds: float, seed: int, profile: Profile) -> Budget:
+    def load(cls, seconds: float, seed: int) -> Budget:
         """The budget with the corpus and the zoo of this checkout."""
-        paths = sorted(path for folder in CORPUS for path in folder.rglob("*.vmm"))
-        corpus = [(path.stem, parse_file(path)) for path in paths]
-        defects = [(defect, parse(defect.program)) for defect in DEFECTS.values() if defect.program]
-        return cls(seconds, seed, profile, corpus, defects)
+        defects = {f"zoo {d.id}": (d, parse(d.program)) for d in DEFECTS.values() if d.program}
+        return cls(seconds, seed, {trial.name: trial for trial in corpus_trials()}, defects)
+
+    # -- without a mutant -------------------------------------------------------------------------------------------
 
     def baseline(self) -> Kill | None:
-        """Run it without a mutant. What the corpus or the zoo shows then would make every kill worthless, and is
-        returned; random programs that show something are left out from then on. Takes a quarter longer than the smoke,
-        so that few mutants run out of programs."""
-        times: dict[str, float] = {}
-        begin = last = process_time()
-        used: set[str] = set()
-        with paused():
-            for name, program in self.corpus:
-                if kill := self._replay(name, program, used):
+        """Run it without a mutant and record what runs what. What the corpus or the zoo shows then would make every
+        kill worthless, and is returned; other trials that show something are left out from then on."""
+        with paused(), self.covering.recording() as next_is:
+            for name, trial in list(self.trials.items()):
+                next_is(name)
+                kill = self._time(trial)
+                if kill is not None and trial.setting == POSTED:
                     return kill
-                now = process_time()
-                times[name], last = now - last, now
-            self.corpus.sort(key=lambda entry: times[entry[0]])
-            if kill := self._clauses(used) or self._zoo():
-                return kill
-            for number, kill in self._random():
-                if kill:
-                    self.unclean[number] = kill
-                self.programs = number + 1
-                if process_time() - begin > 1.25 * self.seconds:
+            idle = clauses("posted") - self._exercised(POSTED)
+            if idle:
+                return Kill("clause", f"not exercised: {', '.join(sorted(idle))}", "corpus")
+            for name in self.defects:
+                next_is(name)
+                if kill := self._defect(name):
+                    return kill
+            end = process_time() + RECORDED * self.seconds
+            for trial in random_trials():
+                next_is(trial.name)
+                self.trials[trial.name] = trial
+                self.programs += len(trial.numbers)
+                self._time(trial)
+                if process_time() > end:
                     break
+        for name in self.unclean:
+            del self.trials[name]
         return None
 
-    def run(self, enough: Callable[[], bool] = lambda: False) -> Kill | None:
-        """Run it until something notices, the time is up, or it is `enough` after a program.
+    def record_panel(self) -> None:
+        """Which lines each member of the panel runs."""
+        with paused(), self.covering.recording() as next_is:
+            for number, member in enumerate(self.panel.members):
+                next_is(f"panel {number}")
+                member.look(self.seed)
 
-        A program that hangs ends the process (SIGPROF).
-        """
+    def _time(self, trial: Trial) -> Kill | None:
         begin = process_time()
+        kill = self._trial(trial)
+        self.times[trial.name] = process_time() - begin
+        if kill is not None:
+            self.unclean[trial.name] = kill
+        return kill
+
+    def _exercised(self, setting: Setting) -> set[str]:
+        return set().union(*(self.used.get(t.name, set()) for t in self.trials.values() if t.setting == setting))
+
+    # -- with one ---------------------------------------------------------------------------------------------------
+
+    def run(self, mutant: Mutant, original: CodeType, seconds: float | None = None) -> Kill | None:
+        """Run it until something notices or the time is up; the mutant is planted. A trial that hangs ends the process
+        (SIGPROF)."""
+        end = process_time() + (self.seconds if seconds is None else seconds)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        used: set[str] = set()
-        signal.setitimer(signal.ITIMER_PROF, HANG)
+        parents: list[tuple[Setting, Program]] = []
         try:
-            for name, program in self.corpus:
-                if kill := self._replay(name, program, used):
+            for kill in self._parts(mutant, parents):
+                if kill is not None or process_time() > end:
                     return kill
-                if enough():
-                    return None
-                signal.setitimer(signal.ITIMER_PROF, HANG)
-            if kill := self._clauses(used) or self._zoo():
-                return kill
-            for number, kill in self._random():
-                done = number + 1 >= self.programs or process_time() - begin > self.seconds
-                if kill or done or enough():
-                    return kill
-                signal.setitimer(signal.ITIMER_PROF, HANG)
+            rng = Random(self.seed)
+            while parents and process_time() < end:
+                setting, parent = parents[int(rng.random() * len(parents))]
+                program = mutate(parent, rng)
+                kill = self._near(setting, program)
+                if kill is not None:
+                    with spoiled(mutant, original):
+                        clean = self._near(setting, program) is None
+                    if clean:
+                        return kill
         except Exception as error:  # out of the oracle or the generator: a fuzzer that dies has noticed
             return Kill("crash", f"{type(error).__name__}: {error}", "")
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         return None
 
-    def _replay(self, name: str, program: Program, used: set[str]) -> Kill | None:
-        outcome = run_program(program, profile=self.profile)
-        used |= outcome.clauses
-        return judge(name, program, outcome)
+    def _parts(self, mutant: Mutant, parents: list[tuple[Setting, Program]]) -> Iterator[Kill | None]:
+        """What runs the mutant's line, part by part, the quickest first."""
+        names = self.covering.of_line(mutant)
+        trials = sorted((name for name in names if name in self.trials), key=lambda name: self.times[name])
+        corpus = [name for name in trials if self.trials[name].program is not None]
+        drawn = [name for name in trials if self.trials[name].program is None]
+        oracle = mutant.package == "fuzz.oracle"
+        before = {setting: self._exercised(setting) for setting in (POSTED, MERGED, PAST)}
+        for name in corpus if oracle else sorted(trials, key=lambda name: self.times[name]):
+            _rearm()
+            yield self._trial(self.trials[name], parents)
+        for setting, clauses_before in before.items():
+            idle = clauses_before - self._exercised(setting)
+            if idle:
+                yield Kill("clause", f"not exercised: {', '.join(sorted(idle))}", f"corpus ({setting})")
+        for name in sorted(names & self.defects.keys()):
+            _rearm()
+            yield self._defect(name)
+        if oracle:
+            changed = None
+            for number, member in enumerate(self.panel.members):
+                if f"panel {number}" in names:
+                    _rearm()
+                    kill = member.look(self.seed)
+                    if kill is not None and kill.by == "signature":
+                        changed = changed or kill
+                        kill = None
+                    yield kill
+            yield changed
+            for name in drawn:
+                _rearm()
+                yield self._trial(self.trials[name], parents)
+        if not parents:
+            # Nobody comes by the line: begin with those that come near.
+            near = self.covering.of_function(mutant) & self.trials.keys()
+            for name in sorted(near, key=lambda name: self.times[name])[: PARENTS // 10]:
+                _rearm()
+                yield self._trial(self.trials[name], parents)
 
-    def _clauses(self, used: set[str]) -> Kill | None:
-        idle = clauses(self.profile) - used
-        return Kill("clause", f"not exercised: {', '.join(sorted(idle))}", "corpus") if idle else None
-
-    def _zoo(self) -> Kill | None:
-        for defect, program in self.defects:
-            with planted(defect):
-                if run_program(program, profile=self.profile).finding is None:
-                    return Kill("zoo", f"{defect.id} is not found", defect.id)
+    def _trial(self, trial: Trial, parents: list[tuple[Setting, Program]] | None = None) -> Kill | None:
+        used: set[str] = set()
+        for name, program, outcome in trial.runs(self.seed):
+            if kill := judge(name, program, outcome):
+                return kill._replace(where=f"{trial.name}: {name}") if trial.program is None else kill
+            used |= outcome.clauses
+            if parents is not None and len(parents) < PARENTS:
+                parents.append((trial.setting, program.bare()))
+        if trial.program is not None:
+            self.used[trial.name] = used
         return None
 
-    def _random(self) -> Iterator[tuple[int, Kill | None]]:
-        engine = Uniform(self.seed, self.profile)
-        number = -1
-        while True:
-            number += 1
-            if number in self.unclean:
-                continue
-            program, outcome = engine.run(number)
-            yield number, judge(f"program {number}", program, outcome)
+    def _defect(self, name: str) -> Kill | None:
+        """Whether a bug of the zoo is seen in the layer that the zoo says."""
+        defect, program = self.defects[name]
+        with planted(defect):
+            finding = run_program(program).finding
+        if finding is None:
+            return Kill("zoo", f"{defect.id} is not found", defect.id)
+        if finding.layer != defect.layer:
+            return Kill("zoo", f"{defect.id} is found in {finding.layer}, not in {defect.layer}", defect.id)
+        return None
+
+    def _near(self, setting: Setting, program: Program) -> Kill | None:
+        _rearm()
+        try:
+            with setting.models():
+                return judge("a program near others", *run_affordable(program, setting.profile))
+        except Exception as error:
+            return Kill("crash", f"{type(error).__name__}: {error}", "a program near others")
 
 
-def judge(where: str, program: Program, outcome: RunOutcome) -> Kill | None:
-    """Whether anything is wrong with one run."""
-    if outcome.finding is not None:
-        return Kill("finding", outcome.finding.signature, where)
-    table = known()
-    label = f"{program.machine.arch}/{format_size(program.machine.page)}"
-    for op, pair in zip(program.ops, outcome.rcs, strict=False):
-        for rc in pair:
-            if isinstance(rc, str) and rc.startswith("crash"):
-                return Kill("crash", rc, where)
-        # How a kernel dies is for the ledger to say; the table is about answers.
-        if not isinstance(pair[0], str) and Cell(op.name, answer(pair[0]), label) not in table:
-            return Kill("surface", f"{op.name}: {answer(pair[0])} on {label}", where)
-    return None
+def _rearm() -> None:
+    signal.setitimer(signal.ITIMER_PROF, HANG)

@@ -102,8 +102,8 @@ def returned(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def arguments(node: ast.AST) -> Iterator[ast.AST]:
-    """The last two positional arguments change places."""
-    if isinstance(node, ast.Call) and len(node.args) > 1:
+    """The last two positional arguments change places, but for `min` and `max`, to which it is all the same."""
+    if isinstance(node, ast.Call) and len(node.args) > 1 and ast.unparse(node.func) not in ("min", "max"):
         *_, a, b = node.args
         if not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred) and ast.dump(a) != ast.dump(b):
             new = deepcopy(node)

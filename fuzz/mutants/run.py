@@ -13,23 +13,29 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
 from statistics import median
 from time import monotonic, process_time
-from types import CodeType, FrameType
 from typing import Any, Final
 
+from fuzz.engines.collector import paused
 from fuzz.lifeline import die_with_parent
-from fuzz.mutants.budget import ROOT, Budget, Kill
-from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, modules, mutants, plant
+from fuzz.mutants.budget import RECORDED, Budget
+from fuzz.mutants.panel import candidates
+from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, function_of, modules, mutants, plant
+from fuzz.mutants.trials import ROOT, Kill
 
 GRACE: Final = 3
 """Wall-clock seconds, for each CPU second of the budget and a minute more, after which a mutant is ended from outside:
 one that sleeps, where CPU time never passes."""
+PANEL_SECONDS: Final = 0.4
+"""CPU seconds for a mutant that is tried for the panel: what is found later than that would make the panel slow."""
+FORK: Final = 0.02
+"""CPU seconds that a process for a mutant costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Result:
     """CPU time until it was noticed, or that it survived."""
     kill: Kill | None = None
     reached: bool | None = None
-    """Of a survivor: whether the corpus or a quarter of the random programs run its line."""
+    """Of a survivor: whether anything that was recorded runs its line."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -86,7 +92,6 @@ def header(budget: Budget) -> dict[str, Any]:
         "sources": digest.hexdigest()[:16],
         "seconds": budget.seconds,
         "seed": budget.seed,
-        "profile": budget.profile,
     }
 
 
@@ -140,15 +145,31 @@ class _Child:
     begun: float
 
 
-def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1) -> Iterator[Result]:
+def fill_panel(budget: Budget, workers: int = 1) -> None:
+    """Try mutants of the models for as long as random programs were recorded; the panel gets those that are found."""
+    found = run_all(budget, candidates(budget.seed), workers, PANEL_SECONDS)
+    spent = 0.0
+    for result in found:
+        spent += result.seconds + FORK
+        if result.kill is not None and result.kill.by == "finding":
+            with paused():
+                budget.panel.offer(result.mutant, result.kill, budget.trials, budget.seed)
+        if spent > RECORDED * budget.seconds:
+            break
+    found.close()
+    budget.record_panel()
+
+
+def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1, seconds: float | None = None) -> Generator[Result]:
     """Results as they come. The processes end with the generator."""
     left = list(reversed(chosen))
     running: dict[int, _Child] = {}
+    gc.collect()
     gc.freeze()  # pages that no child has to copy
     try:
         while left or running:
             while left and len(running) < workers:
-                child = _start(budget, left.pop())
+                child = _start(budget, left.pop(), seconds)
                 running[child.pipe.fileno()] = child
             ready = wait([child.pipe for child in running.values()], timeout=1.0)
             late = monotonic() - GRACE * budget.seconds - 60
@@ -166,7 +187,7 @@ def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1) -> Iterator[
             child.pipe.close()
 
 
-def _start(budget: Budget, mutant: Mutant) -> _Child:
+def _start(budget: Budget, mutant: Mutant, seconds: float | None) -> _Child:
     read, write = os.pipe()
     parent = os.getpid()
     sys.stdout.flush()
@@ -176,7 +197,7 @@ def _start(budget: Budget, mutant: Mutant) -> _Child:
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
             die_with_parent(parent)
-            os.write(write, json.dumps(examine(budget, mutant).to_json()).encode())
+            os.write(write, json.dumps(examine(budget, mutant, seconds).to_json()).encode())
         finally:
             os._exit(0)
     os.close(write)
@@ -197,44 +218,20 @@ def _end(budget: Budget, child: _Child) -> Result:
     )
 
 
-def examine(budget: Budget, mutant: Mutant) -> Result:
-    """Plant the mutant in this process, for good, and run the budget."""
+def examine(budget: Budget, mutant: Mutant, seconds: float | None = None) -> Result:
+    """Plant the mutant in this process, for good, and run the budget, or `seconds` of it."""
     begin = process_time()
     gc.disable()
+    original = function_of(mutant.module, mutant.function).__code__
     try:
-        code = plant(mutant)
+        plant(mutant)
     except InvalidMutantError as error:
         return Result(mutant, "invalid", 0.0, Kill("invalid", str(error), ""))
-    kill = budget.run()
-    seconds = process_time() - begin
+    kill = budget.run(mutant, original, seconds)
+    spent = process_time() - begin
     if kill is not None:
-        return Result(mutant, "killed", seconds, kill)
-    return Result(mutant, "survived", seconds, None, reaches(code, mutant.line, budget))
-
-
-def reaches(code: CodeType, line: int, budget: Budget) -> bool:
-    """Whether the corpus or random programs, for a quarter of the budget, run this line of the function."""
-    hit = False
-    inside: set[CodeType] = {code, *(const for const in code.co_consts if isinstance(const, CodeType))}
-
-    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        nonlocal hit
-        if frame.f_code not in inside:
-            return None
-        if frame.f_lineno == line:
-            hit = True
-        return trace
-
-    def look() -> bool:
-        return hit
-
-    part = Budget(budget.seconds / 4, budget.seed, budget.profile, budget.corpus, [], budget.programs, budget.unclean)
-    sys.settrace(trace)
-    try:
-        part.run(look)
-    finally:
-        sys.settrace(None)
-    return hit
+        return Result(mutant, "killed", spent, kill)
+    return Result(mutant, "survived", spent, None, bool(budget.covering.of_line(mutant)))
 
 
 def interval(killed: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -22,6 +22,8 @@ from typing import Any, Final
 from fuzz.mutants.operators import OPERATORS
 
 PACKAGES: Final = ("mm", "reference", "candidate", "fuzz.oracle")
+TEXTS: Final = frozenset({"fuzz.oracle.difference:show", "fuzz.oracle.accounting:_show"})
+"""Functions whose result is put into a sentence for people and nowhere else; `__repr__` is another."""
 
 Def = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -72,7 +74,11 @@ def modules(names: tuple[str, ...] = PACKAGES) -> list[str]:
 
 def mutants(module: str, source: str | None = None) -> Iterator[Mutant]:
     """All mutants of a module."""
-    for name, function in _functions(ast.parse(source if source is not None else _read(module))):
+    tree = ast.parse(source if source is not None else _read(module))
+    loading = _at_import(tree)
+    for name, function in _functions(tree):
+        if name in loading or name.endswith("__repr__") or f"{module}:{name}" in TEXTS:
+            continue
         for number, (operator, parent, field, at, new) in enumerate(_alternatives(function)):
             old = _get(parent, field, at)
             yield Mutant(
@@ -98,7 +104,7 @@ def mutated_code(mutant: Mutant, source: str | None = None) -> CodeType:
 def plant(mutant: Mutant) -> CodeType:
     """Put the mutant into this process for good; the code that now runs."""
     code = mutated_code(mutant)
-    function = _resolve(mutant.module, mutant.function)
+    function = function_of(mutant.module, mutant.function)
     try:
         function.__code__ = code
     except ValueError as error:
@@ -114,11 +120,16 @@ def _source(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
-def _read(module: str) -> str:
+def source_of(module: str) -> Path:
+    """The file of a module. ValueError if it has none."""
     path = _source(module)
     if path is None:
         raise ValueError(f"module {module} has no source")
-    return path.read_text(encoding="utf-8")
+    return path
+
+
+def _read(module: str) -> str:
+    return source_of(module).read_text(encoding="utf-8")
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, Def]]:
@@ -135,6 +146,21 @@ def _functions(tree: ast.Module) -> Iterator[tuple[str, Def]]:
 
     collect(tree.body, "")
     yield from ((name, nodes[0]) for name, nodes in found.items() if len(nodes) == 1)
+
+
+def _at_import(tree: ast.Module) -> set[str]:
+    """Private functions that are called when the module is loaded, and named in no function: what they made is made."""
+
+    def names(nodes: list[ast.stmt], calls: bool) -> set[str]:
+        found = [n for node in nodes for n in ast.walk(node)]
+        if calls:
+            found = [n.func for n in found if isinstance(n, ast.Call)]
+        return {n.id for n in found if isinstance(n, ast.Name)}
+
+    bodies = [node for node in tree.body if isinstance(node, Def | ast.ClassDef)]
+    loading = names([node for node in tree.body if not isinstance(node, Def | ast.ClassDef)], True)
+    private = {node.name for node in bodies if isinstance(node, Def) and node.name.startswith("_")}
+    return private & loading - names([s for node in bodies for s in node.body], False)
 
 
 Place = tuple[ast.AST, str, int | None]
@@ -183,7 +209,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(const)
 
 
-def _resolve(module: str, qualname: str) -> FunctionType:
+def function_of(module: str, qualname: str) -> FunctionType:
     """The function object, taken out of properties, class methods and caches; a cache that knows old results is
     emptied."""
     found: Any = import_module(module)

@@ -49,6 +49,7 @@ def of(operator: str, body: str) -> list[str]:
         ("returned", "return 5", []),
         ("arguments", "x = a(1, 2, b)", ["a(1, b, 2)"]),
         ("arguments", "x = a(b, b)", []),
+        ("arguments", "x = max(a, b)", []),
         ("arguments", "x = a(1, *b)", []),
     ],
 )
@@ -64,10 +65,17 @@ def test_operator(operator: str, body: str, expected: list[str]) -> None:
         "def f():\n    x: Literal[1]\n",
         "def f(a):\n    x = f'{a + 1}'",
         "@cache(1)\ndef f(): pass",
+        "def _table(a):\n    return a + 1\nTABLE = _table(1)\n",  # runs when the module is loaded
+        "class C:\n    def __repr__(self):\n        return self.text(1 + 2)\n",  # words
     ],
 )
 def test_left_alone(source: str) -> None:
     assert list(mutants("m", source)) == []
+
+
+def test_what_runs_later_is_mutated_although_it_runs_when_the_module_is_loaded_too() -> None:
+    source = "def _one(a):\n    return a + 1\nONE = _one(1)\ndef f():\n    return _one(2)\n"
+    assert {m.function for m in mutants("m", source)} == {"_one", "f"}
 
 
 def test_methods_are_named_by_their_class_and_inner_functions_belong_to_the_outer_one() -> None:
@@ -118,10 +126,10 @@ def test_interval() -> None:
 EXAMINE = """
 import json, sys
 from fuzz.mutants import budget as smoke
-from fuzz.mutants.run import run_all
+from fuzz.mutants.run import fill_panel, run_all
 from fuzz.mutants.sites import mutants
 smoke.HANG = 2.0
-budget = smoke.Budget.load(1.0, 1, "posted")
+budget = smoke.Budget.load(1.0, 1)
 assert budget.baseline() is None
 module, function, before, after = sys.argv[1:]
 chosen = [m for m in mutants(module) if (m.function, m.before, m.after) == (function, before, after)]
