@@ -349,8 +349,9 @@ class Local:
 
 
 def compilable(task: Task) -> bool:
-    """Whether a task can do with compiled models: defects and the counters of libFuzzer are planted in the sources."""
-    return task.defect is None and task.engine != "libfuzzer"
+    """Whether a task can do with compiled models: defects, those of an older reference too, and the counters of
+    libFuzzer are planted in the sources."""
+    return task.defect is None and task.reference == "v7.3" and task.engine != "libfuzzer"
 
 
 def derived(seed: int, run: int, launch: int) -> int:

@@ -87,6 +87,7 @@ def test_every_source_is_there_and_the_packages_themselves_are_not_compiled() ->
         (Task("guided", 1), True),
         (Task("libfuzzer", 1), False),
         (Task("uniform", 1, defect="ACC-2026-03"), False),
+        (Task("uniform", 1, reference="v7.0-base"), False),
     ],
 )
 def test_who_may_search_with_it(task: Task, may: bool) -> None:
