@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mm.pgtable import Mapping, Shared, Strided
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 
 if TYPE_CHECKING:
     from mm.kernel import Kernel
@@ -44,17 +44,20 @@ class Tlb:
 class RecordingTlb(Tlb):
     """A TLB that knows what is stale."""
 
-    __slots__ = ("break_before_make", "stale")
+    __slots__ = ("break_before_make", "frames", "stale")
 
     def __init__(self, break_before_make: bool) -> None:
         super().__init__()
         self.break_before_make = break_before_make
         self.stale: list[tuple[int, int, Mapping]] = []
         """Ranges of vmemmap pages, and the entries that they had."""
+        self.frames = RunSet()
+        """Their frames, and perhaps some whose translations are flushed by now: most frames that are freed are none."""
 
     def flush_tlb_all(self) -> None:
         """No translation is left."""
         self.stale.clear()
+        self.frames = RunSet()
 
     def flush_tlb_kernel_range(self, lo: int, hi: int) -> None:
         """None is left of [lo, hi)."""
@@ -65,17 +68,23 @@ class RecordingTlb(Tlb):
             if e > hi:
                 kept.append((max(s, hi), e, m))
         self.stale = kept
+        if not kept:
+            self.frames = RunSet()
 
     def changed(self, lo: int, hi: int, old: Mapping, new: Mapping | None) -> None:
         """The entries of [lo, hi) were `old` and are now `new`."""
         if new is not None and same_frames(old, new):
             return
         self.stale.append((lo, hi, old))
+        for first, last in old_frames(lo, hi, old):
+            self.frames.add(first, last)
         if new is not None and self.break_before_make:
             self.violations.append(f"the entries of vmemmap pages {lo:#x}..{hi:#x} change frames without a break")
 
     def freed(self, pfn: int, end: int) -> None:
         """Frames [pfn, end) go back to the buddy allocator."""
+        if not self.frames.overlaps(pfn, end):
+            return
         for lo, hi, m in self.stale:
             for first, last in old_frames(lo, hi, m):
                 if first < end and pfn < last:
