@@ -26,6 +26,7 @@ from mm.page_alloc import (
     OWNER_PAGES_MOVABLE,
     OWNER_SELFHOSTED,
 )
+from mm.pgtable import PMD_TABLE, PUD_TABLE
 
 UNMANAGED: Final = BOOT_OWNERS | {OWNER_OFFLINE, OWNER_SELFHOSTED}
 """Frames of online memory that the buddy allocator never had, or that a driver took from its count."""
@@ -104,6 +105,38 @@ def free_areas(k: Kernel) -> Broken | None:
                         return Broken("frames", "free", "cma", f"{zone!r}: CMA pages in {lo:#x}..{hi:#x} are ordinary")
     if k.pages.isolated is not None or k.pages.isolated_free.starts:
         return Broken("frames", "isolated", "left", f"pageblocks {k.pages.isolated} are isolated after the operation")
+    return None
+
+
+def totals(k: Kernel) -> Broken | None:
+    """The number of free pages that a zone counts (NR_FREE_PAGES, __free_one_page and __rmqueue in mm/page_alloc.c) is
+    that of the pages in its free areas."""
+    for node in k.nodes:
+        for zone in node.zones:
+            for name, free in (("blocks", zone.blocks), ("frags", zone.frags), ("cma", zone.cma)):
+                there = sum(free.ends) - sum(free.starts)
+                if free.total != there:
+                    drift = "+" if free.total > there else "-"
+                    return Broken("accounting", "free", drift, f"{zone!r}: {free.total} {name} counted, {there} there")
+    return None
+
+
+def page_tables(k: Kernel) -> Broken | None:
+    """Where the vmemmap has PMD or PUD tables, every mapped page lies under one (vmemmap_pmd_populate,
+    vmemmap_pud_populate in mm/sparse-vmemmap.c; free_pmd_table in arch/x86/mm/init_64.c leaves those in use)."""
+    entries = k.tables.entries
+    mapped: list[tuple[int, int]] = []
+    for lo, hi in zip(entries.starts, entries.ends, strict=True):
+        if mapped and mapped[-1][1] == lo:
+            mapped[-1] = mapped[-1][0], hi
+        else:
+            mapped.append((lo, hi))
+    for level in (PMD_TABLE, PUD_TABLE):
+        tables, span = k.tables.tables[level], k.tables.spans[level]
+        for lo, hi in mapped if any(t.starts for t in k.tables.tables[level:]) else ():
+            first, last = lo // span, -(-hi // span)
+            if sum([e - s for s, e, _ in tables.runs(first, last)]) != last - first:
+                return Broken("mapping", "page table", "none", f"vmemmap pages {lo:#x}..{hi:#x} lie under no table")
     return None
 
 
@@ -325,6 +358,8 @@ def pools(k: Kernel) -> Broken | None:
 LAWS: Final[tuple[Law, ...]] = (
     zone_counters,
     free_areas,
+    totals,
+    page_tables,
     blocks,
     section_words,
     resources,

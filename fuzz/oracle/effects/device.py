@@ -61,6 +61,9 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"the ranges are {device.ranges}"
     if args["altmap"] and not all(asked[0][0] < lo and hi <= asked[0][1] for lo, hi in device.ranges):
         return f"the data are {device.ranges}"
+    arch = k.arch
+    if args["align"] not in (page, 1 << arch.pmd_shift, 1 << arch.pud_shift if arch.pud_thp else 0):
+        return "no page table has entries of that alignment"  # dax_align_valid
     granule = max(device.align, k.arch.pages_per_subsection)
     if any((hi - lo) % granule for lo, hi in device.ranges):
         return f"the ranges {device.ranges} are not whole pages"

@@ -117,7 +117,7 @@ def flushed(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
 def at_before(side: SideLike, args: Args) -> tuple[int, bool, int]:
     k = side.kernel
     pfn = args["at"] >> k.arch.page_shift
-    folio = folio_at(k, pfn)
+    folio = folio_at(k, pfn) or queued_at(k, pfn)
     poisoned = pfn in k.pages.hwpoison or (folio is not None and folio.hwpoison)
     return pfn, poisoned, sum(k.memory_blocks.nr_hwpoison.values())
 
@@ -143,7 +143,8 @@ def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     k = side.kernel
     now = sum(k.memory_blocks.nr_hwpoison.values())
     if rc == 0:
-        if poisoned or now != count + 1:
+        # A mark does not keep a frame from being handled again, in a huge page that was made over it.
+        if now != count + 1:
             return f"{now} poisoned frames are counted, {count} were"
         owner = k.pages.owners.get(pfn)
         return None if owner == OWNER_HWPOISON else f"the frame belongs to {owner}"
@@ -165,7 +166,9 @@ def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str
             return f"{now} poisoned frames are counted, {count} were"
         owner = k.pages.owners.get(pfn)
         return None if owner == OWNER_HWPOISON else f"the frame belongs to {owner}"
-    return None if now == count else f"{now} poisoned frames are counted, {count} were"
+    # Another page of a huge page that is poisoned counts.
+    again = rc == 0 and now == count + 1
+    return None if now == count or again else f"{now} poisoned frames are counted, {count} were"
 
 
 def unpoisoned(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:

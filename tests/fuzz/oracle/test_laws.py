@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-import fuzz.execute
+import fuzz.side
 from fuzz.execute import Lockstep, run_program
 from fuzz.oracle import laws
 from fuzz.program.text import parse
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, Zone
 from mm.page_alloc import Poisoned
+from mm.pgtable import PMD_TABLE
 
 BUSY = """vmm 1
 machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
@@ -45,7 +46,7 @@ def busy() -> Lockstep:
     return pair
 
 
-def _zone(k: Kernel) -> object:
+def _zone(k: Kernel) -> Zone:
     return next(zone for node in k.nodes for zone in node.zones if zone.managed_pages)
 
 
@@ -82,6 +83,8 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "present": (lambda k: setattr(_zone(k), "present_pages", 1), "zone.present_pages"),
     "span": (lambda k: setattr(_zone(k), "end_pfn", 1), "zone.span"),
     "pieces": (_split, "free"),
+    "count": (lambda k: setattr(_zone(k).blocks, "total", 1), "free"),
+    "no table": (lambda k: k.tables.tables[PMD_TABLE].clear(*k.tables.tables[PMD_TABLE].items()[0][:2]), "page table"),
     "isolated": (lambda k: setattr(k.pages, "isolated", (0, 512)), "isolated"),
     "offline": (_offline, "memory block"),
     "online": (_online, "memory block"),
@@ -168,9 +171,9 @@ def test_an_operation_that_returns_0_and_does_nothing(monkeypatch: pytest.Monkey
     sound = run_program(program)
     assert (sound.finding, sound.rcs[-1]) == (None, (0, 0))
     last = program.ops[-1].args
-    entry = fuzz.execute.ENTRIES[name]
+    entry = fuzz.side.ENTRIES[name]
     monkeypatch.setitem(
-        fuzz.execute.ENTRIES, name, lambda side, args, result: 0 if args is last else entry(side, args, result)
+        fuzz.side.ENTRIES, name, lambda side, args, result: 0 if args is last else entry(side, args, result)
     )
     found = run_program(program).finding
     assert found is not None
@@ -195,9 +198,9 @@ def test_an_errno_without_a_reason(monkeypatch: pytest.MonkeyPatch, name: str) -
     text, errno = REFUSED[name]
     program = parse(text + "\n")
     last = program.ops[-1].args
-    entry = fuzz.execute.ENTRIES[name]
+    entry = fuzz.side.ENTRIES[name]
     monkeypatch.setitem(
-        fuzz.execute.ENTRIES, name, lambda side, args, result: errno if args is last else entry(side, args, result)
+        fuzz.side.ENTRIES, name, lambda side, args, result: errno if args is last else entry(side, args, result)
     )
     found = run_program(program).finding
     assert found is not None
@@ -205,8 +208,8 @@ def test_an_errno_without_a_reason(monkeypatch: pytest.MonkeyPatch, name: str) -
 
 
 def test_a_failure_that_leaves_something_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = fuzz.execute.ENTRIES["memory add"]
-    monkeypatch.setitem(fuzz.execute.ENTRIES, "memory add", lambda side, args, result: entry(side, args, result) or -12)
+    entry = fuzz.side.ENTRIES["memory add"]
+    monkeypatch.setitem(fuzz.side.ENTRIES, "memory add", lambda side, args, result: entry(side, args, result) or -12)
     found = run_program(parse(HOT)).finding
     assert found is not None
     assert (found.field, found.drift) == ("reference: effect", "-12")
