@@ -12,7 +12,7 @@
   coverage of the models on top.
 
 `--log FILE` appends every race to a file, and does not run again what is there: a table of thirty trials can be made in
-several sittings.
+several sittings, as with `vmemmap-fuzz zoo --results`, of which the races are.
 """
 
 from __future__ import annotations
@@ -29,143 +29,51 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 
 from fuzz.engines import make
 from fuzz.engines.libfuzzer import ROOT, LibFuzzer, unavailable
-from fuzz.engines.protocol import Discovery, Engine
 from fuzz.engines.uniform import Uniform
-from fuzz.execute import run_program
-from zoo import DEFECTS, find, planted
+from fuzz.progress import Progress
+from fuzz.races.run import journal, keys, run_all
+from fuzz.races.summary import a12, restricted_mean, times
+from fuzz.races.trial import Trial, cpu
+from zoo import DEFECTS
 
 ENGINES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
 BASELINE: Final = "uniform"
-CHILD: Final = "bench.child.planted"
 Rates: TypeAlias = tuple[float, float]
 SLICE: Final = 0.1
 """Seconds between two looks at a process of libFuzzer."""
 
 
-class Race(NamedTuple):
-    """One trial: what it took, or the cap if it did not get there."""
-
-    engine: str
-    defect: str
-    seed: int
-    cap: float
-    found: bool
-    programs: int
-    seconds: float
-
-
 # -- races ----------------------------------------------------------------------------------------------------------
-
-
-def race(engine: str, defect: str, seed: int, cap: float) -> Race:
-    """Run one trial."""
-    run = _race_elsewhere if engine == "libfuzzer" else _race_here
-    found, programs, seconds = run(engine, defect, seed, cap)
-    return Race(engine, defect, seed, cap, found, programs, min(seconds, cap))
-
-
-def _shows(discoveries: Iterable[Discovery]) -> bool:
-    """Whether one of them is due to the defect, asked where none is planted: then the program must be clean."""
-    return any(run_program(discovery.program).finding is None for discovery in discoveries)
-
-
-def _race_here(name: str, defect: str, seed: int, cap: float) -> tuple[bool, int, float]:
-    engine: Engine = make(name, seed, "posted")
-    spent = 0.0
-    while spent < cap:
-        begin = process_time()
-        with planted(find(defect)):
-            discoveries = engine.advance(0.0, 1)
-        spent += process_time() - begin
-        if discoveries and _shows(discoveries):
-            return True, engine.statistics.programs, spent
-    return False, engine.statistics.programs, cap
-
-
-def _race_elsewhere(name: str, defect: str, seed: int, cap: float) -> tuple[bool, int, float]:
-    engine = LibFuzzer(seed)
-    engine.module = CHILD
-    os.environ["VMEMMAP_FUZZ_DEFECT"] = defect
-    begin = process_time()
-    engine.start()
-    own = process_time() - begin  # the generated programs that its corpus begins with
-    found = False
-    try:
-        while not found and own + _cpu(engine) < cap:
-            found = _shows(engine.advance(SLICE))
-        spent = own + _cpu(engine)
-    finally:
-        engine.stop()
-    return found, engine.statistics.programs, spent
-
-
-def _cpu(engine: LibFuzzer) -> float:
-    """CPU seconds of the engine's process so far (proc_pid_stat(5): utime, stime)."""
-    if engine.child is None:
-        return 0.0
-    try:
-        fields = Path(f"/proc/{engine.child.pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def restricted_mean(values: Sequence[float], cap: float) -> float:
-    """Mean survival time restricted to `cap`. All censoring is at the cap, so the area under the Kaplan-Meier curve is
-    the mean of the times, each cut there.
-    """
-    return statistics.fmean(min(value, cap) for value in values)
-
-
-def a12(faster: Sequence[float], slower: Sequence[float]) -> float:
-    """Vargha and Delaney's A12 for times: the probability that one of `faster` is less than one of `slower`.
-
-    Ties count half.
-    """
-    wins = sum((x < y) + 0.5 * (x == y) for x in faster for y in slower)
-    return wins / (len(faster) * len(slower))
 
 
 def run_races(
     engines: Sequence[str], defects: Sequence[str], trials: int, cap: float, log: Path | None, quiet: bool
-) -> list[Race]:
-    """All trials, engine by engine within a trial, so that a busy hour of the machine hits all of them."""
-    known = _read(log)
-    races = []
-    for seed in range(trials):
-        for defect in defects:
-            for engine in engines:
-                done = known.get((engine, defect, seed, cap))
-                if done is None:
-                    done = race(engine, defect, seed, cap)
-                    if log is not None:
-                        with log.open("a") as file:
-                            file.write(json.dumps(done._asdict()) + "\n")
-                races.append(done)
-                if not quiet:
-                    print(f"\r{len(races)} of {trials * len(defects) * len(engines)} races", end="", file=sys.stderr)
-    if not quiet:
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
-    return races
+) -> list[Trial]:
+    """All trials that the log has not, and those that it has."""
+    results = journal(log, cap, "posted")
+    try:
+        todo = keys(engines, defects, trials, 0)
+        left = [key for key in todo if key not in results.done]
+        progress = Progress(quiet=quiet)
+        for number, trial in enumerate(run_all(left, cap), 1):
+            results.put(trial)
+            progress.show(f"{number} of {len(left)} races")
+        progress.clear()
+        return [results.done[key] for key in todo]
+    finally:
+        results.close()
 
 
-def _read(log: Path | None) -> dict[tuple[str, str, int, float], Race]:
-    if log is None or not log.exists():
-        return {}
-    races = [Race(**json.loads(line)) for line in log.read_text().splitlines() if line.strip()]
-    return {(r.engine, r.defect, r.seed, r.cap): r for r in races}
-
-
-def summarize(races: Iterable[Race], cap: float) -> dict[str, dict[str, dict[str, float]]]:
+def summarize(races: Iterable[Trial], cap: float) -> dict[str, dict[str, dict[str, float]]]:
     """defect -> engine -> found, trials, mean programs, mean seconds, A12 in seconds and programs against uniform."""
-    cells: dict[str, dict[str, list[Race]]] = {}
+    cells: dict[str, dict[str, list[Trial]]] = {}
     for one in races:
         cells.setdefault(one.defect, {}).setdefault(one.engine, []).append(one)
     out: dict[str, dict[str, dict[str, float]]] = {}
@@ -173,18 +81,13 @@ def summarize(races: Iterable[Race], cap: float) -> dict[str, dict[str, dict[str
         base = by_engine.get(BASELINE, [])
         for engine, runs in by_engine.items():
             out.setdefault(defect, {})[engine] = {
-                "found": sum(one.found for one in runs),
+                "found": sum(one.detected is not None for one in runs),
                 "trials": len(runs),
                 "programs": statistics.fmean(one.programs for one in runs),
                 "seconds": restricted_mean([one.seconds for one in runs], cap),
-                "a12_seconds": a12(_times(runs), _times(base)) if base else 0.5,
+                "a12_seconds": a12(times(runs), times(base)) if base else 0.5,
             }
     return out
-
-
-def _times(runs: Iterable[Race]) -> list[float]:
-    """CPU seconds; one that did not get there is later than every one that did."""
-    return [one.seconds if one.found else float("inf") for one in runs]
 
 
 # -- speed ----------------------------------------------------------------------------------------------------------
@@ -216,10 +119,10 @@ def _speed_elsewhere(seed: int, seconds: float) -> float:
         engine.advance(0.0)
         while not engine.statistics.programs:  # its start, with the instrumentation of the models, is no speed
             engine.advance(SLICE)
-        before, operations = _cpu(engine), engine.statistics.operations
-        while _cpu(engine) - before < seconds:
+        before, operations = cpu(engine), engine.statistics.operations
+        while cpu(engine) - before < seconds:
             engine.advance(SLICE)
-        return (engine.statistics.operations - operations) / (_cpu(engine) - before)
+        return (engine.statistics.operations - operations) / (cpu(engine) - before)
     finally:
         engine.stop()
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.findings import Report, put_text
 from fuzz.program.text import format as format_program
-from fuzz.smoke import PLANT, ROOT, SmokeResult
+from fuzz.smoke import ROOT, SmokeResult
 
 SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -32,12 +32,13 @@ class Case(NamedTuple):
 
 
 def cases(result: SmokeResult) -> Iterator[Case]:
-    """Everything that was checked: the corpus, the planted defect, each engine, each finding."""
+    """Everything that was checked: the corpus, the planted defects, each engine, each finding."""
     for entry in result.replayed:
         name = relative(entry.path) + ("" if entry.reference == "v7.3" else f" ({entry.reference})")
         yield Case("corpus", name, entry.detail if entry.bad else "", error=entry.verdict == "error")
-    missed = "" if result.planted is not None else f"not found in {result.planted_programs} programs"
-    yield Case("planted", PLANT, missed, error=True)
+    for plant in result.planted:
+        missed = "" if plant.report is not None else f"not found in {plant.programs} programs"
+        yield Case("planted", plant.defect, missed, error=True)
     for name in result.summary.engines:
         yield Case("engine", name)
     for report, sort in found(result):
@@ -143,10 +144,6 @@ def _sarif_result(rule: str, message: str, signature: str, path: Path) -> dict[s
 def markdown(result: SmokeResult) -> str:
     """The step summary."""
     bad = sum(entry.bad for entry in result.replayed)
-    planted = "not found"
-    if result.planted is not None:
-        size = len(result.planted.program.ops)
-        planted = f"found in program {result.planted_programs}, minimized to {size} operations"
     verdict = "differences found" if result.diverged else "failed" if result.broken else "no unexplained difference"
     lines = [
         f"## vmemmap-fuzz smoke: {verdict}",
@@ -154,8 +151,8 @@ def markdown(result: SmokeResult) -> str:
         "| part | result |",
         "|---|---|",
         f"| corpus | {len(result.replayed)} programs, {bad} bad |",
-        f"| planted defect {PLANT} | {planted} |",
     ]
+    lines += [f"| planted defect {plant.defect} | {plant} |" for plant in result.planted]
     for name, statistics in result.summary.engines.items():
         lines.append(f"| {name} | {statistics.programs} programs, {statistics.operations} operations |")
     lines += [f"| {name} | not run: {why} |" for name, why in result.summary.broken.items()]

@@ -20,7 +20,7 @@ from typing import Any
 from fuzz.execute import Profile, RunOutcome, run_program
 from fuzz.oracle.finding import Finding
 from fuzz.program.arguments import LISTS, Argument, G, M, Type
-from fuzz.program.model import Op, Program
+from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import AFTER_BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
 from mm.machine import Machine
@@ -30,6 +30,11 @@ BUDGET = 4000
 
 PAIRS_UP_TO = 24
 """Longest program, in operations, of which all pairs are tried."""
+
+ARMED = (*range(1, 9), 12, 16, 24, 32, 48, 64)
+"""Allocation points of the last operation that are tried in place of memory that runs out."""
+
+FAULT = "fail alloc"
 
 Run = Callable[[Program], RunOutcome]
 Ops = tuple[Op, ...]
@@ -187,18 +192,35 @@ class Minimizer:
     # -- passes -----------------------------------------------------------------------------------------------------
 
     def related(self) -> None:
-        """Keep only what makes or changes the handles of the last operation."""
+        """Keep only what makes or changes the handles of the last operation, and a failure that is for it."""
         wanted: set[str] = set()
         keep: list[Op] = []
-        for op in reversed(self.ops):
+        for at in reversed(range(len(self.ops))):
+            op = self.ops[at]
             handle = OPERATIONS[op.name].handle
             used = op.args[handle.name] if handle is not None else None
-            if not keep or op.result in wanted or used in wanted or OPERATIONS[op.name].when != AFTER_BOOT:
+            armed = op.name == FAULT and at == len(self.ops) - 2
+            if not keep or armed or op.result in wanted or used in wanted or OPERATIONS[op.name].when != AFTER_BOOT:
                 keep.append(op)
                 if used is not None:
                     wanted.add(used)
         keep.reverse()
         self.attempt(keep)
+
+    def armed(self) -> None:
+        """Where memory runs out in the last operation, have one of its allocations fail instead: then nothing has to
+        use the memory up. The program is one operation longer, and is kept if it gets shorter without the others.
+        """
+        before = self.machine, self.ops, self.finding
+        if len(self.ops) < 3 or self.ops[-2].name == FAULT:
+            return
+        for nth in ARMED:
+            if self.attempt([*self.ops[:-1], make_op(FAULT, nth=nth), self.ops[-1]]):
+                self.related()
+                self.chunks()
+                if len(self.ops) < len(before[1]):
+                    return
+                self.machine, self.ops, self.finding = before
 
     def chunks(self) -> None:
         """Delta debugging: drop ever smaller runs of operations."""
@@ -245,6 +267,7 @@ class Minimizer:
         try:
             self.related()
             self.chunks()
+            self.armed()
             while self.singles() or self.pairs():
                 pass
             done = True

@@ -9,7 +9,7 @@ by name, and `versions` knows the sets that make an older reference.
 
 from zoo.defect import Defect
 from zoo.mechanism import planted
-from zoo.registry import DEFECTS, NOT_MODELLED, find
+from zoo.registry import DEFECTS, NOT_MODELLED, find, name_of
 from zoo.versions import PROFILES, Version, reference_version, version
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Defect",
     "Version",
     "find",
+    "name_of",
     "planted",
     "reference_version",
     "version",

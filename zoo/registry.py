@@ -172,6 +172,11 @@ NOT_MODELLED: Final = (
 )
 
 
+def name_of(defect: Defect) -> str:
+    """The name by which `find` gives this very defect."""
+    return defect.id if defect.side == DEFECTS[defect.id].side else f"{defect.id}@{defect.side}"
+
+
 def find(name: str) -> Defect:
     """The defect with this id or switch, of shared code also as `ID@side`; ValueError names those that there are."""
     name, _, side = name.partition("@")

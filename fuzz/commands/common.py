@@ -17,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from fuzz.execute import Profile as ProfileName
     from fuzz.program.model import Program
-    from zoo import Version
+    from zoo import Defect, Version
 
 SAME, DIFFERENT, USAGE, INTERNAL = 0, 1, 2, 3
 
@@ -55,6 +55,16 @@ class Reference(enum.StrEnum):
     v7_0_base = "v7.0-base"
 
 
+class EngineName(enum.StrEnum):
+    """`fuzz.engines.NAMES`, for the parser."""
+
+    uniform = "uniform"
+    swarm = "swarm"
+    guided = "guided"
+    libfuzzer = "libfuzzer"
+    stateful = "stateful"
+
+
 ProfileOption = Annotated[
     Profile,
     typer.Option(help="What the candidate models: the series as posted, or what was merged."),
@@ -64,6 +74,14 @@ ReferenceOption = Annotated[
     typer.Option(
         help="What the reference models: Linux 7.3, or v7.0-base, which also has the bugs that were mended at the head "
         "of the series (docs/history.md)."
+    ),
+]
+DefectOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Plant known defects, each in its side (`zoo --list`).",
+        show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -157,6 +175,16 @@ def version_of(reference: Reference) -> Version:
     from zoo import version
 
     return version(reference.value)
+
+
+def defects_of(names: str | None) -> list[Defect]:
+    """The defects that --defect names."""
+    from fuzz.campaign.slices import defects
+
+    try:
+        return defects(names)
+    except ValueError as error:
+        raise fail(str(error)) from None
 
 
 def read(path: Path) -> Program:

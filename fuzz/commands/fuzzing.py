@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,8 @@ from fuzz.commands.common import (
     REPORTS,
     SAME,
     USAGE,
+    DefectOption,
+    EngineName,
     JsonOption,
     Profile,
     ProfileOption,
@@ -24,6 +25,7 @@ from fuzz.commands.common import (
     ReportsOption,
     SeedOption,
     app,
+    defects_of,
     fail,
     guarded,
     name_of,
@@ -37,16 +39,6 @@ if TYPE_CHECKING:
     from fuzz.campaign.campaign import Summary
     from fuzz.engines.protocol import Statistics
     from fuzz.findings import Report
-
-
-class EngineName(enum.StrEnum):
-    """`fuzz.engines.NAMES`, for the parser."""
-
-    uniform = "uniform"
-    swarm = "swarm"
-    guided = "guided"
-    libfuzzer = "libfuzzer"
-    stateful = "stateful"
 
 
 @app.command()
@@ -74,9 +66,7 @@ def run(
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
     reference: ReferenceOption = Reference.v7_3,
-    defect: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Plant known defects, to see them found (ACC-2026-03).")
-    ] = None,
+    defect: DefectOption = None,
     campaign: Annotated[
         Path | None,
         typer.Option(help="Folder for the campaign: corpus, findings, statistics.  [default: one below campaigns/]"),
@@ -104,7 +94,6 @@ def run(
     that none has shown before: the share of programs that show something no other program does (Good-Turing).
     """
     from fuzz.campaign.settings import CampaignError, Settings
-    from fuzz.campaign.slices import defects
     from fuzz.campaign.start import Options, begin, new_folder
     from fuzz.campaign.start import resume as go_on
     from fuzz.progress import Progress
@@ -114,10 +103,7 @@ def run(
             source = context.get_parameter_source(name)
             if source is not None and source.name != "DEFAULT":
                 raise fail(f"--{name} cannot be given with --resume: the campaign has its own")
-    try:
-        defects(defect)
-    except ValueError as error:
-        raise fail(str(error)) from None
+    defects_of(defect)
     writable(reports)
     if seconds is None and programs is None:
         seconds = 60.0
@@ -208,7 +194,7 @@ def _engine_row(name: str, statistics: Statistics) -> list[str]:
 @guarded
 def smoke_command(
     seconds: Annotated[
-        float, typer.Option(min=0, help="How long to fuzz, after the corpus and the planted defect.")
+        float, typer.Option(min=0, help="How long to fuzz, after the corpus and the planted defects.")
     ] = 60.0,
     programs: Annotated[
         int | None,
@@ -217,25 +203,38 @@ def smoke_command(
     seed: SeedOption = 0,
     profile: ProfileOption = Profile.posted,
     reference: ReferenceOption = Reference.v7_3,
+    defect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Plant these, not those whose turn it is.", show_default=False),
+    ] = None,
     reports: ReportsOption = REPORTS,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML there.", show_default=False)] = None,
     sarif: Annotated[Path | None, typer.Option(help="Write SARIF there.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that everything works: replay the corpus, find a planted defect, fuzz for a minute.
+    """Check that everything works: replay the corpus, find planted defects, fuzz for a minute.
 
-    The planted defect is one that Linux had (ACC-2026-03: device DAX memmap counted as if it were not optimized). It is
-    put into the reference, and must be found, minimized and reported before the real fuzzing starts; its report goes to
-    `planted` below --reports and counts as no finding. Then libfuzzer and uniform run at once. Where atheris is not
+    The planted defects are bugs that Linux had (`zoo --list`): three of them, another three with each change of the
+    sources or the corpus, the same on every machine. Each is put into its side, and must be found, minimized and
+    reported before the real fuzzing starts; the reports go to `planted` below --reports and count as no finding; one
+    that is not found is exit code 3. Then libfuzzer and uniform run at once. Where atheris is not
     installed, uniform runs alone. Where GITHUB_STEP_SUMMARY is set, a summary is added to the file it names.
     """
     from fuzz.ci import write_outputs
     from fuzz.progress import Progress
-    from fuzz.smoke import PLANT, smoke
+    from fuzz.smoke import smoke
 
+    chosen = defects_of(defect)
     writable(reports)
     result = smoke(
-        seconds, seed, name_of(profile), reports, Progress(), programs=programs, reference=version_of(reference)
+        seconds,
+        seed,
+        name_of(profile),
+        reports,
+        Progress(),
+        programs=programs,
+        reference=version_of(reference),
+        defects=chosen,
     )
     write_outputs(result, reports, junit, sarif)
     if as_json:
@@ -247,11 +246,8 @@ def smoke_command(
         for entry in result.replayed:
             if entry.bad:
                 print(f"  {entry.path}: {entry.detail}")
-        if result.planted is None:
-            print(f"planted defect {PLANT}: not found")
-        else:
-            size = len(result.planted.program.ops)
-            print(f"planted defect {PLANT}: found in program {result.planted_programs}, minimized to {size} operations")
+        for plant in result.planted:
+            print(f"planted defect {plant.defect}: {plant}")
     if result.diverged:
         raise typer.Exit(DIFFERENT)
     raise typer.Exit(INTERNAL if result.broken else SAME)

@@ -49,13 +49,14 @@ def mutants(
     Survivors are for people to look at: docs/mutants.md.
     """
     from fuzz.mutants.budget import Budget
-    from fuzz.mutants.run import Journal, choose, fill_panel, header
+    from fuzz.mutants.run import choose, fill_panel
+    from fuzz.mutants.run import journal as results_file
     from fuzz.progress import Progress
 
     budget = Budget.load(seconds, seed)
     try:
         chosen = choose(tuple(module) if module else _packages(), sample, seed)
-        journal = Journal(results, header(budget))
+        journal = results_file(results, budget)
     except ValueError as error:
         raise fail(str(error)) from None
     progress = Progress()

@@ -11,6 +11,7 @@ import typer
 from fuzz.commands.common import (
     DIFFERENT,
     SAME,
+    DefectOption,
     FileArgument,
     JsonOption,
     Profile,
@@ -18,6 +19,7 @@ from fuzz.commands.common import (
     Reference,
     ReferenceOption,
     app,
+    defects_of,
     guarded,
     name_of,
     print_json,
@@ -33,6 +35,7 @@ def replay(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".vmm programs.", show_default=False)],
     profile: ProfileOption = Profile.posted,
     reference: ReferenceOption = Reference.v7_3,
+    defect: DefectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run programs and say for each whether the models agree.
@@ -45,14 +48,16 @@ def replay(
     from fuzz.oracle.ledger import ledger
     from zoo import reference_version
 
+    chosen = defects_of(defect)
     programs = [(path, read(path)) for path in files]
     rows: list[dict[str, Any]] = []
     for path, program in programs:
-        with reference_version(version_of(reference)):
+        with reference_version(version_of(reference), *chosen):
             out = run_program(program, profile=name_of(profile))
         rows.append(
             {
                 "file": str(path),
+                "planted_defect": defect,
                 "verdict": out.verdict,
                 "operations": out.ops_executed,
                 "clauses": sorted(out.clauses),
@@ -63,8 +68,9 @@ def replay(
     if as_json:
         print_json(rows)
     else:
+        title = f"planted: {defect}" if defect else ""
         table = [[row["file"], row["verdict"], row["signature"] or "", str(row["operations"])] for row in rows]
-        print_table("", ["file", "verdict", "signature", "operations"], table, right=3, fold=2)
+        print_table(title, ["file", "verdict", "signature", "operations"], table, right=3, fold=2)
         for row in rows:
             old = [name for name in row["clauses"] if ledger()[name].reference]
             if old:
@@ -81,6 +87,7 @@ def minimize(
     ] = None,
     profile: ProfileOption = Profile.posted,
     reference: ReferenceOption = Reference.v7_3,
+    defect: DefectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a program that shows a difference as small as it gets while it shows the same difference.
@@ -93,12 +100,21 @@ def minimize(
     from zoo import reference_version
 
     program = read(file)
+    chosen = defects_of(defect)
     try:
-        with reference_version(version_of(reference)):
+        with reference_version(version_of(reference), *chosen):
             small = shrink(program, profile=name_of(profile))
     except ValueError:
         if as_json:
-            print_json({"file": str(file), "signature": None, "operations": len(program.ops), "program": None})
+            print_json(
+                {
+                    "file": str(file),
+                    "planted_defect": defect,
+                    "signature": None,
+                    "operations": len(program.ops),
+                    "program": None,
+                }
+            )
         else:
             print(f"{file}: the models agree, there is nothing to minimize", file=sys.stderr)
         raise typer.Exit(SAME) from None
@@ -109,6 +125,7 @@ def minimize(
         print_json(
             {
                 "file": str(file),
+                "planted_defect": defect,
                 "signature": small.finding.signature,
                 "operations": len(program.ops),
                 "operations_minimized": len(small.program.ops),
@@ -119,6 +136,7 @@ def minimize(
     elif output is None:
         print(text, end="")
     sure = "" if small.one_minimal else " (stopped early: more may be possible)"
+    sure += f", {defect} planted" if defect else ""
     before, after = len(program.ops), len(small.program.ops)
     print(f"{before} operations, {after} after minimizing{sure}: {small.finding.signature}", file=sys.stderr)
     raise typer.Exit(DIFFERENT)

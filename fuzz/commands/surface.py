@@ -13,6 +13,7 @@ from fuzz.commands.common import (
     DIFFERENT,
     PATIENCE,
     SAME,
+    DefectOption,
     FileArgument,
     JsonOption,
     Profile,
@@ -21,6 +22,7 @@ from fuzz.commands.common import (
     ReferenceOption,
     SeedOption,
     app,
+    defects_of,
     fail,
     guarded,
     name_of,
@@ -48,6 +50,7 @@ def sweep_command(
     ] = None,
     profile: ProfileOption = Profile.posted,
     reference: ReferenceOption = Reference.v7_3,
+    defect: DefectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fail each allocation of a program in turn, one run each, and print which allocations there are.
@@ -62,10 +65,11 @@ def sweep_command(
     from zoo import reference_version
 
     program = read(file)
+    chosen = defects_of(defect)
     if output is not None:
         writable(output)
     rows = []
-    with reference_version(version_of(reference)):
+    with reference_version(version_of(reference), *chosen):
         for swept in sweep(program, name_of(profile), everything=everything):
             rows.append(swept)
             if sys.stderr.isatty():
@@ -79,10 +83,13 @@ def sweep_command(
                 "file": str(file),
                 "profile": profile.value,
                 "reference": reference.value,
+                "planted_defect": defect,
                 "operations": [row.to_json() for row in rows],
             }
         )
     else:
+        if defect:
+            print(f"planted: {defect}")
         for row in rows:
             print(f"{row.index:3}  {format_op(row.op)}")
             print(f"     reaches {_counts(row.reference)}")

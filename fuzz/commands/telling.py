@@ -11,6 +11,7 @@ import typer
 from fuzz.commands.common import (
     DIFFERENT,
     SAME,
+    DefectOption,
     FileArgument,
     JsonOption,
     Profile,
@@ -18,6 +19,7 @@ from fuzz.commands.common import (
     Reference,
     ReferenceOption,
     app,
+    defects_of,
     fail,
     guarded,
     name_of,
@@ -25,10 +27,6 @@ from fuzz.commands.common import (
     read,
     version_of,
 )
-
-DefectOption = Annotated[
-    str | None, typer.Option(metavar="NAME,...", help="Plant known defects for it (ACC-2026-03).", show_default=False)
-]
 
 
 @app.command("explain")
@@ -52,18 +50,13 @@ def explain_command(
     program to explain, repro.vmm, and its page, report.html: one file that needs nothing else, with a picture of the
     vmemmap after each step, the contradiction in words, and the single edits that make it vanish.
     """
-    from fuzz.campaign.slices import defects
     from fuzz.findings import put_text
     from fuzz.render import render
     from fuzz.trace import trace
     from zoo import reference_version
 
     program = read(file)
-    try:
-        chosen = defects(defect)
-    except ValueError as error:
-        raise fail(str(error)) from None
-    with reference_version(version_of(reference), *chosen):
+    with reference_version(version_of(reference), *defects_of(defect)):
         if html is not None or mail:
             from fuzz.report.case import examine
             from fuzz.report.mail import mail as letter
@@ -78,8 +71,10 @@ def explain_command(
         else:
             told = trace(program, name_of(profile))
     if as_json:
-        print_json(told.to_json())
+        print_json({"planted_defect": defect, **told.to_json()})
     elif html is None and not mail:
+        if defect:
+            print(f"planted: {defect}\n")
         print(render(told), end="")
     raise typer.Exit(DIFFERENT if told.finding else SAME)
 

@@ -89,8 +89,8 @@ class PairMachine(RuleBasedStateMachine):
     def run(self, operation: str, raw: bytes) -> None:
         """Run one operation."""
         if self.pair is not None and not self.pair.over:
-            name, self.live.after_fail = self.live.after_fail or operation, None
-            self._step(MAKERS[name](draws(raw), self.live))
+            op, self.live.after_fail = self.live.after_fail, None
+            self._step(op or MAKERS[operation](draws(raw), self.live))
 
     def teardown(self) -> None:
         """Compare everything."""

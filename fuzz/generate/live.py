@@ -35,6 +35,14 @@ class Device:
     driver: str
 
 
+def points_of(op: Op) -> tuple[str, object]:
+    """What the number of an operation's allocation points goes by: its name and the size of its huge pages."""
+    return op.name, op.args["size"] if op.name in _OF_A_SIZE else None
+
+
+_OF_A_SIZE: Final = frozenset({"hugetlb resize", "hugetlb map"})
+
+
 class Live:
     """State of one program between two operations. The kernel is only read."""
 
@@ -84,10 +92,10 @@ class Live:
         self.vacated: list[tuple[int, int]] = []
         """The last ranges that were removed: (address, size)."""
         self.made = {MEMORY: 0, DAX: 0, MAPPING: 0, PAGES: 0}
-        self.last_points: dict[str, int] = {}
+        self.last_points: dict[tuple[str, object], int] = {}
         """Allocation points that the last operation of each name reached, on the side where they were more."""
-        self.after_fail: str | None = None
-        """Name of the operation for which an allocation failure was just armed."""
+        self.after_fail: Op | None = None
+        """The operation for which an allocation failure was just armed: it comes next."""
 
     def fresh(self, kind: str) -> str:
         """The canonical name of the next handle of a kind."""
@@ -99,7 +107,7 @@ class Live:
         faults = self.kernel.faults
         reached = max(faults.reached, self.other.faults.reached)
         if reached and not faults.armed:
-            self.last_points[name] = reached
+            self.last_points[points_of(op)] = reached
         result = op.result
         if result is not None:
             self.made[result[0]] += 1

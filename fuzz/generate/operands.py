@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from fuzz.generate.live import Device, Live
+from fuzz.generate.live import Device, Live, points_of
 from fuzz.generate.weights import Draw
+from fuzz.program.model import Op
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
@@ -454,12 +455,16 @@ def frames(draw: Draw, live: Live, nid: int, movable: bool) -> int:
     return 1 << int(draw() * 18) if x < 0.97 else raw_number(draw)
 
 
-def nth(draw: Draw, live: Live, name: str) -> int:
-    """The allocation point to fail: an early one, any that such an operation reached last time, the last, one more."""
+def nth(draw: Draw, live: Live, op: Op) -> int:
+    """The allocation point of an operation to fail: an early one, any that such an operation of that size reached last
+    time, the last, one more."""
     x = draw()
-    last = live.last_points.get(name, 0)
-    if x < 0.4 or not last:
-        return 1 + int(draw() * 4)
+    last = live.last_points.get(points_of(op), 0)
+    if x < 0.25 or not last:
+        # The first few are the likeliest; the steps of a longer path are behind them.
+        return 1 + int(draw() * (4 if draw() < 0.5 else 12))
+    if x < 0.45:
+        return 1 + int(draw() * min(last, 12))
     if x < 0.75:
         return 1 + int(draw() * last)
     if x < 1 - RAW:

@@ -24,8 +24,8 @@ _DEMOTABLE: Final = OPERATIONS["hugetlb demote"].arguments[0].choices
 def generate_op(draw: Draw, live: Live, table: Table) -> Op:
     """The next operation of a program, concrete and legal at this point."""
     if live.after_fail is not None:
-        name, live.after_fail = live.after_fail, None
-        return MAKERS[name](draw, live)
+        op, live.after_fail = live.after_fail, None
+        return op
     return table[int(draw() * len(table))](draw, live)
 
 
@@ -324,10 +324,27 @@ def _pages_free(draw: Draw, live: Live) -> Op:
     return _pages_alloc(draw, live) if name is None else Op("pages free", {PAGES: name})
 
 
+def _allocating_map(draw: Draw, live: Live) -> Op:
+    """A map that has to make pages, beyond the free ones; without overcommit none can."""
+    able = [
+        pool for pool in live.pools if pool.nr_overcommit > sum(pool.surplus) and operands.fit(live.kernel, pool, None)
+    ]
+    pool = able[int(draw() * len(able))] if able else operands.huge_page(draw, live)
+    extra = pool.nr_overcommit - sum(pool.surplus)
+    if extra <= 0:
+        return Op("hugetlb overcommit", {"size": _size(live, pool), "to": sum(pool.surplus) + 1 + int(draw() * 8)})
+    count = pool.free_count() + 1 + int(draw() * min(extra, 4))
+    return Op("hugetlb map", {"size": _size(live, pool), "count": count, "node": None}, live.fresh(MAPPING))
+
+
 def _fail_alloc(draw: Draw, live: Live) -> Op:
+    """A failure, and the operation it is for, which comes next; or what lets a map make pages, where none can."""
     name = FAILABLE[int(draw() * len(FAILABLE))]
-    live.after_fail = name
-    return Op("fail alloc", {"nth": operands.nth(draw, live, name), "times": operands.times(draw)})
+    op = _allocating_map(draw, live) if name == "hugetlb map" else MAKERS[name](draw, live)
+    if op.name == "hugetlb overcommit":
+        return op
+    live.after_fail = op
+    return Op("fail alloc", {"nth": operands.nth(draw, live, op), "times": operands.times(draw)})
 
 
 MAKERS: Final[dict[str, Maker]] = {

@@ -54,7 +54,7 @@ FAILABLE: Final = (
     *("hugetlb resize",) * 8,
     *("dax create",) * 5,
     *("memory add",) * 4,
-    *("hugetlb map",) * 3,
+    *("hugetlb map",) * 4,
     *("hugetlb dissolve",) * 3,
     *("hugetlb unmap",) * 2,
     *("memory offline",) * 2,

@@ -1,33 +1,25 @@
-"""Running mutants: a process for each, forked from one that has everything loaded, and results that survive any end.
-
-The results file is JSON lines: a header that says which checkout and which budget they belong to, then a line for each
-mutant. It is appended to as mutants end, and a run that finds one with its own header goes on from there.
-"""
+"""Running mutants: a process for each, forked from one that has everything loaded, and what became of them."""
 
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import math
-import os
 import signal
-import sys
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
 from statistics import median
-from time import monotonic, process_time
+from time import process_time
 from typing import Any, Final
 
 from fuzz.engines.collector import paused
-from fuzz.lifeline import die_with_parent
+from fuzz.forks import each
 from fuzz.mutants.budget import RECORDED, Budget
 from fuzz.mutants.panel import candidates
 from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, function_of, modules, mutants, plant
-from fuzz.mutants.trials import ROOT, Kill
+from fuzz.mutants.trials import Kill
+from fuzz.results import Journal, sources
 
 GRACE: Final = 3
 """Wall-clock seconds, for each CPU second of the budget and a minute more, after which a mutant is ended from outside:
@@ -82,67 +74,17 @@ def choose(names: tuple[str, ...], sample: int | None, seed: int) -> list[Mutant
 
 def header(budget: Budget) -> dict[str, Any]:
     """What results depend on."""
-    digest = hashlib.sha256()
-    for folder in ("mm", "reference", "candidate", "fuzz", "zoo", "corpus"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".toml", ".vmm"):
-                digest.update(path.read_bytes())
     return {
         "mutants": 1,
-        "sources": digest.hexdigest()[:16],
+        "sources": sources(),
         "seconds": budget.seconds,
         "seed": budget.seed,
     }
 
 
-class Journal:
-    """The results file, or none."""
-
-    def __init__(self, path: Path | None, head: dict[str, Any]) -> None:
-        """ValueError if the file holds results of something else."""
-        self.done: dict[str, Result] = {}
-        self._file = None
-        if path is None:
-            return
-        if path.exists() and path.stat().st_size:
-            lines = path.read_text(encoding="utf-8").split("\n")
-            cut = lines.pop()  # empty, unless the writer was killed within a line
-            try:
-                first, *rest = (json.loads(line) for line in lines)
-                same = first == head
-                self.done = {entry["id"]: Result.from_json(entry) for entry in rest}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}: no results of mutants: {error}") from None
-            if not same:
-                raise ValueError(
-                    f"{path}: results of another checkout or budget: expected the first line to be {json.dumps(head)}"
-                )
-            if cut:
-                with path.open("r+b") as file:
-                    file.truncate(path.stat().st_size - len(cut.encode()))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        if not self._file.tell():
-            self._file.write(json.dumps(head) + "\n")
-
-    def put(self, result: Result) -> None:
-        """Note one result."""
-        self.done[result.mutant.id] = result
-        if self._file is not None:
-            self._file.write(json.dumps(result.to_json()) + "\n")
-
-    def close(self) -> None:
-        """No more results."""
-        if self._file is not None:
-            self._file.close()
-
-
-@dataclass(slots=True)
-class _Child:
-    mutant: Mutant
-    pid: int
-    pipe: Any
-    """File object: the result as one line of JSON, or nothing where the process died."""
-    begun: float
+def journal(path: Path | None, budget: Budget) -> Journal[Result]:
+    """The results file of a budget, or none; ValueError if the file holds results of something else."""
+    return Journal(path, header(budget), Result.from_json, Result.to_json, lambda result: result.mutant.id)
 
 
 def fill_panel(budget: Budget, workers: int = 1) -> None:
@@ -162,60 +104,22 @@ def fill_panel(budget: Budget, workers: int = 1) -> None:
 
 def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1, seconds: float | None = None) -> Generator[Result]:
     """Results as they come. The processes end with the generator."""
-    left = list(reversed(chosen))
-    running: dict[int, _Child] = {}
+
+    def work(mutant: Mutant) -> dict[str, Any]:
+        return examine(budget, mutant, seconds).to_json()
+
     gc.collect()
-    gc.freeze()  # pages that no child has to copy
+    running = each(chosen, work, workers, GRACE * budget.seconds + 60)
     try:
-        while left or running:
-            while left and len(running) < workers:
-                child = _start(budget, left.pop(), seconds)
-                running[child.pipe.fileno()] = child
-            ready = wait([child.pipe for child in running.values()], timeout=1.0)
-            late = monotonic() - GRACE * budget.seconds - 60
-            for child in list(running.values()):
-                if child.pipe not in ready and child.begun > late:
-                    continue
-                if child.pipe not in ready:
-                    os.kill(child.pid, signal.SIGKILL)
-                del running[child.pipe.fileno()]
-                yield _end(budget, child)
+        for ended in running:
+            if ended.answer is not None:
+                yield Result.from_json(ended.answer)
+                continue
+            hung = ended.signal in (signal.SIGPROF, signal.SIGKILL)
+            what = f"a program hung: {signal.Signals(ended.signal).name}" if ended.signal else "the process ended"
+            yield Result(ended.task, "killed", ended.seconds, Kill("timeout" if hung else "death", what, ""))
     finally:
-        for child in running.values():
-            os.kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-            child.pipe.close()
-
-
-def _start(budget: Budget, mutant: Mutant, seconds: float | None) -> _Child:
-    read, write = os.pipe()
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-            die_with_parent(parent)
-            os.write(write, json.dumps(examine(budget, mutant, seconds).to_json()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    return _Child(mutant, pid, os.fdopen(read, "rb"), monotonic())
-
-
-def _end(budget: Budget, child: _Child) -> Result:
-    data = child.pipe.read()
-    child.pipe.close()
-    _, status, usage = os.wait4(child.pid, 0)
-    if data:
-        return Result.from_json(json.loads(data))
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    hung = number in (signal.SIGPROF, signal.SIGKILL)
-    what = f"a program hung: {signal.Signals(number).name}" if number else "the process ended"
-    return Result(
-        child.mutant, "killed", usage.ru_utime + usage.ru_stime, Kill("timeout" if hung else "death", what, "")
-    )
+        running.close()
 
 
 def examine(budget: Budget, mutant: Mutant, seconds: float | None = None) -> Result:

@@ -15,8 +15,9 @@ from fuzz.engines.protocol import Statistics
 from fuzz.findings import Report
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program
-from fuzz.smoke import PLANT, ROOT, Replayed, SmokeResult
+from fuzz.smoke import PLANTED, ROOT, Planted, Replayed, SmokeResult, rotation
 from mm.machine import Machine
+from zoo import DEFECTS
 
 PROGRAM = Program(Machine(), (Op("boot"),))
 DIFFERENCE = Finding("accounting", "nr_memmap", "boot", ("ok", "ok"), "", "+", "counted <twice> & \x07 wrong")
@@ -28,13 +29,13 @@ def made(*, bad: bool) -> SmokeResult:
     seeds = ROOT / "corpus" / "seeds"
     result = SmokeResult([Replayed(seeds / "a.vmm", "ok"), Replayed(seeds / "b.vmm", "explained")])
     result.summary = Summary(Statistics(), {"uniform": Statistics(7, 70)}, [], [], 1.0)
-    result.planted, result.planted_programs = Report(DIFFERENCE, PROGRAM, 9, "uniform", True, True), 3
+    result.planted = [Planted("ACC-2026-03", Report(DIFFERENCE, PROGRAM, 9, "guided", True, True), 3)]
     if bad:
         result.replayed += [
             Replayed(seeds / "c.vmm", "finding", "a|b|c"),
             Replayed(seeds / "d.vmm", "error", "no program"),
         ]
-        result.planted = None
+        result.planted[0].report = None
         result.summary.reports.append(Report(DIFFERENCE, PROGRAM, 9, "uniform", True, True))
         result.summary.quarantined.append(Report(HANG, PROGRAM, 1, "", True))
         result.summary.broken["libfuzzer"] = "atheris is not installed"
@@ -54,7 +55,7 @@ def test_junit_of_a_clean_smoke() -> None:
     assert names == [
         ("smoke.corpus", "corpus/seeds/a.vmm"),
         ("smoke.corpus", "corpus/seeds/b.vmm"),
-        ("smoke.planted", PLANT),
+        ("smoke.planted", "ACC-2026-03"),
         ("smoke.engine", "uniform"),
     ]
     assert not list(element.iter("failure")) + list(element.iter("error"))
@@ -102,7 +103,8 @@ def test_step_summary() -> None:
 def smoke(folder: Path, *args: str) -> Result:
     folder.mkdir()
     where = "--reports", str(folder / "reports"), "--junit", str(folder / "j.xml"), "--sarif", str(folder / "s.json")
-    return CliRunner().invoke(app, ["smoke", "--programs", "30", "--seed", "9", *where, *args])
+    words = ["smoke", "--programs", "30", "--seed", "9", *where, *args]
+    return CliRunner().invoke(app, words if "--defect" in args else [*words, "--defect", "ACC-2026-03,BOOT-2026-11"])
 
 
 def test_equal_seeds_give_equal_smokes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +117,36 @@ def test_equal_seeds_give_equal_smokes(tmp_path: Path, monkeypatch: pytest.Monke
         assert data.pop("seconds") > 0
         assert data["engines"]["uniform"].pop("seconds") > 0
         assert data["engines"]["uniform"]["programs"] == 30
-        assert data["planted"]["found"]
+        assert [one["found"] for one in data["planted"]] == [True, True]
         junit = ET.fromstring((tmp_path / name / "j.xml").read_text())
         cases = [(case.get("classname"), case.get("name")) for case in junit.iter("testcase")]
         findings = json.loads((tmp_path / name / "s.json").read_text())["runs"][0]["results"]
         results.append((data, cases, [entry["partialFingerprints"] for entry in findings]))
     assert results[0] == results[1]
     assert (tmp_path / "summary-a").read_text() == (tmp_path / "summary-b").read_text() != ""
+
+
+def test_the_turn_comes_to_every_defect_and_follows_from_the_sources() -> None:
+    turns = [[defect.id for defect in rotation(str(number))] for number in range(60)]
+    assert rotation() == rotation()
+    assert all(len(set(turn)) == PLANTED for turn in turns)
+    # Each is left out of one turn with a chance of 15/18; of 60, 18 * (15/18)**60 = 0.0003 are expected to be missed.
+    assert {name for turn in turns for name in turn} == {d.id for d in DEFECTS.values() if d.program is not None}
+
+
+def test_a_smoke_plants_what_it_is_told_to(tmp_path: Path) -> None:
+    result = smoke(tmp_path / "one", "--defect", "DAX-2023-54,HPG-2023-47@reference", "--json")
+    assert [(one["defect"], one["found"]) for one in json.loads(result.stdout)["planted"]] == [
+        ("DAX-2023-54", True),
+        ("HPG-2023-47@reference", True),
+    ]
+    assert smoke(tmp_path / "none", "--defect", "nonesuch").exit_code == 2
+
+
+def test_a_planted_defect_that_is_not_found_is_an_error_of_the_fuzzer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuzz.smoke.PLANT_PROGRAMS", 1)
+    result = smoke(tmp_path / "one", "--defect", "HVO-2026-08")
+    assert result.exit_code == 3
+    assert "planted defect HVO-2026-08: not found in 1 programs" in result.stdout

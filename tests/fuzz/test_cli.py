@@ -198,6 +198,19 @@ def test_minimize(dax: Path, tmp_path: Path) -> None:
     assert parse_file(tmp_path / "small.vmm") == small
 
 
+def test_a_defect_is_planted_where_it_is_asked_for(dax: Path) -> None:
+    for command, code in (("replay", 1), ("minimize", 1), ("explain", 1), ("sweep", 1)):
+        assert call(command, dax).exit_code == 0
+        result = call(command, dax, "--defect", "ACC-2026-03", "--json")
+        assert result.exit_code == code, command
+        data = json.loads(result.stdout)
+        data = data[0] if isinstance(data, list) else data
+        assert data["planted_defect"] == "ACC-2026-03"
+        refused = call(command, dax, "--defect", "nonesuch")
+        assert refused.exit_code == 2
+        assert "no defect 'nonesuch'" in refused.stderr
+
+
 def test_nothing_to_minimize(clean: Path) -> None:
     result = call("minimize", clean)
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fuzz.generate.live import Live
+from fuzz.generate.live import Live, points_of
 from fuzz.generate.operations import ALL, generate_op, reserves
 from fuzz.generate.weights import choose_length, choose_machine
 from fuzz.program.model import Op, Program
@@ -124,6 +124,12 @@ def free_folio(live: Live, at: int, optimized: bool) -> bool:
         for free in h.free
         for folio in free.values()
     )
+
+
+def points(live: Live) -> int:
+    """Allocation points of the operation that was armed, as far as the generator knows."""
+    assert live.after_fail is not None
+    return live.last_points.get(points_of(live.after_fail), 0)
 
 
 def subblock(live: Live, args: dict[str, Any]) -> str | None:
@@ -337,12 +343,12 @@ CLASSES: dict[str, tuple[str, Class]] = {
     "fail the first point": ("fail alloc", lambda live, a: a["nth"] == 1),
     "fail a point in the middle": (
         "fail alloc",
-        lambda live, a: 1 < a["nth"] < live.last_points.get(str(live.after_fail), 0),
+        lambda live, a: 1 < a["nth"] < points(live),
     ),
-    "fail the last point": ("fail alloc", lambda live, a: 1 < a["nth"] == live.last_points.get(str(live.after_fail))),
+    "fail the last point": ("fail alloc", lambda live, a: 1 < a["nth"] == points(live)),
     "fail behind the last point": (
         "fail alloc",
-        lambda live, a: a["nth"] - 1 == live.last_points.get(str(live.after_fail)),
+        lambda live, a: a["nth"] - 1 == points(live),
     ),
     "a node that the machine has not": ("pages alloc", lambda live, a: a["node"] >= live.kernel.machine.nodes),
 }
