@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 from fuzz.execute import Profile, RunOutcome, run_program
@@ -33,6 +34,9 @@ PAIRS_UP_TO = 24
 
 ARMED = (*range(1, 9), 12, 16, 24, 32, 48, 64)
 """Allocation points of the last operation that are tried in place of memory that runs out."""
+
+RUN_OUT = 1 << 10
+"""Points in a row that fail as if memory had run out: a section has some hundred."""
 
 FAULT = "fail alloc"
 
@@ -214,8 +218,8 @@ class Minimizer:
         before = self.machine, self.ops, self.finding
         if len(self.ops) < 3 or self.ops[-2].name == FAULT:
             return
-        for nth in ARMED:
-            if self.attempt([*self.ops[:-1], make_op(FAULT, nth=nth), self.ops[-1]]):
+        for nth, times in product(ARMED, (1, RUN_OUT)):
+            if self.attempt([*self.ops[:-1], make_op(FAULT, nth=nth, times=times), self.ops[-1]]):
                 self.related()
                 self.chunks()
                 if len(self.ops) < len(before[1]):

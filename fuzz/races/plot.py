@@ -46,5 +46,6 @@ def _draw(axes: Any, title: str, trials: list[Trial]) -> None:
         alive = [1 - i / len(trials) for i in range(len(seconds) + 1)]
         axes.step(x, [*alive, alive[-1]], where="post", color=color, linestyle=line, linewidth=1.1, label=name)
     axes.set(xscale="log", xlim=(FIRST, cap), ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
+    axes.minorticks_off()  # each is an element of the picture
     axes.set_title(title, fontsize=8)
     axes.grid(visible=True, linewidth=0.3, color="#cccccc")
