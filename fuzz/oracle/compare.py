@@ -564,6 +564,9 @@ class Oracle:
             clause = self._leaves(added)
             if clause is not None:
                 return clause
+        # Restoring huge pages is enough to give a memmap page another frame, with the same pageblocks free.
+        if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
+            return "placement-fork"
         if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
@@ -574,8 +577,6 @@ class Oracle:
         free = self.accounting.free_before(zones)
         if rules.memory_fork(op.name, rcs, short, free, refused, bool(ref.remaps)):
             return "memory-fork"
-        if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
-            return "placement-fork"
         if op.name in rules.OFFLINING and rules.crowded_fork(ref, cand, rcs, short, free):
             return "placement-fork"
         contig = op.name == "pages contig"

@@ -373,6 +373,8 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
 
     The other side has moved what was in the way, or has tried to.
     """
+    if not set(rcs) <= {0, -EBUSY, -ENOMEM}:
+        return False
     for lo, hi in {*ref.memory_blocks.tried, *cand.memory_blocks.tried}:
         stuck = [
             any(

@@ -579,6 +579,8 @@ FORKS = (
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-ENOMEM)),
     # Pages of programs are in the way on one side: it must have lacked room for them.
     Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
+    # A frame in the way is no reason for another errno.
+    Fork("clause-restored-frame-in-the-way", "placement-fork", "memory offline", of_candidate(-EINVAL)),
     # What moves out of a subblock finds room: for one that does not, memory must be short.
     Fork("clause-moved-to-another-zone", "dax-free-pages-zone", "subblock unplug", of_candidate(-EBUSY)),
     # A failure that powerpc ignores, a page from RAM and a second page that stays are no reason for other errnos.
