@@ -196,15 +196,17 @@ class Minimizer:
     # -- passes -----------------------------------------------------------------------------------------------------
 
     def related(self) -> None:
-        """Keep only what makes or changes the handles of the last operation, and a failure that is for it."""
+        """Keep only what makes or changes the handles of the last operation, and failures that are for any of these."""
         wanted: set[str] = set()
         keep: list[Op] = []
-        for at in reversed(range(len(self.ops))):
-            op = self.ops[at]
+        kept = False
+        for op in reversed(self.ops):
             handle = OPERATIONS[op.name].handle
             used = op.args[handle.name] if handle is not None else None
-            armed = op.name == FAULT and at == len(self.ops) - 2
-            if not keep or armed or op.result in wanted or used in wanted or OPERATIONS[op.name].when != AFTER_BOOT:
+            armed = op.name == FAULT and kept
+            needed = op.result in wanted or used in wanted or OPERATIONS[op.name].when != AFTER_BOOT
+            kept = not keep or armed or needed
+            if kept:
                 keep.append(op)
                 if used is not None:
                     wanted.add(used)
@@ -212,17 +214,18 @@ class Minimizer:
         self.attempt(keep)
 
     def armed(self) -> None:
-        """Where memory runs out in the last operation, have one of its allocations fail instead: then nothing has to
-        use the memory up. The program is one operation longer, and is kept if it gets shorter without the others.
+        """Where memory runs out in the last operation or the one before, have allocations fail there instead: then
+        nothing has to use the memory up. The program is one operation longer, and is kept if it gets shorter without
+        the others.
         """
         before = self.machine, self.ops, self.finding
-        if len(self.ops) < 3 or self.ops[-2].name == FAULT:
-            return
-        for nth, times in product(ARMED, (1, RUN_OUT)):
-            if self.attempt([*self.ops[:-1], make_op(FAULT, nth=nth, times=times), self.ops[-1]]):
+        ops, n = self.ops, len(self.ops)
+        places = [at for at in (n - 1, n - 2) if at > 1 and FAULT not in (ops[at].name, ops[at - 1].name)]
+        for at, nth, times in product(places, ARMED, (1, RUN_OUT)):
+            if self.attempt([*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:]]):
                 self.related()
                 self.chunks()
-                if len(self.ops) < len(before[1]):
+                if len(self.ops) < n:
                     return
                 self.machine, self.ops, self.finding = before
 

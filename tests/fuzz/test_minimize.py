@@ -17,6 +17,7 @@ from fuzz.program.operations import MACHINE
 from fuzz.program.repair import repair
 from fuzz.program.text import format as text
 from mm.machine import Machine
+from zoo import find, planted
 
 
 class Miscounts(UnifiedFramework):
@@ -209,3 +210,35 @@ def test_related_keeps_the_handles_of_the_last_operation() -> None:
         "memory online m0 block=0",
         "memory offline m0 block=0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("defect", "machine", "operations"),
+    [
+        (
+            "ACC-2026-01",
+            "arch=x86_64 page=4K ram=2G nodes=1 memhp_default_state=online",
+            (
+                "m0 = memory add at=0x80000000 size=1G\np0 = pages alloc count=739167\nhugetlb resize size=2M to=51\n"
+                "d0 = dax create at=0xc0000000 size=128M align=4K driver=kmem\n"
+            ),
+        ),
+        (
+            # What runs out of memory is the operation before the one that shows it.
+            "DAX-2026-20",
+            "arch=x86_64 page=4K ram=640M nodes=1 memhp_default_state=online",
+            (
+                "m0 = memory add at=0x40000000 size=128M\np0 = pages alloc count=184261\n"
+                "d0 = dax create at=0x50000000 size=128M\nd1 = dax create at=0x80000000 size=14M align=4K\n"
+                "dax rebind d0 driver=fsdev\ndax rebind d0 driver=devdax\n"
+            ),
+        ),
+    ],
+)
+def test_a_failure_stands_in_for_memory_that_runs_out(defect: str, machine: str, operations: str) -> None:
+    """The rest of the program only uses memory up; the zoo's shortest program has an injected failure instead."""
+    program = parse(f"vmm 1\nmachine {machine}\nboot\n{operations}")
+    with planted(find(defect)):
+        small = minimize(program)
+    assert [op.name for op in small.program.ops].count("fail alloc") == 1
+    assert len(small.program.ops) == len(parse(find(defect).program or "").ops)
