@@ -105,7 +105,7 @@ def test_two_runs_of_one_campaign_exclude_each_other(campaign: Start) -> None:
 )
 def test_a_program_that_kills_or_hangs_is_quarantined(code: str, kind: str, campaign: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, time, fuzz.campaign.findings as f, fuzz.execute as e\n"
+        "import os, time, fuzz.campaign.findings as f, fuzz.side as e\n"
         "f.LIMIT = 3.0\n"
         f"def bad(side, args, result): {code}; return 0\n"
         "e.ENTRIES['hugetlb demote'] = bad\n"
