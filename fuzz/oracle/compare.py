@@ -572,6 +572,8 @@ class Oracle:
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
         if op.name == "memory add" and rules.block_fork(ref, cand, rcs, short):
             return "memory-fork"
+        if op.name == "subblock unplug" and rules.room_fork(ref, cand, rcs, short):
+            return "memory-fork"
         # Pages that stay where they are come from kernel zones only.
         zones = ZONE_MOVABLE if op.name == "pages alloc" and not op.args["movable"] else ZONE_DEVICE
         free = self.accounting.free_before(zones)

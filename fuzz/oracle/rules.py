@@ -358,6 +358,20 @@ def memory_fork(
     return -ENOMEM in rcs or operation in OFFLINING or operation == "subblock unplug"
 
 
+def room_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int]) -> bool:
+    """Whether a huge page in the way of an unplugging found no block to move to on one side only, which said -ENOMEM
+    (alloc_and_dissolve_hugetlb_folio, mm/hugetlb.c, 7.3).
+
+    That side has no free pageblock in any zone of its RAM, however many free pages; it changed nothing, so it had none
+    before.
+    """
+    if sorted(rcs) != [-ENOMEM, 0]:
+        return False
+    stuck = rcs.index(-ENOMEM)
+    zones = [zone for node in (ref, cand)[stuck].nodes for zone in node.zones[:ZONE_DEVICE]]
+    return short[stuck] > 0 and not any(zone.blocks.total for zone in zones)
+
+
 def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int]) -> bool:
     """Whether adding memory found a block for the memmap on one side only, and the injected failure hit a point of the
     base pages that the other side took instead, or none."""

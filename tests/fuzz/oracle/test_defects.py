@@ -577,6 +577,9 @@ FORKS = (
     # allocation.
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-EINVAL)),
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-ENOMEM)),
+    # A huge page in the way found no block on one side: that is no reason for another errno, nor for one on both sides.
+    Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EINVAL)),
+    Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EBUSY)),
     # Pages of programs are in the way on one side: it must have lacked room for them.
     Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
     # A frame in the way is no reason for another errno.
