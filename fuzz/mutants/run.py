@@ -21,9 +21,10 @@ from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, function_of
 from fuzz.mutants.trials import Kill
 from fuzz.results import Journal, sources
 
-GRACE: Final = 3
-"""Wall-clock seconds, for each CPU second of the budget and a minute more, after which a mutant is ended from outside:
-one that sleeps, where CPU time never passes."""
+GRACE: Final = 60
+"""Wall-clock seconds, for each CPU second of the budget and ten more, after which a mutant is ended from outside: one
+that sleeps, where CPU time never passes. On a busy machine the others get a small share of a core, and must not seem
+to hang."""
 PANEL_SECONDS: Final = 0.4
 """CPU seconds for a mutant that is tried for the panel: what is found later than that would make the panel slow."""
 FORK: Final = 0.02
@@ -109,7 +110,7 @@ def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1, seconds: flo
         return examine(budget, mutant, seconds).to_json()
 
     gc.collect()
-    running = each(chosen, work, workers, GRACE * budget.seconds + 60)
+    running = each(chosen, work, workers, GRACE * (budget.seconds + 10))
     try:
         for ended in running:
             if ended.answer is not None:

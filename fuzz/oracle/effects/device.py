@@ -52,7 +52,9 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return None if k.iomem.items() == then else "the resources of the range are not as before"
     if result is None:
         return None
-    device = side.handles[result]
+    device = side.handles.get(result)
+    if device is None:
+        return "there is no device"
     page = k.arch.page
     if device.nid != args["node"] or device.align * page != args["align"]:
         return "node or alignment are not those that were asked for"
