@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final, NamedTuple
 
+from fuzz.lifeline import die_with_parent
 from live.errors import LiveError
 from live.generate import Profile
 from live.minimal import smallest
-from live.qemu import die_with_parent
 from live.runner import Item, MakeStage, Runner, Stage
 from live.tally import Tally
 

@@ -7,13 +7,12 @@ of noise is the kernel's own small allocations.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from live.agent import Agent
 from live.folios import HugeFolio, huge_folios
-from live.pagetable import SECTION_PFNS, Entry, GuestMemory, StructPages, sections
+from live.pagetable import Entry, GuestMemory, StructPages, sections
 
 ORDERS: Final = {9: "2048kB", 18: "1048576kB"}
 HUGEPAGES: Final = "/sys/kernel/mm/hugepages/hugepages-{}/"
@@ -126,8 +125,3 @@ class Observer:
 def complaints(console: str) -> list[str]:
     """The lines of a kernel log that are findings by themselves."""
     return [line for line in console.splitlines() if _COMPLAINT.search(line)]
-
-
-def sections_of(start_pfn: int, nr: int) -> Iterable[int]:
-    """The sections that a range of pfns touches."""
-    return range(start_pfn // SECTION_PFNS, -(-(start_pfn + nr) // SECTION_PFNS))

@@ -13,22 +13,18 @@ guest that panicked, and works for every topology, which `loadvm` does not.
 from __future__ import annotations
 
 import array
-import ctypes
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
 
+from fuzz.lifeline import die_with_parent
 from live.errors import LiveError
 from live.ram import Ram
-
-PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 COMMAND_LINE = (
     "console=ttyS0 nokaslr nopti mitigations=off no5lvl init_on_alloc=0 panic=-1 loglevel=5 nowatchdog"
@@ -81,13 +77,6 @@ class Saved:
         """Forget it."""
         self.memory.close()
         os.close(self.devices)
-
-
-def die_with_parent(parent: int) -> None:
-    """In a child: be killed when the parent ends, or at once if it already did."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Qemu:
