@@ -7,7 +7,6 @@ that changed meanwhile was changed by that one.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from fuzz.execute import Lockstep, Profile
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Program
-from fuzz.report.entered import kernel_function
+from fuzz.report.entered import kernel_function, step_under
 from fuzz.side import Side
 from fuzz.trace import Trace, counters
 from mm.kernel import Kernel
@@ -258,13 +257,8 @@ def _name(frame: FrameType) -> str:
 
 def _run(program: Program, profile: Profile, spy: _Spy) -> None:
     pair = spy.pair = Lockstep(program.machine, profile, full_every=1)
-    for number, op in enumerate(program.ops, 1):
+
+    def begin(number: int) -> None:
         spy.step = number
-        before = sys.getprofile()
-        sys.setprofile(spy)
-        try:
-            pair.step(op)
-        finally:
-            sys.setprofile(before)
-        if pair.over:
-            break
+
+    step_under(spy, pair, program, begin)

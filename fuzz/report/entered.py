@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any, Final
 from fuzz.execute import Lockstep, Profile
 from fuzz.program.model import Program
 from fuzz.side import Side
+
+Spy = Callable[[FrameType, str, Any], object]
+"""A profile function (sys.setprofile)."""
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _PACKAGES: Final = ("mm", "reference", "candidate")
@@ -44,15 +48,10 @@ class Entered:
     candidate: bool
 
 
-def entered(program: Program, profile: Profile) -> list[Entered]:
-    """Functions that the last operation enters, in the order of the first call, the reference first.
-
-    Operations after the first difference are not run, so the last one is the one that showed it.
-    """
-    pair = Lockstep(program.machine, profile, full_every=1)
-    spy = _Spy(pair)
-    for op in program.ops:
-        spy.seen = {}
+def step_under(spy: Spy, pair: Lockstep, program: Program, begin: Callable[[int], None]) -> None:
+    """Run a program with `spy` as the profile function; `begin` is given the number of each operation, from 1 on."""
+    for number, op in enumerate(program.ops, 1):
+        begin(number)
         before = sys.getprofile()
         sys.setprofile(spy)
         try:
@@ -61,6 +60,20 @@ def entered(program: Program, profile: Profile) -> list[Entered]:
             sys.setprofile(before)
         if pair.over:
             break
+
+
+def entered(program: Program, profile: Profile) -> list[Entered]:
+    """Functions that the last operation enters, in the order of the first call, the reference first.
+
+    Operations after the first difference are not run, so the last one is the one that showed it.
+    """
+    pair = Lockstep(program.machine, profile, full_every=1)
+    spy = _Spy(pair)
+
+    def begin(number: int) -> None:
+        spy.seen = {}
+
+    step_under(spy, pair, program, begin)
     out = []
     for code, sides in spy.seen.items():
         found = _function(code)
