@@ -148,14 +148,21 @@ def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool] | 
     return lo, hi, k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0, state != MemoryBlocks.OFFLINE
 
 
-def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
+def _subblocks_stay(side: SideLike, rc: int, then: tuple[int, int, int, bool] | None) -> str | None:
+    """What is wrong with plugging or unplugging that did nothing: there is no block, or it failed."""
     if then is None:
         return None if rc == -ENODEV else "there is no such block"
+    lo, hi, gone, _ = then
+    same = lo >= hi or side.kernel.memory_blocks.unplugged.count(lo, hi) == gone
+    return None if same else "subblocks changed"
+
+
+def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
+    if rc or then is None:
+        return _subblocks_stay(side, rc, then)
     lo, hi, gone, online = then
     k = side.kernel
-    if rc:
-        return None if lo >= hi or k.memory_blocks.unplugged.count(lo, hi) == gone else "subblocks changed"
     if gone:
         return "one of the subblocks was unplugged"
     if not k.memory_blocks.unplugged.covers(lo, hi):
@@ -167,12 +174,10 @@ def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | N
 
 def plugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """virtio_mem_sbm_plug_any_sb (drivers/virtio/virtio_mem.c)."""
-    if then is None:
-        return None if rc == -ENODEV else "there is no such block"
+    if rc or then is None:
+        return _subblocks_stay(side, rc, then)
     lo, hi, gone, online = then
     k = side.kernel
-    if rc:
-        return None if lo >= hi or k.memory_blocks.unplugged.count(lo, hi) == gone else "subblocks changed"
     if gone != hi - lo:
         return "one of the subblocks was plugged"
     if k.memory_blocks.unplugged.overlaps(lo, hi):
