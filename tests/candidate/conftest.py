@@ -28,7 +28,6 @@ from mm.page_alloc import (
 )
 from mm.pgmap import PgMap
 from mm.pgtable import Leaf, Pte, Shared, Strided, frame_at, writable
-from mm.tlb import Tlb
 
 PPS = 32768
 """Pages per section."""
@@ -186,22 +185,6 @@ class Hooks(FaultInjector):
             if self.passed in self.bad:
                 return i
         return n
-
-
-class Flushes(Tlb):
-    """Writes down what is flushed: "all" or the vmemmap pages (lo, hi)."""
-
-    __slots__ = ("flushes",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flushes: list[str | tuple[int, int]] = []
-
-    def flush_tlb_all(self) -> None:
-        self.flushes.append("all")
-
-    def flush_tlb_kernel_range(self, lo: int, hi: int) -> None:
-        self.flushes.append((lo, hi))
 
 
 Make = Callable[..., Bench]

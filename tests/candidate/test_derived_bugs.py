@@ -17,7 +17,8 @@ from mm.machine import Machine
 from mm.mmzone import ZONE_DEVICE, ZONE_DMA32
 from mm.page import RAW, Compound, Plain, Tail
 from mm.pgtable import Shared
-from tests.candidate.conftest import Flushes, Hooks
+from tests.candidate.conftest import Hooks
+from tests.flushes import Flushes
 
 PPS = 32768
 DAX = 6 << 18

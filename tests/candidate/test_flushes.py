@@ -13,7 +13,8 @@ from mm.machine import Machine
 from mm.memory_hotplug import add_memory, remove_memory
 from mm.mmzone import ZONE_NORMAL
 from mm.page_alloc import OWNER_SELFHOSTED
-from tests.candidate.conftest import Flushes, Hooks
+from tests.candidate.conftest import Hooks
+from tests.flushes import Flushes
 
 PPS = 32768
 DAX = 6 << 18

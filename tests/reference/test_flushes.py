@@ -14,35 +14,22 @@ from mm.kernel import BootRequest, Kernel
 from mm.machine import Machine
 from mm.memory_hotplug import add_memory, remove_memory
 from mm.page_alloc import KernelBug
-from mm.tlb import Tlb, record
+from mm.tlb import record
 from reference.paths import SeparatePaths
+from tests.flushes import Flushes
 
 M2, G1 = 9, 18
 """Orders of 2M and 1G; V = 8 and 4096 vmemmap pages, 512 to a PMD leaf."""
 
 
-class Log(Tlb):
-    """Writes down the flushes: "all", or the range in vmemmap pages."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str | tuple[int, int]] = []
-
-    def flush_tlb_all(self) -> None:
-        self.seen.append("all")
-
-    def flush_tlb_kernel_range(self, lo: int, hi: int) -> None:
-        self.seen.append((lo, hi))
-
-
 @contextmanager
 def flushes(k: Kernel, nth: int = 0) -> Iterator[list[str | tuple[int, int]]]:
     """The flushes of the block, whose `nth` allocation point fails."""
-    log = Log()
+    log = Flushes()
     old, k.tlb = k.tlb, log
     k.faults.nth = nth
     k.faults.begin()
-    yield log.seen
+    yield log.flushes
     k.tlb = old
 
 
@@ -135,10 +122,10 @@ def test_boot_pages_that_pre_hvo_did_need_one(switch, want):
     """Goto `out` when nr_to_optimize is 0; without pre-HVO the folio counts."""
     k = Kernel(Machine(ram=4 << 30, hugetlb_free_vmemmap=switch), SeparatePaths)
     k.boot_requests.append(BootRequest(G1, 1, None))
-    log = Log()
+    log = Flushes()
     k.tlb = log
     boot(k)
-    assert log.seen == want
+    assert log.flushes == want
 
 
 def test_a_retry_flushes_before_it_frees(boot_kernel, fresh):
