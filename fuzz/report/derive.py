@@ -180,7 +180,7 @@ def _backing(told: Trace) -> Iterator[str]:
             continue
         shared = shared_pages(side) - (shared_pages(before) if before else 0)
         if counted - frames == shared:
-            why = f", because it counts the {_pages(shared)} that share a frame as if they had one each"
+            why = f", because it counts the {_pages(abs(shared))} that share a frame as if they had one each"
         elif isinstance(side.rc, int) and side.rc < 0 and not frames:
             why = f", though the operation failed with {side.outcome} and left no memory map behind"
         else:

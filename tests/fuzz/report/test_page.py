@@ -59,6 +59,15 @@ def test_derivation_of_a_counter_that_does_not_match_its_frames(case: Make) -> N
     assert "In step 2 the candidate has taken 8 frames of memory map, and its counter says so." in sentences
 
 
+def test_derivation_of_a_counter_that_is_lowered_by_too_much(case: Make) -> None:
+    """The same page taken away: the defect counts all 8 of which 2 are released (ACC-2026-04)."""
+    sentences = derivation(case("ACC-2026-04"))
+    assert (
+        "In step 3 the reference has released 2 frames of memory map but has lowered nr_memmap_pages by 8, because it "
+        "counts the 6 vmemmap pages that share a frame as if they had one each."
+    ) in sentences
+
+
 def test_derivation_of_a_failed_operation_that_counts(case: Make) -> None:
     """A section of 128M has 512 vmemmap pages (ACC-2026-01)."""
     sentences = derivation(case("ACC-2026-01"))
