@@ -307,8 +307,12 @@ def fault_fork(
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
     if several:
-        out, out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
-        return out != out2 and (mine <= theirs or theirs <= mine)
+        all_out, all_out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
+        if all_out != all_out2:
+            return mine <= theirs or theirs <= mine
+        if max(ref.faults.failed, cand.faults.failed) > 1:
+            return False
+        # Both gave up at the first failure, as if it were the only one.
     if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges

@@ -592,6 +592,8 @@ FORKS = (
     Fork("ppc64-ignored-failure-meets-memory", "fault-fork", "dax create", of_candidate(-EINVAL)),
     Fork("clause-memory-add-meets-what-was-left", "memory-fork", "memory add", of_candidate(-E2BIG)),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
+    # A failure that meets another piece is no reason for another errno.
+    Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),
 )
 
 
