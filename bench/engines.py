@@ -7,7 +7,8 @@
   get there counts with the cap: the mean survival time restricted to it), and A12, the probability that a trial of the
   engine is faster than one of `uniform` (0.5: equal; 0.71 and more is called a large effect).
 - *scaling*: operations of two processes over those of one, per second of wall time, and per second of CPU time, which
-  is what sharing costs where the machine is busy with other things; beside it the same of an empty loop (`ceiling`).
+  is what sharing costs where the machine is busy with other things; beside it the same of an empty loop (`ceiling`),
+  and of whole campaigns of `run`, whose main process wants some of the time too (`campaign`).
 - *instrumentation*: time of the same programs as they are, with state novelty watched, and with atheris' branch
   coverage of the models on top.
 
@@ -46,6 +47,7 @@ from zoo import DEFECTS
 ENGINES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
 BASELINE: Final = "uniform"
 Rates: TypeAlias = tuple[float, float]
+COMMAND: Final = str(Path(sys.executable).with_name("vmemmap-fuzz"))
 SLICE: Final = 0.1
 """Seconds between two looks at a process of libFuzzer."""
 
@@ -148,18 +150,34 @@ def _idle_loop(first: int, stride: int, seconds: float) -> tuple[int, float]:
 
 
 def scaling(rounds: int, seconds: float) -> dict[str, float]:
-    """Two workers over one; and the same of an empty loop, the most that this machine gives at this time."""
-    by_wall, by_cpu, ceiling = [], [], []
+    """Two workers over one; the same of an empty loop, the most that the machine gives at this time; and campaigns."""
+    ratios: dict[str, list[float]] = {"wall": [], "cpu": [], "ceiling": [], "campaign": []}
     with get_context("spawn").Pool(2) as pool:
         pool.starmap(_work, [(0, 2, 0.1), (1, 2, 0.1)])
         for _ in range(rounds):
-            (one, one_cpu), (two, two_cpu) = (_rates(pool, _work, workers, seconds) for workers in (1, 2))
-            by_wall.append(two / one)
-            by_cpu.append(2 * two_cpu / one_cpu)
-            (one, _), (two, _) = (_rates(pool, _idle_loop, workers, seconds / 2) for workers in (1, 2))
-            ceiling.append(two / one)
-    median = statistics.median
-    return {"wall": median(by_wall), "cpu": median(by_cpu), "ceiling": median(ceiling)}
+            wall, cpu = _there_and_back(lambda workers: _rates(pool, _work, workers, seconds))
+            ratios["wall"].append(wall)
+            ratios["cpu"].append(2 * cpu)
+            ratios["ceiling"].append(_there_and_back(lambda workers: _rates(pool, _idle_loop, workers, seconds / 2))[0])
+    for _ in range(rounds):
+        ratios["campaign"].append(_there_and_back(lambda workers: _campaign(workers, 5 * seconds))[0])
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def _there_and_back(rates: Callable[[int], Rates]) -> Rates:
+    """Rates of two workers over those of one, taken in the order 1, 2, 2, 1: what drifts meanwhile cancels out."""
+    first, second, third, last = (rates(workers) for workers in (1, 2, 2, 1))
+    return (second[0] + third[0]) / (first[0] + last[0]), (second[1] + third[1]) / (first[1] + last[1])
+
+
+def _campaign(workers: int, seconds: float) -> Rates:
+    """Operations of a campaign of `run`, the start included, which takes as long for any number of workers."""
+    with TemporaryDirectory() as folder:
+        place = ["--campaign", f"{folder}/campaign", "--reports", f"{folder}/reports"]
+        words = ["--engine", BASELINE, "--workers", str(workers), "--seconds", str(seconds), "--json", *place]
+        run = subprocess.run([COMMAND, "run", *words], check=False, capture_output=True, text=True)
+        operations = json.loads(run.stdout)["operations"]
+    return operations / seconds, operations / seconds
 
 
 def _rates(pool: Pool, work: Callable[[int, int, float], tuple[int, float]], workers: int, seconds: float) -> Rates:

@@ -279,11 +279,7 @@ class Campaign:
             self._digests.add(digest)
             self.programs += 1
         row = rebuild.program_row(digest, text)
-        self.index.add("programs", {**row, "engine": source, "run": self.state.run})
-        for feature in features:
-            self.index.add("program_features", {"program": digest, "feature": feature})
-            if feature.startswith("clause "):
-                self.index.add("clauses", {"clause": feature.removeprefix("clause "), "program": digest})
+        self.index.add_program({**row, "engine": source, "run": self.state.run}, features)
 
     def _died(self, event: Died) -> None:
         self.state.deaths += 1

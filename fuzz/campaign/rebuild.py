@@ -116,12 +116,9 @@ def programs(index: Index, store: Store, settings: Settings, wanted: set[str]) -
     chosen = [(digest, text) for digest, text in store.programs() if digest in wanted]
     shown: dict[str, int] = {}
     for (digest, text), features in zip(chosen, features_of((text for _, text in chosen), settings), strict=True):
-        index.add("programs", program_row(digest, text))
+        index.add_program(program_row(digest, text), features or ())
         for feature in features or ():
             shown[feature] = shown.get(feature, 0) + 1
-            index.add("program_features", {"program": digest, "feature": feature})
-            if feature.startswith("clause "):
-                index.add("clauses", {"clause": feature.removeprefix("clause "), "program": digest})
     for feature, times in shown.items():
         index.add("features", feature_row(feature, times > 1))
 

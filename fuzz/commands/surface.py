@@ -218,7 +218,7 @@ def _counts(numbers: dict[str, int]) -> str:
 
 def _sentence(rows: list[Swept]) -> str:
     if not rows:
-        return "no operation of this program allocates"
+        return "no operation of this program allocates that has no `fail alloc` of its own"
     tried, points = sum(row.tried for row in rows), sum(row.points for row in rows)
     kinds = sorted({kind for row in rows for kind in (*row.reference, *row.candidate)})
     found = len({signature for row in rows for signature in row.findings})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,6 +119,8 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._rows: dict[str, dict[Any, Row]] = {}
+        self._features: dict[tuple[str, str], None] = {}
+        """Rows of program_features, by far the most, which are all key."""
         self._db: Database | None = None
 
     def add(self, table: str, row: Row) -> None:
@@ -127,6 +130,15 @@ class Index:
         rows = self._rows.setdefault(table, {})
         rows[name] = {**rows.get(name, {}), **row}
 
+    def add_program(self, row: Row, features: Iterable[str]) -> None:
+        """Gather a program's row and what it showed."""
+        self.add("programs", row)
+        program = row["program"]
+        for feature in features:
+            self._features[program, feature] = None
+            if feature.startswith("clause "):
+                self.add("clauses", {"clause": feature.removeprefix("clause "), "program": program})
+
     @property
     def opened(self) -> bool:
         """Whether there is a database to write to."""
@@ -135,7 +147,7 @@ class Index:
     @property
     def waiting(self) -> int:
         """Rows not written yet."""
-        return sum(map(len, self._rows.values()))
+        return len(self._features) + sum(map(len, self._rows.values()))
 
     def open(self) -> bool:
         """Open the database, or make it; whether it was made. Raises BrokenIndex for one that is broken."""
@@ -170,19 +182,25 @@ class Index:
         if self._db is None:
             return
         self._look()
-        if not self._rows:
+        if not self.waiting:
             return
         try:
             with self._db.atomic():
                 for table, rows in self._rows.items():
                     self._write(table, rows)
+                # upsert_all takes ten times as long, and the workers have to share their cores with this process.
+                statement = "insert or ignore into program_features (program, feature) values (?, ?)"
+                self._db.conn.executemany(statement, self._features)
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "locked" in str(error) or "disk I/O" in str(error):
                 raise OSError(28, str(error), str(self.path)) from None
             raise BrokenIndex(str(error)) from None
         except sqlite3.Error as error:
             raise BrokenIndex(str(error)) from None
-        self._rows = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._rows, self._features = {}, {}
 
     def _look(self) -> None:
         """Whether the file is still a database, by its header: SQLite works from its cache, and would notice only when
@@ -215,7 +233,7 @@ class Index:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         if self.path.exists():
             self.path.replace(place)
-        self._rows = {}
+        self._forget()
         return place
 
     def close(self) -> None:
