@@ -570,7 +570,7 @@ class Oracle:
         if not self.parted and added is None:
             return None
         short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
-        if op.name == "memory add" and rules.block_fork(ref, cand, rcs, short):
+        if added is None and op.name in rules.ADDING and rules.block_fork(ref, cand, rcs, short, refused):
             return "memory-fork"
         if op.name == "subblock unplug" and rules.room_fork(ref, cand, rcs, short):
             return "memory-fork"

@@ -33,6 +33,8 @@ OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax st
 """Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
 MOVING = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
 """Operations that move pages."""
+ADDING = frozenset({"memory add", "dax create", "dax rebind", "dax state"})
+"""Operations that can add RAM, those of a device by its kmem driver."""
 
 # -- mapping and contents -------------------------------------------------------------------------------------------
 
@@ -376,14 +378,26 @@ def room_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int,
     return short[stuck] > 0 and not any(zone.blocks.total for zone in zones)
 
 
-def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int]) -> bool:
+def block_fork(
+    ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int], refused: tuple[int, ...]
+) -> bool:
     """Whether adding memory found a block for the memmap on one side only, and the injected failure hit a point of the
-    base pages that the other side took instead, or none."""
+    base pages that the other side took instead, or another point for having passed those, or none.
+
+    Base pages begin with their table. The side that took them must have run short, and up to there both sides must
+    have reached the same points; a side that got further may have met what refuses it with one of `refused`.
+    """
     a, b = ref.faults.points, cand.faults.points
-    if not a or not b or not any(short) or not set(rcs) <= {0, -ENOMEM}:
+    if not a or not b or any(rc not in (0, -ENOMEM) and rc not in refused for rc in rcs):
         return False
-    fell_back = [any(kind == "VMF" for kind, _ in points) for points in (a, b)]
-    return fell_back[0] != fell_back[1]
+    base = [next((i for i, (kind, _) in enumerate(points) if kind in ("PTBL", "VMF")), None) for points in (a, b)]
+    if (base[0] is None) == (base[1] is None):
+        return False
+    poor = 0 if base[1] is None else 1
+    before = (a, b)[poor][: base[poor]]
+    n = sum(count for _, count in before)
+    mine, theirs = (_first_points(points, n, ROOTS)[0] for points in (before, (a, b)[1 - poor]))
+    return short[poor] > 0 and (mine <= theirs or theirs <= mine)
 
 
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:

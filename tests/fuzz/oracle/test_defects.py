@@ -577,6 +577,9 @@ FORKS = (
     # allocation.
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-EINVAL)),
     Fork("clause-memmap-block-of-one-side", "memory-fork", "memory add", of_candidate(-ENOMEM)),
+    Fork("clause-memmap-table-of-one-side", "memory-fork", "memory add", of_candidate(0)),
+    Fork("clause-kmem-block-of-one-side", "memory-fork", "dax state", of_candidate(-EINVAL)),
+    Fork("clause-kmem-block-of-one-side", "memory-fork", "dax state", of_candidate(-EBUSY)),
     # A huge page in the way found no block on one side: that is no reason for another errno, nor for one on both sides.
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EINVAL)),
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EBUSY)),
