@@ -70,6 +70,9 @@ class Arch:
     """arch_hugetlb_cma_order, as log2 of bytes; 0: hugetlb_cma= is not supported."""
     break_before_make: bool = False
     """A valid entry must be made invalid and flushed before it maps another frame."""
+    flush_tlb_all_is_empty: bool = False
+    """flush_tlb_all does nothing, and flush_tlb_kernel_range flushes all that is the kernel's
+    (arch/s390/include/asm/tlbflush.h)."""
     memmap_on_memory: bool = False
     """ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
     boot_memory_stays: bool = False
@@ -305,6 +308,7 @@ S390X = Arch(
     memmap_on_memory=True,
     hugetlb_cma_shift=31,
     break_before_make=True,
+    flush_tlb_all_is_empty=True,
     vmemmap_leaf_for_part=True,
     vmemmap_flush_late=True,
     vmemmap_frees_shared=True,

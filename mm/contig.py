@@ -12,9 +12,9 @@ from mm.hugetlb import (
     account_new_hugetlb_folio,
     enqueue_hugetlb_folio,
     folio_at,
-    free_hpage_workfn,
     remove_hugetlb_folio,
     update_and_free_hugetlb_folio,
+    wait_for_freed_hugetlb_folios,
 )
 from mm.hugetlb_alloc import alloc_fresh_hugetlb_folio, hstate_is_gigantic
 from mm.hugetlb_isolate import migrate_hugetlb
@@ -44,7 +44,7 @@ def alloc_contig_range(k: Kernel, start: int, end: int, owner: str, cma: bool = 
     pages.isolate(zone, *isolated)
     rc = _alloc_contig_migrate_range(k, start, end, zone, isolated) or replace_free_hugepage_folios(k, start, end)
     if not rc:
-        free_hpage_workfn(k)  # test_pages_isolated waits for it
+        wait_for_freed_hugetlb_folios(k)  # test_pages_isolated
         if not pages.isolated_free.covers(start, end):
             rc = -EBUSY
     pages.unisolate(zone)

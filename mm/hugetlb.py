@@ -200,6 +200,11 @@ def free_hpage_workfn(k: Kernel) -> int:
     return len(work)
 
 
+def wait_for_freed_hugetlb_folios(k: Kernel) -> None:
+    """wait_for_freed_hugetlb_folios (mm/hugetlb.c, 7.3): by test_pages_isolated, before it looks."""
+    free_hpage_workfn(k)
+
+
 def flush_free_hpage_work(k: Kernel, h: HState) -> None:
     """flush_free_hpage_work (mm/hugetlb.c, 7.3)."""
     if k.hpage_freelist and k.paths.hugetlb_vmemmap_optimizable(h):

@@ -44,23 +44,31 @@ class Tlb:
 class RecordingTlb(Tlb):
     """A TLB that knows what is stale."""
 
-    __slots__ = ("break_before_make", "frames", "stale")
+    __slots__ = ("break_before_make", "flush_tlb_all_is_empty", "frames", "stale")
 
-    def __init__(self, break_before_make: bool) -> None:
+    def __init__(self, break_before_make: bool, flush_tlb_all_is_empty: bool = False) -> None:
         super().__init__()
         self.break_before_make = break_before_make
+        self.flush_tlb_all_is_empty = flush_tlb_all_is_empty
         self.stale: list[tuple[int, int, Mapping]] = []
         """Ranges of vmemmap pages, and the entries that they had."""
         self.frames = RunSet()
         """Their frames, and perhaps some whose translations are flushed by now: most frames that are freed are none."""
 
     def flush_tlb_all(self) -> None:
-        """No translation is left."""
+        """No translation is left, or on s390 all are."""
+        if not self.flush_tlb_all_is_empty:
+            self._forget()
+
+    def _forget(self) -> None:
         self.stale.clear()
         self.frames = RunSet()
 
     def flush_tlb_kernel_range(self, lo: int, hi: int) -> None:
-        """None is left of [lo, hi)."""
+        """None is left of [lo, hi), on s390 none at all."""
+        if self.flush_tlb_all_is_empty:
+            self._forget()
+            return
         kept: list[tuple[int, int, Mapping]] = []
         for s, e, m in self.stale:
             if s < lo:
@@ -144,7 +152,7 @@ def old_frames(lo: int, hi: int, m: Mapping) -> list[tuple[int, int]]:
 
 def record(k: Kernel) -> None:
     """Let a kernel that has not booted yet record what its TLB may hold."""
-    tlb = RecordingTlb(k.arch.break_before_make)
+    tlb = RecordingTlb(k.arch.break_before_make, k.arch.flush_tlb_all_is_empty)
     k.tlb = tlb
     k.tables.entries = RecordedEntries(tlb)
     k.pages.freeing = tlb.freed

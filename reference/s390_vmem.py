@@ -60,7 +60,7 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     release = crediting(altmap)
     unmap(k, lo, hi, release, release)
     free_tables(k, lo, hi, destroyed=(PTE_TABLE,))
-    k.tlb.flush_tlb_all()
+    k.tlb.flush_tlb_kernel_range(lo, hi)
 
 
 def _in_use(k: Kernel, lo: int, hi: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 from mm.altmap import Altmap
 from mm.errno import ENOMEM
 from mm.folio import Folio
+from mm.hstate import HState
 from mm.kernel import MIGRATE_MOVABLE, Kernel
 from mm.memmap_on_memory import altmap_free, mhp_altmap
 from mm.memory_hotplug import arch_add_memory, arch_remove_memory, create_memory_block_devices
@@ -19,8 +20,9 @@ from mm.page import Tail
 from mm.page_alloc import Extents, KernelBug
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, Strided, frame_at
+from reference.hugetlb_rows import HUGETLB_VMEMMAP_RESERVE
 from reference.paths import SeparatePaths
-from reference.populate import ensure_tables, memmap_row, populate_ptes
+from reference.populate import alloc_pmd_block, ensure_tables, memmap_row, populate_ptes
 from reference.radix_pgtable import CONSTRUCTED
 from zoo.defect import Defect
 
@@ -190,6 +192,49 @@ def _drop_what_has_no_memmap(
                 p.k.sections.touched.append((lo, hi))
 
 
+def _keep_the_boot_count(original: Callable[[Kernel, int], None], k: Kernel, section: int) -> None:
+    before = k.vmstat.nr_memmap_boot
+    original(k, section)
+    k.vmstat.nr_memmap_boot = before
+
+
+def _hole_for_want_of_a_block(
+    original: Callable[[Kernel, int, int, int, Altmap | None], int],
+    k: Kernel,
+    lo: int,
+    hi: int,
+    nid: int,
+    altmap: Altmap | None,
+) -> int:
+    """PMD by PMD, as the kernel goes; an attempt that gets no block, and so goes on with base pages, is undone."""
+    if altmap is not None:
+        return original(k, lo, hi, nid, altmap)
+    ptrs = k.arch.ptrs_per_pte
+    for first in range(lo - lo % ptrs, hi, ptrs):
+        if not ensure_tables(k, first, 0 if k.slab_available else nid, PMD_TABLE, CONSTRUCTED):
+            return -ENOMEM
+        empty = k.tables.get(first) is None and k.tables.tables[PTE_TABLE].get(first // ptrs) is None
+        if empty:
+            frame = alloc_pmd_block(k, nid, altmap)
+            if frame is not None:
+                k.tables.set(first, first + ptrs, Leaf(frame - first))
+        elif original(k, max(first, lo), min(first + ptrs, hi), nid, altmap):
+            return -ENOMEM
+    return 0
+
+
+def _selected_on_arm64(original: Callable[[Kernel, HState], bool], k: Kernel, h: HState) -> bool:
+    return original(k, h) or (k.arch.name == "arm64" and _large_enough(k, h))
+
+
+def _selected_on_s390(original: Callable[[Kernel, HState], bool], k: Kernel, h: HState) -> bool:
+    return original(k, h) or (k.arch.name == "s390x" and _large_enough(k, h))
+
+
+def _large_enough(k: Kernel, h: HState) -> bool:
+    return k.arch.vmemmap_pages(h.order) > HUGETLB_VMEMMAP_RESERVE
+
+
 def _remove_without_pgmap(
     original: Callable[[SeparatePaths, int, int, Altmap | None, PgMap | None], None],
     p: SeparatePaths,
@@ -357,3 +402,59 @@ REMOVAL_COUNTS_ALL: Final = Defect(
     replacement=_remove_without_pgmap,
     program=f"{_MACHINE}\nboot\nd0 = dax create at=0x100000000 size=2M align=2M\ndax destroy d0\n",
 )
+
+BOOT_COUNT_KEPT: Final = Defect(
+    id="ACC-2025-27",
+    switch="boot_count_kept",
+    title="boot memory that goes leaves nr_memmap_boot_pages too high",
+    side="reference",
+    source="mm: fix accounting of memmap pages (c3576889d87b; Fixes 15995a352474)",
+    mechanism="freeing the memmap of an early section lowers no counter",
+    layer="accounting",
+    spot="reference.sparse_vmemmap:free_map_bootmem",
+    replacement=_keep_the_boot_count,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=2 interleave=1G\nboot\nmemory unplug ram1\n",
+)
+
+RADIX_HOLE: Final = Defect(
+    id="PPC-2025-32",
+    switch="radix_hole",
+    title="memory is added with a hole in its memmap (powerpc)",
+    side="reference",
+    source="book3s64/radix: Handle error conditions properly in radix_vmemmap_populate (2025-06, v2 1/2)",
+    mechanism="without an altmap, a PMD for which no block is to be had is neither filled with base pages nor an error",
+    layer="returns",
+    spot="reference.radix_pgtable:vmemmap_populate",
+    replacement=_hole_for_want_of_a_block,
+    program="vmm 1\nmachine arch=ppc64_radix page=4K ram=1G nodes=1\nboot\nfail alloc nth=3\n"
+    "m0 = memory add at=0x100000000 size=256M\n",
+)
+
+HVO_ON_ARM64: Final = Defect(
+    id="ARM64-2023-53",
+    switch="hvo_on_arm64",
+    title="optimizing a huge page changes valid entries (arm64)",
+    side="reference",
+    source="arm64: mm: hugetlb: Disable HUGETLB_PAGE_OPTIMIZE_VMEMMAP (060a2c92d1b6; Fixes 1e63ac088f20)",
+    mechanism="HVO is selected on arm64, where a valid entry has to be made invalid before it maps another frame",
+    layer="mapping",
+    spot="reference.hugetlb_vmemmap:hugetlb_vmemmap_optimizable",
+    replacement=_selected_on_arm64,
+    program="vmm 1\nmachine arch=arm64 page=4K ram=1G nodes=1\nboot\nhugetlb resize size=2M to=1\n",
+)
+
+HVO_ON_S390: Final = Defect(
+    id="S390-2025-24",
+    switch="hvo_on_s390",
+    title="vmemmap pages are freed while CPUs still have their translations (s390)",
+    side="reference",
+    source="mm: hugetlb: fix HVO crash on s390 (20251028153930.37107-1; Fixes f13b83fdd996)",
+    mechanism="HVO is selected on s390, where flush_tlb_all, which it relies on, is an empty function",
+    layer="mapping",
+    spot="reference.hugetlb_vmemmap:hugetlb_vmemmap_optimizable",
+    replacement=_selected_on_s390,
+    program="vmm 1\nmachine arch=s390x page=4K ram=1G nodes=1\nboot\nhugetlb resize size=1M to=1\n",
+)
+
+OLDER: Final = (REMOVAL_COUNTS_ALL, BOOT_COUNT_KEPT, RADIX_HOLE, HVO_ON_ARM64, HVO_ON_S390)
+"""Those that are not of the profile v7.0-base."""

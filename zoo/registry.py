@@ -10,7 +10,7 @@ from zoo.defect import Defect, NotModelled, Side
 from zoo.versions import V7_0_BASE
 
 DEFECTS: Final[dict[str, Defect]] = {
-    defect.id: defect for defect in (*V7_0_BASE, reference.REMOVAL_COUNTS_ALL, *candidate.CANDIDATE, *shared.SHARED)
+    defect.id: defect for defect in (*V7_0_BASE, *reference.OLDER, *candidate.CANDIDATE, *shared.SHARED)
 }
 """By id."""
 
@@ -19,26 +19,6 @@ SIDES: Final[tuple[Side, ...]] = ("reference", "candidate")
 _BY_SWITCH: Final = {defect.switch: defect for defect in DEFECTS.values()}
 
 NOT_MODELLED: Final = (
-    NotModelled(
-        "ACC-2025-27",
-        "boot memory that goes leaves the wrong counter",
-        "not planted yet: no program is known that empties a section of boot memory",
-    ),
-    NotModelled(
-        "PPC-2025-32",
-        "radix memory is added with a hole in its memmap",
-        "not planted yet: no program is known that shows it",
-    ),
-    NotModelled(
-        "MHP-2025-33",
-        "offline does not wait for huge pages that are about to be freed",
-        "not planted yet: no program is known that shows it",
-    ),
-    NotModelled(
-        "HPG-2022-63",
-        "a poisoned huge page is demoted",
-        "not planted yet: no program is known that shows it",
-    ),
     NotModelled(
         "PTS-2026-07",
         "compound population did not sync top-level entries",
@@ -60,11 +40,6 @@ NOT_MODELLED: Final = (
         "page maps have no ops and no owner here",
     ),
     NotModelled(
-        "S390-2025-24",
-        "HVO flushes nothing on s390",
-        "not planted yet; the modelled TLB would show it",
-    ),
-    NotModelled(
         "HVO-2025-26",
         "order of loads in PFN walkers",
         "it takes two operations that overlap, and operations are atomic here",
@@ -82,16 +57,6 @@ NOT_MODELLED: Final = (
     NotModelled(
         "HVO-2024-38",
         "PFN walkers write to read-only tails",
-        "it takes two operations that overlap, and operations are atomic here",
-    ),
-    NotModelled(
-        "HVO-2024-39",
-        "demotion gives up at the first failed restore",
-        "not planted yet",
-    ),
-    NotModelled(
-        "HPG-2024-40",
-        "the hugetlb type survives a bulk restore",
         "it takes two operations that overlap, and operations are atomic here",
     ),
     NotModelled(
@@ -128,11 +93,6 @@ NOT_MODELLED: Final = (
         "HVO-2023-51",
         "two splits of one PMD",
         "it takes two operations that overlap, and operations are atomic here",
-    ),
-    NotModelled(
-        "ARM64-2023-53",
-        "HVO changes valid entries on arm64",
-        "not planted yet; the modelled TLB would show it",
     ),
     NotModelled(
         "BOOT-2023-57",

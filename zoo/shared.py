@@ -13,6 +13,7 @@ from mm.dev_dax import DevDax, Driver, Range
 from mm.errno import EBUSY, EINVAL
 from mm.folio import Folio
 from mm.hstate import HState
+from mm.hugetlb import enqueue_hugetlb_folio
 from mm.kernel import Kernel
 from mm.pgmap import PgMap
 from zoo.defect import Defect
@@ -49,6 +50,41 @@ def _type_cleared_first(
 ) -> None:
     original(h, folio, adjust_surplus)
     folio.hugetlb = False
+
+
+def _type_survives(original: Callable[[Kernel, HState, Folio], None], k: Kernel, h: HState, folio: Folio) -> None:
+    """Only a caller that has restored the folio itself comes here with a type and without the flag. The last reference
+    then goes to free_huge_folio, and that puts the folio on a free list of a pool that has forgotten it.
+    """
+    if folio.hugetlb and not folio.vmemmap_optimized and not folio.raw_hwp_unreliable:
+        enqueue_hugetlb_folio(h, folio)
+    else:
+        original(k, h, folio)
+
+
+def _looked_at_too_early(original: Callable[[Kernel], None], k: Kernel) -> None:
+    """The work item runs later."""
+
+
+def _poisoned_too(
+    original: Callable[[Kernel, HState, range, int], int], k: Kernel, src: HState, nodes: range, nr: int
+) -> int:
+    poisoned = [folio for free in src.free for folio in free.values() if folio.hwpoison]
+    for folio in poisoned:
+        folio.hwpoison = False
+    rc = original(k, src, nodes, nr)
+    for folio in poisoned:
+        # The mark stays on the struct page of the head, which is that of the first piece.
+        holder = src.folios.get(folio.pfn) or k.hstates[src.demote_order].folios.get(folio.pfn)
+        if holder is not None:
+            holder.hwpoison = True
+    return rc
+
+
+def _page_by_page(
+    original: Callable[[Kernel, HState, range, int], int], k: Kernel, src: HState, nodes: range, nr: int
+) -> int:
+    return original(k, src, nodes, min(nr, 1))
 
 
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
@@ -94,4 +130,68 @@ TYPE_CLEARED_EARLY: Final = Defect(
     program=f"{_MACHINE}hugetlb resize size=2M to=1\nfail alloc nth=1\nhugetlb dissolve at=0x3000000\n",
 )
 
-SHARED: Final = (PGMAP_DANGLES, LARGEST_STRUCT_PAGE, TYPE_CLEARED_EARLY)
+TYPE_SURVIVES: Final = Defect(
+    id="HPG-2024-40",
+    switch="type_survives",
+    title="a dissolved huge page goes back to the pool that has given it up",
+    side="candidate",
+    source="mm/hugetlb: fix DEBUG_LOCKS_WARN_ON(1) when dissolve_free_hugetlb_folio() (52ccdde16b65; "
+    "Fixes 32c877191e02)",
+    mechanism="freeing clears the type only of a folio that is optimized, and dissolving has restored it by then",
+    layer="structpages",
+    spot="mm.hugetlb:update_and_free_hugetlb_folio",
+    replacement=_type_survives,
+    program=f"{_MACHINE}hugetlb resize size=2M to=1\nhugetlb dissolve at=0x3000000\n",
+)
+
+NOT_WAITED_FOR: Final = Defect(
+    id="MHP-2025-33",
+    switch="freed_not_waited_for",
+    title="a range cannot be taken because of huge pages that are about to be freed",
+    side="candidate",
+    source="mm/hugetlb: wait for hugetlb folios to be freed (67bab13307c8; Fixes c77c0a8ac4c5, b65d4adbc0f0)",
+    mechanism="whether all pages are free is looked at before the work item has freed what was moved away",
+    layer="returns",
+    spot="mm.hugetlb:wait_for_freed_hugetlb_folios",
+    replacement=_looked_at_too_early,
+    program=f"{_MACHINE}hugetlb resize size=2M to=1\nu0 = hugetlb map size=2M count=1\n"
+    "p0 = pages contig at=0x3000000 size=2M\n",
+)
+
+POISONED_DEMOTED: Final = Defect(
+    id="HPG-2022-63",
+    switch="poisoned_demoted",
+    title="a poisoned huge page is demoted, and another frame passes for the poisoned one",
+    side="candidate",
+    source="hugetlb: do not demote poisoned hugetlb pages (20220307215707.50916-1; Fixes 8531fc6f52f5)",
+    mechanism="demotion does not ask whether a free page is poisoned; the mark stays on the head of the first piece",
+    layer="returns",
+    spot="mm.hugetlb_sysfs:demote_pool_huge_page",
+    replacement=_poisoned_too,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nhugetlb resize size=1G to=1\n"
+    "fail alloc nth=2\nmemory hard_offline at=0x100000000\nhugetlb demote size=1G count=1\n",
+)
+
+DEMOTED_ONE_BY_ONE: Final = Defect(
+    id="HVO-2024-39",
+    switch="demoted_one_by_one",
+    title="demotion gives up at the first page that cannot be restored",
+    side="candidate",
+    source="mm/hugetlb_vmemmap: batch HVO work when demoting (c0f398c3b2cf)",
+    mechanism="pages are restored and cut one after the other instead of as a batch",
+    layer="returns",
+    spot="mm.hugetlb_sysfs:demote_pool_huge_page",
+    replacement=_page_by_page,
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=6G nodes=1\nboot\nhugetlb resize size=1G to=2\n"
+    "fail alloc nth=4097\nhugetlb demote size=1G count=2\n",
+)
+
+SHARED: Final = (
+    PGMAP_DANGLES,
+    LARGEST_STRUCT_PAGE,
+    TYPE_CLEARED_EARLY,
+    TYPE_SURVIVES,
+    NOT_WAITED_FOR,
+    POISONED_DEMOTED,
+    DEMOTED_ONE_BY_ONE,
+)

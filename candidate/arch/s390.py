@@ -94,7 +94,7 @@ def _remove(f: Framework, lo: int, hi: int, altmap: Altmap | None) -> None:
     unmap(k, lo, hi, altmap)
     k.vmstat.nr_page_table_pages -= free_empty_tables(k, lo, hi, (PTE_TABLE,))[1]
     free_empty_tables(k, lo, hi, (PMD_TABLE, PUD_TABLE))
-    k.tlb.flush_tlb_all()  # flush_tlb_kernel_range, which knows no ranges on s390; after the pages are free
+    k.tlb.flush_tlb_kernel_range(lo, hi)  # after the pages are free
 
 
 VMEMMAP: ArchVmemmap = ArchVmemmap(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mm.arch import ARCHES, X86_64
+from mm.arch import ARCHES, S390X, X86_64
 from mm.pgtable import Leaf, Mapping, Pte, Shared, strided
 from mm.tlb import RecordedEntries, RecordingTlb, old_frames, same_frames
 
@@ -25,6 +25,18 @@ def test_a_frame_is_free_only_after_a_flush_that_covers_its_old_place() -> None:
     assert tlb.violations == ["frame 0x3f7 is freed while a translation of vmemmap pages 0xf..0x10 is stale"]
     tlb.flush_tlb_all()
     tlb.freed(1000, 1100)
+    assert len(tlb.violations) == 1
+
+
+def test_on_s390_only_the_flush_of_a_range_flushes_and_then_everything() -> None:
+    """arch/s390/include/asm/tlbflush.h: flush_tlb_all is empty, flush_tlb_kernel_range is __tlb_flush_kernel."""
+    tlb = RecordingTlb(False, S390X.flush_tlb_all_is_empty)
+    tlb.changed(0, 8, Leaf(1000), None)
+    tlb.flush_tlb_all()
+    tlb.freed(1000, 1001)
+    assert len(tlb.violations) == 1
+    tlb.flush_tlb_kernel_range(100, 101)
+    tlb.freed(1000, 1001)
     assert len(tlb.violations) == 1
 
 

@@ -195,7 +195,7 @@ SECTION = {"x86_64": 128 << 20, "riscv64": 128 << 20, "arm64": 128 << 20, "s390x
     [
         ("x86_64", "all"),  # remove_pagetable: flush_tlb_all
         ("riscv64", "all"),  # remove_pgd_mapping: flush_tlb_all
-        ("s390x", "all"),  # modify_pagetable: flush_tlb_kernel_range is __tlb_flush_kernel
+        ("s390x", "range"),  # modify_pagetable: flush_tlb_kernel_range (there of all, but that is the TLB's)
         ("ppc64_radix", "all"),  # remove_pagetable: radix__flush_tlb_kernel_range is tlbie of PID 0, RIC_FLUSH_ALL
         ("arm64", "range"),  # unmap_hotplug_pmd_range: flush_tlb_kernel_range
     ],

@@ -12,6 +12,8 @@ from mm.machine import Machine
 from mm.page import Tail
 from mm.page_alloc import OWNER_MEMMAP, KernelBug
 from mm.pgtable import frame_at, writable
+from mm.tlb import record
+from reference import radix_pgtable
 from reference.paths import SeparatePaths
 from zoo import DEFECTS, PROFILES, find, planted
 
@@ -210,3 +212,37 @@ def test_all_at_once_do_not_get_in_each_others_way(name: str) -> None:
         rcs = [side.run(op) for op in program.ops]
     assert rcs[:-1] == run(name)[1][:-1]
     assert type(rcs[-1]) is type(run(name)[1][-1])
+
+
+def test_boot_count_kept() -> None:
+    """bugs.md: nr_memmap_boot stays too high; 1G of 4K pages has a memmap of 4096 pages."""
+    k, clean, rcs, _ = both("ACC-2025-27")
+    assert rcs[-1] == 0
+    assert k.vmstat.nr_memmap_boot - clean.vmstat.nr_memmap_boot == 4096
+
+
+def test_radix_hole() -> None:
+    """bugs.md: 0 is returned, and a 2M piece of the vmemmap (512 pages) is not mapped; sound, base pages are there."""
+    lo, mapped = AT // 64, []
+    for defects in ([], [find("PPC-2025-32")]):
+        with planted(*defects):
+            k = Kernel(Machine(arch="ppc64_radix", page=4096, ram=1 << 30), SeparatePaths)
+            boot(k)
+            k.faults.nth = 1  # the block: its PUD and PMD tables are those of boot memory
+            k.faults.begin()
+            assert radix_pgtable.vmemmap_populate(k, lo, lo + 512, 0, None) == 0
+        mapped.append(sum(e - s for s, e, _ in k.tables.runs(lo, lo + 512)))
+    assert mapped == [512, 0]
+
+
+@pytest.mark.parametrize("name", ["ARM64-2023-53", "S390-2025-24"])
+def test_hvo_where_the_tlb_forbids_it(name: str) -> None:
+    """mm/tlb.py: arm64 and s390 want break-before-make; s390 besides flushes nothing before it frees."""
+    program = parse(find(name).program or "")
+    with planted(find(name)):
+        side = Side(program.machine, SeparatePaths)
+        record(side.kernel)
+        assert [side.run(op) for op in program.ops] == [0, 0]
+    said = " ".join(side.kernel.tlb.violations)
+    assert "without a break" in said
+    assert ("is stale" in said) is (name == "S390-2025-24")

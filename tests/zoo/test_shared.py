@@ -1,0 +1,54 @@
+"""What defects of `mm` do to the side that has them, by what bugs.md and the changelogs say of each."""
+
+from typing import Any
+
+from candidate.framework import UnifiedFramework
+from fuzz.program.text import parse
+from fuzz.side import Side
+from mm.errno import EBUSY, ENOMEM
+from mm.kernel import Kernel
+from zoo import find, planted
+
+
+def run(name: str, plant: bool) -> tuple[Kernel, list[Any]]:
+    """The kernel after the defect's own program, and what the operations returned."""
+    defect = find(name)
+    program = parse(defect.program or "")
+    with planted(*[defect] if plant else []):
+        side = Side(program.machine, lambda k: UnifiedFramework(k, "posted"))
+        rcs = [side.run(op) for op in program.ops]
+    return side.kernel, rcs
+
+
+def test_type_survives() -> None:
+    """The pool has no page any more, and its free list has one (nr_huge_pages 0, free_huge_pages 1)."""
+    for plant, free in (False, 0), (True, 1):
+        k, rcs = run("HPG-2024-40", plant)
+        assert rcs[-1] == 0
+        assert (sum(k.hstates[9].nr), k.hstates[9].free_count()) == (0, free)
+
+
+def test_freed_not_waited_for() -> None:
+    """-EBUSY though the page has moved away; it still waits for the work item."""
+    for plant, rc, queued in (False, 0, 0), (True, -EBUSY, 1):
+        k, rcs = run("MHP-2025-33", plant)
+        assert (rcs[-1], len(k.hpage_freelist)) == (rc, queued)
+
+
+def test_poisoned_demoted() -> None:
+    """Sound: -EBUSY, and the 1G page stays. Else it becomes 512 pages of 2M, the first of them marked."""
+    k, rcs = run("HPG-2022-63", False)
+    assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (-EBUSY, 1, 0)
+    k, rcs = run("HPG-2022-63", True)
+    assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (0, 0, 512)
+    assert [hex(f.pfn << 12) for f in k.hstates[9].folios.values() if f.hwpoison] == ["0x100000000"]
+
+
+def test_demoted_one_by_one() -> None:
+    """1G pages keep one vmemmap page of 4096. As a batch the 4097th allocation is one of the second page's restore,
+    which fails: one page is demoted. One by one, it is one of the first page's optimization, which may fail.
+    """
+    k, rcs = run("HVO-2024-39", False)
+    assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (-ENOMEM, 1, 512)
+    k, rcs = run("HVO-2024-39", True)
+    assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (0, 0, 1024)
