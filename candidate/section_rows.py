@@ -201,13 +201,15 @@ def _populate_optimized(
             entries.set(lo, lo + n * period, strided(lo, period, 1, frame, True, tail, rw))
             lo += n * period
         return True
-    entries.set(lo, hi, Shared(tail, rw))
-    if heads:
-        slot = heads.start
-        for frame, n in frames:
-            for at in range(frame, frame + n):
-                entries.set(slot, slot + 1, Pte(at - slot, True))
-                slot += period
+    shared = Shared(tail, rw)
+    slot = heads.start
+    for frame, n in frames:
+        for at in range(frame, frame + n):
+            entries.set(lo, slot, shared)
+            lo = slot + 1
+            entries.set(slot, lo, Pte(at - slot, True))
+            slot += period
+    entries.set(lo, hi, shared)
     return True
 
 

@@ -33,15 +33,17 @@ def run_generated(
     *,
     prefix: Sequence[Op] = (),
     observer: Observer | None = None,
+    deep_share: float = DEEP,
 ) -> tuple[Program, RunOutcome]:
     """Generate and run one program; it ends early where the two sides part.
 
-    The machine is drawn if none is given. New ranges of memory and devices go above `above`. A `prefix` is run first:
-    the beginning of a program of that machine, the boot included, with canonical handle names.
+    The machine is drawn if none is given. `deep_share` is the chance that it is looked at deeply. New ranges of memory
+    and devices go above `above`. A `prefix` is run first: the beginning of a program of that machine, the boot
+    included, with canonical handle names.
     """
     if machine is None:
         machine = choose_machine(draw)
-    deep = draw() < DEEP
+    deep = draw() < deep_share
     pair = Lockstep(machine, profile, full_every=FULL_EVERY, deep=deep)
     live = Live(pair.reference.kernel, pair.candidate.kernel, above)
     out = RunOutcome("ok", None, 0)

@@ -94,11 +94,12 @@ class Trial:
 
 
 def random_program(seed: int, number: int, profile: Profile) -> tuple[Program, RunOutcome]:
-    """Make and run a program; it depends on the seed and the number only, and on what the models do."""
+    """Make and run a program; it depends on the seed and the number only, and on what the models do. Each is looked at
+    deeply, as in `replay`: a mutant is given few programs, and it is not speed that is asked about."""
     draw = Random(seed << 40 | number).random
     turn, other = divmod(number, ANY_ARCH)
     machine = None if other else choose_machine(draw, [*LABELS.values()][turn % len(LABELS)])
-    return run_generated(draw, profile, machine=machine)
+    return run_generated(draw, profile, machine=machine, deep_share=1.0)
 
 
 def corpus_trials() -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = int | str
 """What an operation returned: a count or negative errno, or "bug: ..." or "crash: ..." when the model died."""
@@ -34,6 +34,15 @@ class Difference:
     """One sentence for people."""
     page_class: str = ""
     """"2M" or "1G" when the place belongs to a page of that size."""
+
+
+class Broken(NamedTuple):
+    """How one side alone breaks a law, before it is known which side and in which operation."""
+
+    layer: Layer
+    field: str
+    drift: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

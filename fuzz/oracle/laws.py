@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
-from fuzz.oracle.finding import Difference, Layer
+from fuzz.oracle import books, contents
+from fuzz.oracle.finding import Broken, Difference
 from fuzz.oracle.invariants import without
 from mm.altmap import Altmap
 from mm.hugetlb import folio_at
@@ -30,15 +31,6 @@ from mm.pgtable import PMD_TABLE, PUD_TABLE
 
 UNMANAGED: Final = BOOT_OWNERS | {OWNER_OFFLINE, OWNER_SELFHOSTED}
 """Frames of online memory that the buddy allocator never had, or that a driver took from its count."""
-
-
-class Broken(NamedTuple):
-    """How a law is broken."""
-
-    layer: Layer
-    field: str
-    drift: str
-    detail: str
 
 
 Law = Callable[[Kernel], Broken | None]
@@ -368,4 +360,12 @@ LAWS: Final[tuple[Law, ...]] = (
     holders,
     poison,
     pools,
+    books.runs,
+    books.windows,
+    books.areas,
+    books.busy,
+    books.out_of_use,
+    contents.online_pages,
+    contents.device_pages,
+    contents.migratetypes,
 )

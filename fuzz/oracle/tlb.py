@@ -1,10 +1,13 @@
-"""The invariants of the modelled TLB (mm/tlb.py): no frame is freed while a stale translation of it exists, and no
-valid entry becomes another valid one where the architecture forbids it."""
+"""The invariants of the modelled TLB (mm/tlb.py): no frame is freed while a stale translation of it exists, no valid
+entry becomes another valid one where the architecture forbids it, and no operation ends with a stale translation of
+what is mapped."""
 
 from __future__ import annotations
 
 from fuzz.oracle.finding import Difference
 from mm.kernel import Kernel
+from mm.pgtable import frame_at
+from mm.tlb import RecordingTlb
 
 CLAUSE = "hot-remove-frees-before-flush"
 """docs/findings/0007."""
@@ -19,4 +22,21 @@ def violated(k: Kernel, side: str, used: set[str]) -> Difference | None:
             continue
         field = "stale translation" if stale else "break before make"
         return Difference("frames", f"{side}: {field}", "stale" if stale else "conflict", f"{side}: {text}")
+    return None
+
+
+def left(k: Kernel, side: str) -> Difference | None:
+    """Whether a CPU may still see the old frame of a vmemmap page that has another one by the end of an operation: it
+    would read and write struct pages that are no longer there (Documentation/core-api/cachetlb.rst: a flush follows
+    each change; vmemmap_remap_alloc and vmemmap_remap_free in mm/hugetlb_vmemmap.c, both before they return)."""
+    if not isinstance(k.tlb, RecordingTlb):
+        return None
+    for lo, hi, old in k.tlb.stale:
+        for s, e, new in k.tables.entries.runs(lo, hi):
+            for vpn in (s, min(s + 1, e - 1), e - 1):
+                if frame_at(old, vpn) != frame_at(new, vpn):
+                    text = (
+                        f"{side}: vmemmap page {vpn:#x} has another frame now, and its old translation is not flushed"
+                    )
+                    return Difference("frames", f"{side}: stale translation", "left", text)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from fuzz.oracle import tlb
 from fuzz.oracle.effects import device, huge, memory, pages
 from fuzz.oracle.effects.common import Args, Before, Law, Look, OpLike, SideLike
 from fuzz.oracle.finding import Difference, Outcome
@@ -24,12 +25,12 @@ class Effect(NamedTuple):
 
 
 def missing(effect: Effect, op: OpLike, side: SideLike, rc: Outcome, then: Before, name: str) -> Difference | None:
-    """How the state that an operation left contradicts what it returned."""
+    """How the state that an operation left contradicts what it returned, or what every operation leaves."""
     if isinstance(rc, str):
         return None
     text = effect.law(side, op.args, rc, then, op.result)
     if text is None:
-        return None
+        return tlb.left(side.kernel, name)
     drift = "ok" if rc >= 0 else str(rc)
     return Difference("returns", f"{name}: effect", drift, f"{name}: {op.name} returned {rc}, but {text}")
 

@@ -10,11 +10,13 @@ import fuzz.side
 from fuzz.execute import Lockstep, run_program
 from fuzz.oracle import laws
 from fuzz.program.text import parse
-from mm.kernel import Kernel
+from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory import MemoryBlocks
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, Zone
-from mm.page_alloc import Poisoned
+from mm.page import Compound, Plain, SelfHosted
+from mm.page_alloc import OWNER_PAGES, OWNER_RESERVED, Poisoned
 from mm.pgtable import PMD_TABLE
+from mm.tlb import RecordingTlb
 
 BUSY = """vmm 1
 machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
@@ -57,6 +59,13 @@ def _split(k: Kernel) -> None:
     zone.frags.starts.append(first << k.pages.block_order)  # as no function of the set leaves it
     zone.frags.ends.append((first + 1) << k.pages.block_order)
     zone.frags.total += 1 << k.pages.block_order
+
+
+def _cut_run(k: Kernel) -> None:
+    own = k.memmap.own
+    own.starts.insert(1, own.starts[0] + 8)
+    own.ends.insert(0, own.starts[0] + 8)
+    own.vals.insert(0, own.vals[0])
 
 
 def _take_pageblock(k: Kernel) -> None:
@@ -107,6 +116,30 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "free": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "refcount", 1), "hugetlb.9.free"),
     "lost": (lambda k: k.hstates[9].free[0].popitem(), "hugetlb.9.folios"),
     "type": (lambda k: setattr(next(iter(k.hstates[9].folios.values())), "hugetlb", False), "hugetlb.9.folios"),
+    "cut runs": (lambda k: k.iomem.ends.__setitem__(0, k.iomem.ends[0] + (1 << 40)), "iomem"),
+    "two runs": (_cut_run, "memmap.own"),
+    "empty run": (lambda k: k.pages.cma.starts.append(7) or k.pages.cma.ends.append(7), "cma"),
+    "its own memmap": (lambda k: k.pages.claim(0x200000, 0x200001, OWNER_RESERVED), "selfhosted"),
+    "no memmap": (lambda k: k.memory_blocks.altmaps.pop(64), "selfhosted"),
+    "altmap elsewhere": (lambda k: setattr(k.memory_blocks.altmaps[64], "base_pfn", 1), "altmap"),
+    "area": (lambda k: k.pages.cma.add(0x1000, 0x1200), "cma"),
+    "cma pages": (lambda k: setattr(_zone(k), "cma_pages", 512), "cma"),
+    "memory is gone": (lambda k: k.iomem.set(0x280000, 0x288000, "hotplug"), "resource"),
+    "more RAM": (lambda k: k.iomem.set(0x280000, 0x288000, "ram"), "resource"),
+    "poisoned, in use": (lambda k: k.pages.owners.set(0x3000, 0x3001, OWNER_PAGES), "hwpoison"),
+    "another zone": (lambda k: k.memmap.own.set(0x80, 0x81, Plain(0, 1)), "content"),
+    "raw": (lambda k: k.memmap.own.clear(0x80, 0x81), "content"),
+    "small page in a pool": (lambda k: k.memmap.own.set(0x3200, 0x3240, Plain(0, 1)), "content"),
+    "huge page in none": (lambda k: k.memmap.own.set(0x3800, 0x3A00, Compound(9, 0, 0, 1, "hugetlb")), "content"),
+    "huge page of another order": (
+        lambda k: k.memmap.own.set(0x3200, 0x3400, Compound(8, 0, 0, 1, "hugetlb")),
+        "content",
+    ),
+    "selfhosted": (lambda k: k.memmap.own.set(0x80, 0x81, SelfHosted(0, 0)), "content"),
+    "device of RAM": (lambda k: k.memmap.own.set(0x300000, 0x300040, Plain(0, 4)), "content"),
+    "device of a node": (lambda k: setattr(k.pgmaps[0], "nid", 1), "content"),
+    "device of an order": (lambda k: setattr(k.pgmaps[0], "vmemmap_shift", 10), "content"),
+    "unmovable": (lambda k: k.pageblocks.set(16, 17, MIGRATE_UNMOVABLE), "pageblock"),
 }
 
 
@@ -213,3 +246,15 @@ def test_a_failure_that_leaves_something_behind(monkeypatch: pytest.MonkeyPatch)
     found = run_program(parse(HOT)).finding
     assert found is not None
     assert (found.field, found.drift) == ("reference: effect", "-12")
+
+
+def test_an_operation_that_leaves_old_translations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restoring gives struct pages other frames; without a flush a CPU still has the shared tail page for them."""
+    program = parse(POOL + "hugetlb resize size=2M to=0\n")
+    pair = Lockstep(program.machine)
+    for op in program.ops[:-1]:
+        assert pair.step(op).finding is None
+    monkeypatch.setattr(RecordingTlb, "flush_tlb_all", lambda self: None)
+    found = pair.step(program.ops[-1]).finding
+    assert found is not None
+    assert (found.layer, found.field, found.drift) == ("frames", "reference: stale translation", "left")
