@@ -92,7 +92,7 @@ class Poisoned(Enum):
 class PageAllocator(FreeAreas):
     """All page frames: their owner, reference counts above one, and the zones' free areas."""
 
-    __slots__ = ("freeing", "holders", "hwpoison", "owners", "refs", "short", "spilled", "touched")
+    __slots__ = ("freeing", "holders", "hwpoison", "owners", "refs", "short", "short_of_blocks", "spilled", "touched")
 
     def __init__(self, nodes: list[Node], block_order: int) -> None:
         super().__init__(nodes, block_order)
@@ -108,6 +108,8 @@ class PageAllocator(FreeAreas):
         """Told of frames (first pfn, end pfn) that are about to become free; for `mm.tlb`."""
         self.short = 0
         """How many allocations got less than they asked for; only observers ask."""
+        self.short_of_blocks = 0
+        """How many of them asked for whole pageblocks."""
         self.spilled = 0
         """How many times a populated zone had too little for an allocation, which then went on to the next zone."""
         self.touched: list[tuple[int, int]] = []
@@ -229,6 +231,7 @@ class PageAllocator(FreeAreas):
             self.spilled += 1
         if n:
             self.short += 1
+            self.short_of_blocks += 1
         return out
 
     def _alloc_cma_blocks(self, zone: Zone, size: int, n: int, owner: str, out: Extents) -> int:
@@ -269,6 +272,7 @@ class PageAllocator(FreeAreas):
                 return out
             self.spilled += zone.managed_pages > 0
         self.short += 1
+        self.short_of_blocks += 1
         return out
 
     # -- freeing ----------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def freeze(pair: Lockstep) -> bytes:
     for side in (pair.reference, pair.candidate):
         k = side.kernel
         k.log.clear()
-        k.pages.short, k.pages.spilled = 0, min(k.pages.spilled, 1)
+        k.pages.short, k.pages.short_of_blocks, k.pages.spilled = 0, 0, min(k.pages.spilled, 1)
         faults = k.faults
         faults.first = faults.last = faults.armed = faults.reached = faults.failed = 0
         faults.fired = faults.points = None

@@ -14,6 +14,7 @@ from fuzz.oracle import rules
 from fuzz.oracle.difference import runs_difference
 from fuzz.oracle.finding import Difference
 from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, vmstat
+from fuzz.oracle.parting import Room
 from fuzz.oracle.pieces import Pieces
 from mm.altmap import Altmap
 from mm.hstate import HState
@@ -82,18 +83,22 @@ class Accounting:
         self.unsettled = False
         """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
         self.last = self._look()
-        """Before the operation: the reference's counters, and what the candidate had more."""
+        """Before the operation: the reference's counters, what the candidate had more, and the room in each zone."""
 
-    def _look(self) -> tuple[list[int], list[int]]:
-        """The reference's counters, in the order of `_names`, and what the candidate has more of each."""
+    def _look(self) -> tuple[list[int], list[int], list[int]]:
+        """The reference's counters, in the order of `_names`, and what the candidate has more of each; free pageblocks
+        and free pages of CMA of each zone, the reference's and the candidate's."""
         order = self.ref.pages.block_order
         a, more = vmstat(self.ref, self.cand)
+        room: list[int] = []
         for z, w in self._pairs:
-            free, managed = (z.blocks.total << order) + z.frags.total + z.cma.total, z.managed_pages
+            blocks, cma, their_blocks, their_cma = z.blocks.total, z.cma.total, w.blocks.total, w.cma.total
+            free, managed = (blocks << order) + z.frags.total + cma, z.managed_pages
             a += free, managed
-            theirs = (w.blocks.total << order) + w.frags.total + w.cma.total
+            theirs = (their_blocks << order) + w.frags.total + their_cma
             more += theirs - free, w.managed_pages - managed
-        return a, more
+            room += blocks, cma, their_blocks, their_cma
+        return a, more, room
 
     def blocks_alike(self) -> bool:
         """Whether the same pageblocks are free on both sides."""
@@ -103,14 +108,24 @@ class Accounting:
                 return False
         return True
 
-    def free_before(self, zones: int) -> tuple[list[int], list[int]]:
-        """Free pages of each node before the operation, by side, in its first `zones` zones."""
-        per = len(self._zones) // len(self.ref.nodes)
-        mine, more = (
-            [sum(side[i] for i in self.free[n : n + zones]) for n in range(0, len(self.free), per)]
-            for side in self.last
-        )
-        return mine, [a + b for a, b in zip(mine, more, strict=True)]
+    def room_before(self, zones: int, cma: bool) -> tuple[Room, Room]:
+        """What was free before the operation, by side, in the first `zones` zones of each node; with `cma` also what
+        only movable allocations get."""
+        per, order = len(self._zones) // len(self.ref.nodes), self.ref.pages.block_order
+        a, more, room = self.last
+        sides = Room([], []), Room([], [])
+        for n in range(0, len(self._zones), per):
+            pages, blocks = [0, 0], [0, 0]
+            for zone in range(n, n + zones):
+                i = self.free[zone]
+                for side, free in enumerate((a[i], a[i] + more[i])):
+                    whole, of_cma = room[4 * zone + 2 * side : 4 * zone + 2 * side + 2]
+                    pages[side] += free if cma else free - of_cma
+                    blocks[side] += whole + (of_cma >> order if cma else 0)
+            for side in 0, 1:
+                sides[side].pages.append(pages[side])
+                sides[side].blocks.append(blocks[side])
+        return sides
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
         """Set what the counters must differ by after the operation."""
@@ -135,18 +150,9 @@ class Accounting:
             self.offset[i] += 1
             self.offset[i + MANAGED] += boot
 
-    def kept(self) -> Difference | None:
-        """Whether the candidate counts as much memmap as before the operation."""
-        a, more = self.last
-        vmstat = self.cand.vmstat
-        for i, found in ((MEMMAP, vmstat.nr_memmap), (MEMMAP + 1, vmstat.nr_memmap_boot)):
-            if found != a[i] + more[i]:
-                return self._difference(self._names[i], a[i] + more[i], found)
-        return None
-
     def unsettle(self) -> bool:
         """Boot may have taken its memmap from other zones: whether it did."""
-        _, more = self._look()
+        _, more, _ = self._look()
         self.unsettled = any(more[i + MANAGED] for i in self.free)
         return self.unsettled
 
@@ -177,7 +183,7 @@ class Accounting:
                 and w.struct_pages_initialized - v.struct_pages_initialized == offset[3]
             ):
                 return None
-        a, actual = self._look()
+        a, actual, room = self._look()
         if self.initialized:
             found = actual[INITIALIZED] - offset[INITIALIZED]
             offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
@@ -191,7 +197,7 @@ class Accounting:
         if self.saved != self.leaked:
             used.add("dax-free-pages")
         self.fresh = False
-        self.last = a, actual
+        self.last = a, actual, room
         return None
 
     def _explain(self, actual: list[int], a: list[int], used: rules.Clauses) -> Difference | None:

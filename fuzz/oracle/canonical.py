@@ -81,6 +81,7 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "holders": "the extents of the handles, looked up by frame",
         "nodes": "in the form of the kernel",
         "short": "a running total, of which only the change in an operation is asked",
+        "short_of_blocks": "likewise",
         "spilled": "a running total; whether it is 0 is in the form of the frames",
         "touched": "emptied after each operation",
         "_zonelists": "a cache of what never changes",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from fuzz.oracle import arches, known, laws, rules, tlb
+from fuzz.oracle import arches, known, laws, parting, rules, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -83,7 +83,7 @@ class Oracle:
         """Whether the memory that the operation adds is there in part: a device that could not be added has left it."""
         self._left = RunSet()
         """Frames that hold memmap of devices that could not be added, in their own memory."""
-        self._hit: tuple[rules.User | None, rules.User | None] = None, None
+        self._hit: tuple[parting.User | None, parting.User | None] = None, None
         """Who used the frame that a poisoning operation names."""
         self.parted = False
         """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
@@ -100,7 +100,7 @@ class Oracle:
         """The device memory that the operation has begun to add, if any."""
         self._subsections = RunSet()
         """The subsections that existed before that."""
-        self._short = 0, 0
+        self._short = 0, 0, 0, 0
         self._tails: tuple[Tails, Tails] = {}, {}
         """Names of the shared tail frames, by side."""
         self._pairs: list[tuple[TailName, int, int]] = []
@@ -119,18 +119,27 @@ class Oracle:
             faults.points, cand.faults.points = [], []
         elif faults.points is not None:
             faults.points = cand.faults.points = None
-        self._short = ref.pages.short, cand.pages.short
+        self._short = self._shortages()
         if ref.memory_blocks.tried or cand.memory_blocks.tried:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
-        sub = ref.arch.pages_per_subsection << ref.arch.page_shift
-        self._meets = op.name == "memory add" and ref.sections.subsections.overlaps(
-            op.args["at"] // sub, -(-(op.args["at"] + op.args["size"]) // sub)
-        )
+        self._meets = self._meets_memory(op)
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
-            self._hit = rules.user_of(ref, pfn), rules.user_of(cand, pfn)
+            self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
+
+    def _meets_memory(self, op: OpLike) -> bool:
+        """Whether RAM that the operation names and adds has subsections that are there."""
+        args, sub = op.args, self.ref.arch.pages_per_subsection << self.ref.arch.page_shift
+        if op.name == "memory add":
+            ranges = [(args["at"], args["size"])]
+        elif op.name == "dax create" and args["driver"] == "kmem":
+            ranges = list(zip(args["at"], args["size"], strict=True))
+        else:
+            return False
+        subsections = self.ref.sections.subsections
+        return any(subsections.overlaps(at // sub, -(-(at + size) // sub)) for at, size in ranges)
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
@@ -163,7 +172,7 @@ class Oracle:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
             back = name == "pages free" and self.accounting.astray
-            self.accounting.moved = name in rules.MOVING or len(self.ref.remaps) > 1 or back
+            self.accounting.moved = name in parting.MOVING or len(self.ref.remaps) > 1 or back
             if touched:
                 diff = self._touched(rc)
             else:
@@ -183,7 +192,7 @@ class Oracle:
                 self.terminal = "altmap-left-behind"
             elif diff is None and full:
                 diff = self._everything()
-            if diff is None and name in POISONING and rules.other_holder(self._hit):
+            if diff is None and name in POISONING and parting.other_holder(self._hit):
                 diff = self._parted()
                 self.clauses.add("placement-fork")
                 self.terminal = "placement-fork"
@@ -193,7 +202,7 @@ class Oracle:
                 diff = None
             elif self.history is not None and self.history.altmap_in_error_path(name, rc, rc2):
                 clause = ALTMAP
-                diff = self._check_candidate(self.pieces.slack[1]) or self.accounting.kept()
+                diff = self._check_candidate(self.pieces.slack[1]) or self.history.left_of_block(rc)
             else:
                 clause = self._fork(op, rc, rc2)
                 if clause is not None:
@@ -543,10 +552,19 @@ class Oracle:
             return None
         return "radix-leaf-under-compounds" if under else "dax-partial-section-leaf"
 
+    def _shortages(self) -> tuple[int, int, int, int]:
+        mine, theirs = self.ref.pages, self.cand.pages
+        return mine.short, theirs.short, mine.short_of_blocks, theirs.short_of_blocks
+
+    def _lack(self) -> parting.Lack:
+        """What the operation did not get."""
+        a, b, c, d = (now - before for now, before in zip(self._shortages(), self._short, strict=True))
+        return parting.Lack((a - c, b - d), (c, d))
+
     def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:
         """The terminal clause that explains a difference after this operation, if one does."""
         ref, cand = self.ref, self.cand
-        if rules.another_user(self._hit):
+        if parting.another_user(self._hit):
             return "placement-fork"
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
@@ -554,9 +572,9 @@ class Oracle:
         if op.name == "boot":
             return "boot-preoptimized" if arches.preoptimized_boot(ref, cand) else None
         rcs, refused = (rc, rc2), self._refused()
-        if rules.poison_fork(ref, cand):
+        if parting.poison_fork(ref, cand):
             return "placement-fork"
-        if ref.faults.armed and rules.fault_fork(
+        if ref.faults.armed and parting.fault_fork(
             op.name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts
         ):
             return "fault-fork"
@@ -565,30 +583,30 @@ class Oracle:
             if clause is not None:
                 return clause
         # Restoring huge pages is enough to give a memmap page another frame, with the same pageblocks free.
-        if op.name in rules.MOVING and rules.placement_fork(ref, cand, rcs):
+        if op.name in parting.MOVING and parting.placement_fork(ref, cand, rcs):
             return "placement-fork"
         if not self.parted and added is None:
             return None
-        short = ref.pages.short - self._short[0], cand.pages.short - self._short[1]
-        if added is None and op.name in rules.ADDING and rules.block_fork(ref, cand, rcs, short, refused):
+        lack = self._lack()
+        if added is None and op.name in parting.ADDING and parting.block_fork(ref, cand, rcs, lack, refused):
             return "memory-fork"
-        if op.name == "subblock unplug" and rules.room_fork(ref, cand, rcs, short):
+        room = self.accounting.room_before(ZONE_DEVICE, cma=True)
+        rooms = [room, self.accounting.room_before(ZONE_MOVABLE, cma=False)]
+        fired = ref.faults.fired is not None, cand.faults.fired is not None
+        if op.name == "pages alloc":
+            rooms = rooms[:1] if op.args["movable"] else rooms[1:]
+        if parting.memory_fork(op.name, rcs, lack, fired, rooms, refused, bool(ref.remaps)):
             return "memory-fork"
-        # Pages that stay where they are come from kernel zones only.
-        zones = ZONE_MOVABLE if op.name == "pages alloc" and not op.args["movable"] else ZONE_DEVICE
-        free = self.accounting.free_before(zones)
-        if rules.memory_fork(op.name, rcs, short, free, refused, bool(ref.remaps)):
-            return "memory-fork"
-        if op.name in rules.OFFLINING and rules.crowded_fork(ref, cand, rcs, short, free):
+        if op.name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
             return "placement-fork"
         contig = op.name == "pages contig"
-        if contig and rules.contig_fork(ref, cand, rcs, *(n >> ref.arch.page_shift for n in span(op))):
+        if contig and parting.contig_fork(ref, cand, rcs, *(n >> ref.arch.page_shift for n in span(op))):
             return "placement-fork"
-        if rc == rc2 and (op.name in rules.MOVING or op.name.startswith("hugetlb")):
+        if rc == rc2 and (op.name in parting.MOVING or op.name.startswith("hugetlb")):
             huge = "size" in op.args and not contig
             n = op.args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
             named = contig or op.name in POISONING
             zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if named else None
-            if rules.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
+            if parting.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
                 return "placement-fork"
         return None

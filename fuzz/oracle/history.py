@@ -240,6 +240,19 @@ class History:
         own = at * ref.arch.spp < ref.memory_blocks.pages and block not in ref.memory_blocks.altmaps
         return own and (rc2 == -ENOMEM or (rc2 == 0 and operation.startswith("dax")))
 
+    def left_of_block(self, rc: Outcome) -> Difference | None:
+        """What the candidate has left of the block that the reference died over with `rc`, if it got no block device
+        either. Another failure, at a point that only one side reaches, may leave sections (separate-paths.md, Q12)."""
+        died = _NOT_RAM.match(str(rc))
+        if died is None or self.cand.faults.fired != "BLK":
+            return None
+        blocks, sub = self.cand.memory_blocks, self.cand.arch.pages_per_subsection
+        first = int(died[1], 16) // blocks.pages * blocks.pages
+        left = self.cand.sections.subsections.runs(first // sub, (first + blocks.pages) // sub)
+        if not left:
+            return None
+        return Difference("structpages", "subsections", "extra", f"candidate: block at {first:#x} has sections left")
+
     def _movable(self, new: Runs) -> Difference | None:
         mine, theirs = self.ref.pageblocks, self.cand.pageblocks
         blocks = self.blocks.copy()

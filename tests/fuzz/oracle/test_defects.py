@@ -22,6 +22,7 @@ from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NO
 from mm.page import POISON, Plain, Tail
 from mm.page_alloc import OWNER_MEMMAP, KernelBug
 from mm.pgtable import Pte, Shared, Strided
+from reference.paths import SeparatePaths
 from zoo import Version, reference_version
 
 SMALL = "machine arch=x86_64 page=4K ram=512M nodes=1"
@@ -560,6 +561,14 @@ def reference_lacks(side: sides.Side) -> int:
     return -ENOMEM
 
 
+def reference_has_it(side: sides.Side) -> int:
+    """The candidate says that it has no memory, the reference that it got some; neither did anything."""
+    if isinstance(side.kernel.paths, SeparatePaths):
+        return 0
+    side.kernel.pages.short += 1
+    return -ENOMEM
+
+
 @dataclass(frozen=True)
 class Fork:
     """A program of corpus/regressions, the clause that explains its end, its last operation, and a wrong answer."""
@@ -594,6 +603,9 @@ FORKS = (
     Fork("ppc64-second-page-stays", "fault-fork", "dax create", of_candidate(-ENOMEM)),
     Fork("ppc64-ignored-failure-meets-memory", "fault-fork", "dax create", of_candidate(-EINVAL)),
     Fork("clause-memory-add-meets-what-was-left", "memory-fork", "memory add", of_candidate(-E2BIG)),
+    Fork("clause-kmem-meets-what-was-left", "memory-fork", "dax create", of_candidate(-E2BIG)),
+    # The candidate has more pages that are not of CMA: it does not run out alone.
+    Fork("clause-pages-not-of-cma", "memory-fork", "pages alloc", reference_has_it),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
     # A failure that meets another piece is no reason for another errno.
     Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),

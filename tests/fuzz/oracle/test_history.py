@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from candidate.framework import UnifiedFramework
 from fuzz.execute import Lockstep, RunOutcome, run_ops
 from fuzz.oracle.history import History
 from fuzz.program import parse
@@ -138,6 +139,43 @@ def test_writable_tails_until_the_page_is_restored() -> None:
     assert sum(hi - lo for lo, hi, _ in history(pair).writable.items()) == 4096 - 64
     pair, out = run(text("prehvo-protection", "hugetlb resize size=1G to=0\nhugetlb resize size=1G to=1\n"))
     assert (out.verdict, len(history(pair).writable)) == ("ok", 0)
+
+
+ALTMAP = "history-altmap-in-error-path"
+REBOUND = (
+    "vmm 1\nmachine arch=x86_64 page=4K ram=512M nodes=1 memmap_on_memory=on\nboot\n"
+    "d0 = dax create at=0x20000000 size=128M align=4K\ndax set d0 memmap_on_memory=on\nfail alloc nth=4\n"
+    "dax rebind d0 driver=kmem\n"
+)
+"""ALT, USG, VMB are there, BLK fails; the device's memmap of 512 pages went before."""
+
+
+def test_a_block_without_device_after_a_device_was_unbound() -> None:
+    pair, out = run(REBOUND)
+    assert (out.verdict, out.clauses & {ALTMAP}) == ("explained", {ALTMAP})
+    assert pair.candidate.kernel.vmstat.nr_memmap == 0
+
+
+def test_a_block_without_device_where_the_other_side_failed_before() -> None:
+    """The reference has a root of sections to allocate, so its twentieth point is the block device and the candidate's
+    the last of 16 sections, which leaves 15 of 64 pages (Q12)."""
+    machine = "vmm 1\nmachine arch=ppc64_radix page=4K ram=512M nodes=1 memmap_on_memory=on\nboot\n"
+    pair, out = run(machine + "fail alloc nth=20\nm0 = memory add at=0xc0000000 size=256M memmap_on_memory=on\n")
+    assert (out.verdict, out.clauses & {ALTMAP}) == ("explained", {ALTMAP})
+    assert pair.candidate.kernel.vmstat.nr_memmap == 15 * (16 << 20 >> 12) * 64 // 4096
+
+
+def test_a_block_without_device_that_stays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = UnifiedFramework.sparse_remove_section
+
+    def keep(f: UnifiedFramework, *args: Any) -> None:
+        if f.k.faults.fired is None:
+            remove(f, *args)
+
+    monkeypatch.setattr(UnifiedFramework, "sparse_remove_section", keep)
+    _, out = run(REBOUND)
+    assert out.finding is not None
+    assert out.finding.detail == "candidate: block at 0x20000 has sections left"
 
 
 def test_powerpc_goes_on() -> None:

@@ -1,0 +1,367 @@
+"""Why two sides may part for good: the terminal rules of the ledger.
+
+Each decides from the numbers of both sides whether what differs follows from an intended difference: memory that one
+side no longer needs, points that only one side reaches, frames that lie elsewhere. It is asked once a difference has
+been found that nothing else explains; the program ends there, and the books of either side are looked at first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from fuzz.oracle.pieces import REF_KEEP, shares_tails
+from mm.errno import EBUSY, ENOMEM
+from mm.kernel import Kernel
+from mm.mmzone import ZONE_DEVICE
+from mm.page_alloc import (
+    OWNER_HUGETLB,
+    OWNER_HWPOISON,
+    OWNER_OFFLINE,
+    OWNER_PAGES_MOVABLE,
+    OWNER_SELFHOSTED,
+    Poisoned,
+)
+from mm.pgmap import PgMap
+from mm.runs import RunSet
+
+OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
+"""Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
+MOVING = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
+"""Operations that move pages."""
+ADDING = frozenset({"memory add", "dax create", "dax rebind", "dax state"})
+"""Operations that can add RAM, those of a device by its kmem driver."""
+
+ROOTS = frozenset({"ROOT"})
+"""Points that every operation may reach in other numbers: struct mem_section has another size."""
+DAX_POINTS = frozenset({"TAIL", "VMF"})
+"""Points that creating a DAX device reaches in other numbers: shared tails and kept pages."""
+TABLE_POINTS = frozenset({"VMB", "PTBL", "PGT"})
+"""Points that differ where a part of a section is mapped by a PMD leaf on one side."""
+HOOKS = frozenset({"PTEHOOK", "PMDHOOK"})
+"""Points that only profile `merged` has: page-table updates that can fail."""
+
+Trace = list[tuple[str, int]]
+
+
+def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Counter[str], Counter[str]]:
+    """The first `n` points of a trace by kind: those of other kinds, and those of the `moved` kinds.
+
+    Sums, because a side that adds sections by the row reports the points of a row by kind.
+    """
+    kept: Counter[str] = Counter()
+    out: Counter[str] = Counter()
+    for kind, count in trace:
+        count = min(count, n)
+        n -= count
+        if count:
+            (out if kind in moved else kept)[kind] += count
+    return kept, out
+
+
+def pieces_done(
+    ref: Kernel, ranges: list[tuple[int, int]], order: int, frames: tuple[int, int], drifts: bool = False
+) -> tuple[int, int]:
+    """How many pieces of a device each side has a whole memmap for, when it has taken so many single frames for it.
+    `drifts`: Pieces.addr_pfn_drifts."""
+    spp, per, size = ref.arch.spp, ref.arch.pages_per_section, 1 << order
+    left = list(frames)
+    done = [0, 0]
+    for start, end in ranges:
+        for section in range(start // per * per, end, per):
+            lo, hi = max(section, start), min(section + per, end)
+            heads = (hi - lo) >> order if size < per else int((lo - start) % size == 0)
+            if hi - lo < per and ref.sections.early(lo):
+                needs = 0, 0
+            elif not shares_tails(ref.arch, order, altmap=False):
+                needs = (0, 0) if hi - lo == per else ((hi - lo) // spp,) * 2
+            else:
+                full = (hi - lo) // spp
+                mine = full * (heads > 0) if drifts else REF_KEEP * heads
+                needs = mine, heads if hi - lo == per else full
+            for side in 0, 1:
+                left[side] -= needs[side]
+                done[side] += left[side] >= 0
+    return done[0], done[1]
+
+
+def fault_fork(
+    operation: str,
+    rcs: tuple[int, int],
+    ref: Kernel,
+    cand: Kernel,
+    merged: bool,
+    refused: tuple[int, ...],
+    device: PgMap | None,
+    drifts: bool = False,
+) -> bool:
+    """Whether the injected failures hit different points because the sides' points differ as they should.
+
+    Up to the armed number both sides must have reached the same points once the kinds that may differ are out, as far
+    as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
+    failed allocation must have failed with -ENOMEM, and only then; a side that got further may have met what refuses it
+    with one of `refused`. And it must have got further on one side: a failure in the same piece of the `device` that is
+    added is undone to the same state.
+    """
+    adding = device is not None or operation == "memory add"
+    several = ref.faults.last > ref.faults.first
+    if adding:
+        for rc, k in zip(rcs, (ref, cand), strict=True):
+            if rc not in (0, -ENOMEM) and rc not in refused:
+                return False
+            # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
+            # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
+            altmap = device is not None and device.altmap is not None
+            ways_round = (k is ref and k.arch.compounds_by_pfn) or (altmap and k.arch.memmap_from_ram)
+            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round):
+                continue
+            if several and k.faults.fired:
+                continue
+            if (rc == -ENOMEM) != (k.faults.fired is not None):
+                return False
+    nth = ref.faults.first
+    a, b = ref.faults.points, cand.faults.points
+    if not nth or a is None or b is None:
+        return False
+    moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
+    if device is not None and ref.arch.tails_beside_leaves:
+        # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
+        moved |= TABLE_POINTS
+    mine, out = _first_points(a, nth, moved)
+    theirs, out2 = _first_points(b, nth, moved)
+    if several:
+        all_out, all_out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
+        if all_out != all_out2:
+            return mine <= theirs or theirs <= mine
+        if max(ref.faults.failed, cand.faults.failed) > 1:
+            return False
+        # Both gave up at the first failure, as if it were the only one.
+    if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
+        frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
+        ranges = [] if device is None else device.ranges
+        order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
+        done = pieces_done(ref, ranges, order, frames, drifts)
+        if device is not None and ref.arch.tails_beside_leaves and ref.faults.fired != cand.faults.fired:
+            return out != out2
+        if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
+            return True
+        if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
+            # The reference has mapped the compound page's second page too, which lies behind the section that failed or
+            # in front of it, and stays.
+            return True
+        return done[0] != done[1]
+    if out == out2:
+        return False
+    return mine <= theirs or theirs <= mine
+
+
+class Room(NamedTuple):
+    """What was free before an operation, by node."""
+
+    pages: list[int]
+    blocks: list[int]
+    """Whole pageblocks among them."""
+
+
+class Lack(NamedTuple):
+    """How many allocations of an operation got less than they asked for, by side."""
+
+    pages: tuple[int, int]
+    blocks: tuple[int, int]
+    """Those of whole pageblocks."""
+
+
+Rooms = list[tuple[Room, Room]]
+"""The room of the reference and of the candidate, for each set of zones that an operation may allocate from."""
+
+
+def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
+    """Whether a side that ran out of pages, or of pageblocks, had less of them on some node than the other; where both
+    ran out, whether they had as much."""
+    for short, mine, theirs in (
+        (lack.pages, room[0].pages, room[1].pages),
+        (lack.blocks, room[0].blocks, room[1].blocks),
+    ):
+        if all(short):
+            if mine != theirs:
+                return True
+        elif any(short):
+            poor, rich = (mine, theirs) if short[0] else (theirs, mine)
+            if any(a < b for a, b in zip(poor, rich, strict=True)):
+                return True
+    return False
+
+
+def memory_fork(
+    operation: str,
+    rcs: tuple[int, int],
+    lack: Lack,
+    fired: tuple[bool, bool],
+    rooms: Rooms,
+    refused: tuple[int, ...],
+    device: bool,
+) -> bool:
+    """Whether a side ran out of memory that the other had, which may then have met what refuses it with one of
+    `refused`.
+
+    `fired`: whether an injected failure hit a side; without one only a side that ran out says -ENOMEM or -EBUSY, unless
+    both do (a pool that may not grow, a gigantic page that cannot move). `device`: whether the operation adds or takes
+    away device memory; then it takes other amounts on the two sides, else the side that ran out must have had less.
+    What may differ is how far it got: it failed with -ENOMEM, a pool took what it could, a huge page that another moved
+    to stayed as it was, or a memmap got base pages for want of a block.
+    """
+    ran_out = [any(short) for short in zip(lack.pages, lack.blocks, strict=True)]
+    if not any(ran_out):
+        return False
+    alike = rcs[0] == rcs[1] and operation not in ADDING
+    for rc, short, hit in zip(rcs, ran_out, fired, strict=True):
+        if rc < 0 and rc not in refused and not (rc in (-ENOMEM, -EBUSY) and (alike or short or hit)):
+            return False
+    if not device and not any(had_less(lack, room) for room in rooms):
+        return False
+    # A memmap without -ENOMEM: one had a block where the other took base pages; or kmem went without a range.
+    return -ENOMEM in rcs or operation.startswith("hugetlb") or operation in MOVING | ADDING | {"memory hard_offline"}
+
+
+def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lack: Lack, refused: tuple[int, ...]) -> bool:
+    """Whether adding memory found a block for the memmap on one side only, and the injected failure hit a point of the
+    base pages that the other side took instead, or another point for having passed those, or none.
+
+    Base pages begin with their table. The side that took them must have run short, and up to there both sides must
+    have reached the same points; a side that got further may have met what refuses it with one of `refused`.
+    """
+    a, b = ref.faults.points, cand.faults.points
+    if not a or not b or any(rc not in (0, -ENOMEM) and rc not in refused for rc in rcs):
+        return False
+    base = [next((i for i, (kind, _) in enumerate(points) if kind in ("PTBL", "VMF")), None) for points in (a, b)]
+    if (base[0] is None) == (base[1] is None):
+        return False
+    poor = 0 if base[1] is None else 1
+    before = (a, b)[poor][: base[poor]]
+    n = sum(count for _, count in before)
+    mine, theirs = (_first_points(points, n, ROOTS)[0] for points in (before, (a, b)[1 - poor]))
+    return lack.blocks[poor] > 0 and (mine <= theirs or theirs <= mine)
+
+
+def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
+    """Whether a block, or a part of one, that was to go has frames that cannot move on one side only, which said so.
+
+    The other side has moved what was in the way, or has tried to.
+    """
+    if not set(rcs) <= {0, -EBUSY, -ENOMEM}:
+        return False
+    for lo, hi in {*ref.memory_blocks.tried, *cand.memory_blocks.tried}:
+        stuck = [
+            any(
+                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON, OWNER_OFFLINE)
+                for _, _, owner in k.pages.owners.runs(lo, hi)
+            )
+            for k in (ref, cand)
+        ]
+        if stuck[0] != stuck[1] and rcs[stuck[1]] == -EBUSY:
+            return True
+    return False
+
+
+def crowded_fork(
+    ref: Kernel, cand: Kernel, rcs: tuple[int, int], short: tuple[int, int], room: tuple[Room, Room]
+) -> bool:
+    """Whether a block that was to go offline held more pages of programs on the side that said -EBUSY, which found no
+    room for them on the other nodes (do_migrate_range looks there first, mm/memory_hotplug.c).
+
+    `short`: how many allocations of pages got less than they asked for, by side; `room` before the operation. What a
+    side had to move is what it moved, which the other nodes have less now, and what is left in the block.
+    """
+    if sorted(rcs) != [-EBUSY, 0]:
+        return False
+    stuck = rcs.index(-EBUSY)
+    busy = (ref, cand)[stuck]
+    nids = {busy.sections.nid.get(lo // busy.arch.pages_per_section) for lo, _ in busy.memory_blocks.tried}
+    to_move = []
+    for k, before in zip((ref, cand), room, strict=True):
+        others = [node for node in k.nodes if node.nid not in nids]
+        now = sum(zone.free_pages(k.arch.pmd_order) for node in others for zone in node.zones[:ZONE_DEVICE])
+        left = sum(
+            hi - lo
+            for first, end in k.memory_blocks.tried
+            for lo, hi, owner in k.pages.owners.runs(first, end)
+            if owner == OWNER_PAGES_MOVABLE
+        )
+        to_move.append(sum(before.pages[node.nid] for node in others) - now + left)
+    return short[stuck] > 0 and to_move[stuck] > to_move[1 - stuck]
+
+
+def contig_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lo: int, hi: int) -> bool:
+    """Whether a range that was to be allocated holds a frame that cannot move on one side only, which said -EBUSY."""
+    if rcs.count(-EBUSY) != 1:
+        return False
+    k = ref if rcs[0] == -EBUSY else cand
+    return any(owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE) for _, _, owner in k.pages.owners.runs(lo, hi))
+
+
+User = tuple[str | None, int]
+
+
+def user_of(k: Kernel, pfn: int) -> User:
+    """The owner of a frame, and how many frames its holder has if it is a program's movable page."""
+    return k.pages.owners.get(pfn), sum(n for _, n in k.pages.holders.get(pfn) or ())
+
+
+def other_holder(hit: tuple[User | None, User | None]) -> bool:
+    """Whether the frame that was poisoned is a movable page of another program on the other side: what each has left
+    shows when it frees it."""
+    mine, theirs = hit
+    return mine is not None and theirs is not None and mine != theirs and mine[0] == theirs[0]
+
+
+def another_user(hit: tuple[User | None, User | None]) -> bool:
+    """Whether the frame that a poisoning operation names was not used for the same on the two sides. What it is decides
+    what the kernel says, even whether it dies. Huge pages lie at the same place on both sides.
+    """
+    return hit[0] != hit[1] and OWNER_HUGETLB not in [user[0] for user in hit if user]
+
+
+def poison_fork(ref: Kernel, cand: Kernel) -> bool:
+    """Whether a poisoned frame was not used for the same on the two sides.
+
+    Which single frame a memmap page or a program's page gets is not compared. Poison makes it visible: a frame that is
+    freed with the mark on it is lost.
+    """
+    mine, theirs = ref.pages.hwpoison, cand.pages.hwpoison
+    lost = (pfn for pfn in mine.keys() & theirs.keys() if Poisoned.LEAKED in (mine[pfn], theirs[pfn]))
+    return any(mine[pfn] is not theirs[pfn] for pfn in lost)
+
+
+def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
+    """Whether an operation took different huge pages, of `n` pages, because the first choice was not free on the other
+    side.
+
+    The first choice is the lowest address in the highest zone of the node that is preferred, CMA pageblocks last. It
+    may have become free since: the operation itself frees what optimization saves.
+    """
+    mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
+    first: list[tuple[bool, int, int, bool, int, Kernel]] = []
+    for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
+        only = a.copy()
+        for lo, hi in b.items():
+            only.remove(lo, hi)
+        for block in only.starts:
+            pfn = block << k.arch.pmd_order
+            zone = k.pages.zone_of.get(pfn)
+            if zone is not None:
+                first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn in k.pages.cma, pfn, other))
+    if not first:
+        return False
+    *_, pfn, other = min(first, key=lambda choice: choice[:5])
+    pfn &= -n
+    return not other.pages.is_free(pfn, pfn + n) or any(lo < pfn + n and pfn < hi for lo, hi in other.pages.touched)
+
+
+def _blocks_touched(k: Kernel) -> RunSet:
+    """Pageblocks that the operation took or gave back as wholes."""
+    order = k.arch.pmd_order
+    out = RunSet()
+    for lo, hi in k.pages.touched:
+        if (lo | hi) & ((1 << order) - 1) == 0:
+            out.add(lo >> order, hi >> order)
+    return out
