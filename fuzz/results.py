@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SOURCES: Final = ("mm", "reference", "candidate", "fuzz", "zoo", "corpus")
+SOURCES: Final = ("mm", "reference", "candidate", "fuzz", "live", "zoo", "corpus")
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def sources() -> str:
     digest = hashlib.sha256()
     for folder in SOURCES:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".toml", ".vmm"):
+            if path.suffix in (".py", ".toml", ".vmm", ".answers"):
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

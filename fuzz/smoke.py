@@ -1,8 +1,9 @@
 """`vmemmap-fuzz smoke`: is this checkout able to find bugs, and does it find one?
 
-Three parts. The corpus is replayed. Known defects are planted, one after the other, and each must be found, minimized
-and reported within `PLANT_PROGRAMS` programs: a fuzzer that finds nothing must first show that it would. Which ones
-follows from the sources (`rotation`). Then both models are fuzzed as they are.
+Three parts. The corpus is replayed, and held against what a real kernel answered. Known defects are planted, one after
+the other, and each must be found, minimized and reported within `PLANT_PROGRAMS` programs: a fuzzer that finds nothing
+must first show that it would. Which ones follows from the sources
+(`rotation`). Then both models are fuzzed as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from random import Random
 from time import monotonic
 from typing import Any, Final
 
+from fuzz.answers import check
 from fuzz.campaign import start
 from fuzz.campaign.campaign import Summary
 from fuzz.campaign.helper import settle
@@ -30,12 +32,14 @@ from fuzz.program.text import parse_file
 from fuzz.progress import Progress
 from fuzz.races.trial import hunt
 from fuzz.results import sources
+from live.answers import SUFFIX, AnswersError
+from live.recorded import FOLDER, load, programs
 from zoo import DEFECTS, Defect, Version, name_of, planted, reference_version
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 HISTORY: Final = ROOT / "corpus" / "history"
 """Programs that show what an older reference did; against 7.3 they show nothing."""
-CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions")
+CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions", FOLDER)
 PLANTED: Final = 3
 """Defects that one smoke plants."""
 PLANT_PROGRAMS: Final = 12_000
@@ -52,7 +56,7 @@ class Replayed:
 
     path: Path
     verdict: str
-    """"ok", "explained", "finding", or "error" where the file is no program."""
+    """"ok", "explained", "finding", or "error" where the file is no program or holds no answers."""
     detail: str = ""
     reference: Version = "v7.3"
 
@@ -176,8 +180,11 @@ def replay_corpus(profile: Profile, progress: Progress, reference: Version = "v7
     paths += sorted(HISTORY.glob("*.vmm"))
     versions: tuple[Version, ...] = "v7.3", "v7.0-base"
     out += [replay(path, profile, version) for path in paths[len(out) :] for version in versions]
+    recorded = programs([FOLDER]) if reference == "v7.3" else []
+    out += [replay_answers(path, profile) for path in recorded]
     bad = [entry for entry in out if entry.bad]
     progress.say(f"corpus: {len(paths)} programs replayed, {len(bad)} with a difference or an error")
+    progress.say(f"  {len(recorded)} of them against what a real kernel answered, too")
     for entry in bad:
         progress.say(f"  {entry.path}: {entry.detail}")
     return out
@@ -191,6 +198,19 @@ def replay(path: Path, profile: Profile, reference: Version) -> Replayed:
     except ProgramError as error:
         return Replayed(path, "error", str(error), reference)
     return Replayed(path, out.verdict, out.finding.signature if out.finding else "", reference)
+
+
+def replay_answers(path: Path, profile: Profile) -> Replayed:
+    """Hold both models against what a real kernel answered to one program."""
+    answers = path.with_suffix(SUFFIX)
+    try:
+        wrong = check(load(path), profile).wrong
+    except (ProgramError, AnswersError) as error:
+        return Replayed(answers, "error", str(error))
+    if wrong is None:
+        return Replayed(answers, "ok")
+    side, finding = wrong
+    return Replayed(answers, "finding", f"{side} and Linux: {finding.detail}")
 
 
 def rotation(digest: str | None = None) -> list[Defect]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -12,12 +13,17 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fuzz.findings import Report, check_writable, write
+from fuzz.answers import check_all
+from fuzz.findings import Report, check_writable
+from fuzz.findings import write as write_report
+from fuzz.program.errors import ProgramError
+from live.beside import LINE
 from live.conform import conform, cpus, run_files
 from live.diff import diff
 from live.errors import LiveError
-from live.install import LINE, Kit, cache_folder, make_kit, offered
+from live.install import Kit, cache_folder, make_kit, offered
 from live.packages import Apt
+from live.recorded import FOLDER, load, programs
 from live.tally import UNSEEN, Tally
 from zoo import DEFECTS, find, planted
 
@@ -41,6 +47,13 @@ class Accel(StrEnum):
     kvm = "kvm"
 
 
+class ProfileName(StrEnum):
+    """Which text of the series the candidate follows."""
+
+    posted = "posted"
+    merged = "merged"
+
+
 KERNEL = "A kernel image, or a version such as 7.3 or 6.12.113 to fetch from the Debian archive."
 KernelOption = Annotated[str, typer.Option(help=KERNEL)]
 ModulesOption = Annotated[
@@ -50,6 +63,10 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Program i depends on the s
 WorkersOption = Annotated[int, typer.Option(min=0, help="Emulators side by side; 0: one for each CPU.")]
 AccelOption = Annotated[Accel, typer.Option(help="auto: KVM if the machine has it, else emulation.")]
 ReportsOption = Annotated[Path, typer.Option(help="Folder for findings, one folder each.")]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="Keep programs and what the kernel said in this folder (live replay).", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -60,8 +77,11 @@ def guarded(command: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except LiveError as error:
+        except (LiveError, ProgramError) as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            typer.echo(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", err=True)
             raise typer.Exit(2) from None
 
     return run  # type: ignore[return-value]
@@ -107,7 +127,7 @@ def _report(total: Tally, reports: Path, engine: str, plant: str | None = None) 
         check_writable(reports)
     for one, _ in total.kinds():
         report = Report(one.finding, one.program, one.original, engine, one.repeats, one.minimal)
-        write(report, reports / "live", "posted", plant)
+        write_report(report, reports / "live", "posted", plant)
 
 
 def _finish(total: Tally, title: str, facts: dict[str, Any], as_json: bool) -> None:
@@ -137,6 +157,7 @@ def conform_command(
     plant: Annotated[
         str | None, typer.Option(help="Put a known defect into the model, such as ACC-2026-03, to see it found.")
     ] = None,
+    record: RecordOption = None,
     reports: ReportsOption = Path("reports"),
     as_json: JsonOption = False,
 ) -> None:
@@ -145,7 +166,7 @@ def conform_command(
         raise LiveError(f"there is no defect {plant}; known: {', '.join(sorted(DEFECTS))}")
     kit = _kit(kernel, modules, accel)
     with planted(*([find(plant)] if plant else [])):
-        total = conform(kit, programs, seed, workers or cpus(), Progress())
+        total = conform(kit, programs, seed, workers or cpus(), Progress(), record)
     _report(total, reports, "live conform", plant)
     _finish(total, f"Linux {kit.version}", {"kernel": kit.version, "seed": seed, "accel": kit.accel}, as_json)
 
@@ -158,15 +179,78 @@ def run_command(
     modules: ModulesOption = None,
     workers: WorkersOption = 0,
     accel: AccelOption = Accel.auto,
+    record: RecordOption = None,
     reports: ReportsOption = Path("reports"),
     as_json: JsonOption = False,
 ) -> None:
     """Programs from files on a running kernel, beside the reference model."""
     paths = _paths(files)
     kit = _kit(kernel, modules, accel)
-    total, skipped = run_files(kit, paths, workers or cpus(), Progress())
+    total, skipped = run_files(kit, paths, workers or cpus(), Progress(), record)
     _report(total, reports, "live run")
     _finish(total, f"Linux {kit.version}", {"kernel": kit.version, "not_run": skipped}, as_json)
+
+
+@app.command("replay")
+@guarded
+def replay_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Programs with answers; a folder stands for those in it.  [default: corpus/live]"),
+    ] = None,
+    profile: Annotated[ProfileName, typer.Option(help="Of the candidate.")] = ProfileName.posted,
+    as_json: JsonOption = False,
+) -> None:
+    """Both models against what a kernel said when --record was given; no kernel and no emulator is needed.
+
+    The reference must agree in everything; the candidate up to the first operation at which a clause of the ledger lets
+    it differ.
+    """
+    begin = time.process_time()
+    results = list(check_all(files or [FOLDER], profile.value))
+    wrong = [(one, *one.wrong) for one in results if one.wrong is not None]
+    facts = {
+        "programs": len(results),
+        "operations": sum(one.reference.operations for one in results),
+        "operations_of_candidate": sum(one.candidate.operations for one in results),
+        "seconds": round(time.process_time() - begin, 2),
+        "explained": dict(Counter(name for one in results for name in one.reference.explained)),
+        "differences": [
+            {"file": str(one.path), "side": side, "signature": found.signature, "detail": found.detail}
+            for one, side, found in wrong
+        ],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        counts = f"{facts['programs']} programs, {facts['operations']} operations of the reference"
+        counts += f", {facts['operations_of_candidate']} of the candidate"
+        typer.echo(f"{counts}: {len(wrong)} differences, {facts['seconds']} s")
+        for one, side, found in wrong:
+            typer.echo(f"{one.path}: {side}: {found.operation}: {found.detail}")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command("choose")
+@guarded
+def choose_command(
+    folder: Annotated[Path, typer.Argument(metavar="FROM", help="Programs with answers.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, made if need be.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the fewest recorded programs that show what all show, each as long as it has to be."""
+    from live.choose import choose, write
+
+    recorded = [load(path) for path in programs([folder])]
+    chosen = choose(recorded)
+    out.mkdir(parents=True, exist_ok=True)
+    size = sum(write(one, out) for one in chosen)
+    operations = sum(len(one.answers.steps) - 1 for one in chosen)
+    facts = {"from": len(recorded), "programs": len(chosen), "operations": operations, "bytes": size}
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo(f"{len(chosen)} of {len(recorded)} programs, {operations} operations, {size} bytes")
 
 
 def _paths(files: list[Path]) -> list[Path]:

@@ -9,15 +9,16 @@ allocations make.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from fuzz.oracle.finding import Difference, Outcome
 from live.folios import HugeFolio
 from live.mirror import model_blocks, model_ptes
-from live.observe import Snapshot
-from live.pagetable import PTRS, Leaf, decode
+from live.pagetable import PTRS, Entry, Leaf, decode
 from live.placement import GIGANTIC, ToldAllocator
+from live.snapshot import Snapshot
 from mm.folio import Folio
 from mm.kernel import Kernel
 from mm.mmzone import Zone
@@ -39,6 +40,7 @@ that later begin at such a struct page (demoted, or allocated where a gigantic p
 those made later in the zone do too) are free with a count of 1, and cannot be dissolved. See docs/live.md."""
 SPP: Final = 64
 
+K = TypeVar("K")
 Pairs = frozenset[tuple[int, int]]
 """(model's frame, kernel's frame) of pages that both map."""
 
@@ -67,7 +69,12 @@ class Comparison:
     def __init__(self, k: Kernel, live: Snapshot) -> None:
         self.k = k
         self.start = Counters(live, *_model_counters(k), [0] * len(live.free))
-        self._pairs: dict[int, tuple[object, object, Pairs]] = {}
+        self._pairs: dict[int, Pairs] = {}
+        self._mine: Counter[int] = Counter()
+        self._its: Counter[int] = Counter()
+        self._both: Counter[tuple[int, int]] = Counter()
+        self._runs: set[tuple[int, int, Mapping]] = set()
+        self._mapped: dict[int, Entry] = {}
         self.boot_hvo: set[int] = set()
         """Gigantic pages that have shared a tail frame made at boot, by their first pfn."""
         self.boot_zones = {zone for _, zone in self._gigantic(live)}
@@ -226,27 +233,42 @@ class Comparison:
     # -- mapping ----------------------------------------------------------------------------------------------------
 
     def _mapping(self, live: Snapshot) -> Difference | None:
-        entries = self.k.tables.entries
-        wanted = {pmd for lo, hi, _ in entries.items() for pmd in range(lo // PTRS, -(-hi // PTRS))}
-        union: set[tuple[int, int]] = set()
-        for section in sorted(wanted | live.mapping.keys()):
-            runs = entries.runs(section * PTRS, (section + 1) * PTRS)
-            entry = live.mapping.get(section)
-            known = self._pairs.get(section)
-            if known is not None and known[0] == runs and known[1] == entry:
-                union |= known[2]
-                continue
-            got = _section_pairs(section, runs, entry)
+        for section in sorted(self._changed(live)):
+            runs = self.k.tables.entries.runs(section * PTRS, (section + 1) * PTRS)
+            got = _section_pairs(section, runs, live.mapping.get(section))
             if isinstance(got, Difference):
                 return got
-            self._pairs[section] = runs, entry, got
-            union |= got
-        mine = {a for a, _ in union}
-        its = {b for _, b in union}
-        if not len(mine) == len(its) == len(union):
-            text = f"frames are shared differently: {len(mine)} frames in the model, {len(its)} in the kernel"
-            return Difference("mapping", "sharing", "+" if len(its) > len(mine) else "-", text)
+            was = self._pairs.get(section, frozenset())
+            self._count(was - got, -1)
+            self._count(got - was, 1)
+            self._pairs[section] = got
+        mine, its = len(self._mine), len(self._its)
+        if not mine == its == len(self._both):
+            text = f"frames are shared differently: {mine} frames in the model, {its} in the kernel"
+            return Difference("mapping", "sharing", "+" if its > mine else "-", text)
         return None
+
+    def _changed(self, live: Snapshot) -> set[int]:
+        """Sections whose memmap either side maps otherwise than when it was compared last."""
+        runs, mapping = set(self.k.tables.entries.items()), live.mapping
+        out = {pmd for lo, hi, _ in runs ^ self._runs for pmd in range(lo // PTRS, -(-hi // PTRS))}
+        was = self._mapped
+        out |= {section for section in was.keys() | mapping.keys() if was.get(section) != mapping.get(section)}
+        self._runs, self._mapped = runs, mapping
+        return out
+
+    def _count(self, pairs: Pairs, by: int) -> None:
+        """Sections that map a frame, by the model's name for it, the kernel's, and both."""
+        for pair in pairs:
+            _count(self._mine, pair[0], by)
+            _count(self._its, pair[1], by)
+            _count(self._both, pair, by)
+
+
+def _count(counts: Counter[K], key: K, by: int) -> None:
+    counts[key] += by
+    if not counts[key]:
+        del counts[key]
 
 
 def _section_pairs(

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from fuzz.program.model import Program
 from fuzz.program.text import parse_file
+from live.answers import digest
+from live.beside import MakePaths
 from live.crew import Progress, Task, pieces, run_crew
 from live.generate import PROFILES, Profile
 from live.guest import Template
 from live.install import Kit
 from live.layout import boot_ops, layout, why_not
-from live.pair import MakePaths, Pair
+from live.pair import Pair
 from live.qemu import Hardware
+from live.recorder import Recorder
 from live.runner import MakeStage, Match
 from live.tally import Tally
 from reference.paths import SeparatePaths
@@ -59,10 +62,24 @@ def cpus() -> int:
 
 
 def conform(
-    kit: Kit, programs: int, seed: int, workers: int | None = None, progress: Progress | None = None
-) -> Tally:  # fmt: skip
-    """Run `programs` random programs; what was found."""
-    return run_crew(beside_model(kit), random_tasks(programs), seed, workers or cpus(), progress)
+    kit: Kit,
+    programs: int,
+    seed: int,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    record: Path | None = None,
+) -> Tally:
+    """Run `programs` random programs; what was found. What the kernel said is kept in the folder `record`."""
+    recorder = _recorder(record, f"live conform --programs {programs} --seed {seed}", kit)
+    return run_crew(beside_model(kit), random_tasks(programs), seed, workers or cpus(), progress, recorder)
+
+
+def _recorder(folder: Path | None, made: str, kit: Kit, names: dict[str, str] | None = None) -> Recorder | None:
+    if folder is None:
+        return None
+    recorder = Recorder(folder, made, kit.accel, names or {})
+    recorder.prepare()
+    return recorder
 
 
 def random_tasks(programs: int) -> list[Task]:
@@ -87,8 +104,14 @@ def file_tasks(paths: list[Path]) -> tuple[list[Task], dict[str, str]]:
 
 
 def run_files(
-    kit: Kit, paths: list[Path], workers: int | None = None, progress: Progress | None = None
+    kit: Kit,
+    paths: list[Path],
+    workers: int | None = None,
+    progress: Progress | None = None,
+    record: Path | None = None,
 ) -> tuple[Tally, dict[str, str]]:
-    """Run each file. Second: file -> why it was not run."""
+    """Run each file. Second: file -> why it was not run. What the kernel said is kept in the folder `record`."""
     tasks, skipped = file_tasks(paths)
-    return run_crew(beside_model(kit), tasks, 0, workers or cpus(), progress), skipped
+    names = {digest(parse_file(path)): path.stem for path in paths} if record else {}
+    recorder = _recorder(record, "live run", kit, names)
+    return run_crew(beside_model(kit), tasks, 0, workers or cpus(), progress, recorder), skipped

@@ -20,6 +20,7 @@ from fuzz.lifeline import die_with_parent
 from live.errors import LiveError
 from live.generate import Profile
 from live.minimal import smallest
+from live.recorder import Recorder
 from live.runner import Item, MakeStage, Runner, Stage
 from live.tally import Tally
 
@@ -48,9 +49,10 @@ Order = tuple[Task, frozenset[str]]
 class Worker:
     """What one worker process does; `work` is its life."""
 
-    def __init__(self, make: MakeStage, seed: int) -> None:
+    def __init__(self, make: MakeStage, seed: int, recorder: Recorder | None = None) -> None:
         self.make = make
         self.seed = seed
+        self.recorder = recorder
         self.stage: Stage | None = None
         self.profile: Profile | None = None
         self.known: set[str] = set()
@@ -66,7 +68,7 @@ class Worker:
             begin = time.perf_counter()
             self.stage, self.profile = self.make(task.profile), task.profile
             tally.spend("boot", time.perf_counter() - begin)
-        runner = Runner(task.profile, self.stage, tally, self.seed)
+        runner = Runner(task.profile, self.stage, tally, self.seed, self.recorder)
         for item in task.items:
             found = runner.item(item)
             if found is None:
@@ -81,10 +83,10 @@ class Worker:
         return tally
 
 
-def _worker(make: MakeStage, seed: int, orders: Connection, parent: int) -> None:
+def _worker(make: MakeStage, seed: int, recorder: Recorder | None, orders: Connection, parent: int) -> None:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    worker = Worker(make, seed)
+    worker = Worker(make, seed, recorder)
     while True:
         order: Order | None = orders.recv()
         if order is None:
@@ -101,7 +103,14 @@ def _worker(make: MakeStage, seed: int, orders: Connection, parent: int) -> None
             break
 
 
-def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progress: Progress | None = None) -> Tally:
+def run_crew(
+    make: MakeStage,
+    tasks: list[Task],
+    seed: int,
+    workers: int,
+    progress: Progress | None = None,
+    recorder: Recorder | None = None,
+) -> Tally:
     """Run all tasks; what was done and found. An interrupt (Ctrl-C) ends it early with what there is so far."""
     todo = list(tasks)
     total = Tally()
@@ -111,7 +120,9 @@ def run_crew(make: MakeStage, tasks: list[Task], seed: int, workers: int, progre
     try:
         for _ in range(min(workers, len(todo))):
             mine, its = context.Pipe()
-            process: BaseProcess = context.Process(target=_worker, args=(make, seed, its, os.getpid()), daemon=True)
+            process: BaseProcess = context.Process(
+                target=_worker, args=(make, seed, recorder, its, os.getpid()), daemon=True
+            )
             process.start()
             its.close()
             processes.append(process)

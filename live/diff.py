@@ -16,15 +16,16 @@ from typing import Any, Final
 from fuzz.oracle.finding import Difference
 from fuzz.program.model import Op
 from live.agent import GuestDied
+from live.answers import Answer
 from live.conform import cpus, file_tasks, make_template
 from live.crew import Progress, Task, pieces, run_crew
 from live.faults import AREAS, Target, arm, disarm
 from live.generate import PROFILES, Profile
 from live.guest import Guest, Template
 from live.install import Kit
-from live.observe import Snapshot
 from live.pagetable import SECTION_PFNS, Leaf, decode
 from live.runner import Engine, Item, MakeStage, Match, Step
+from live.snapshot import Snapshot
 from live.tally import Tally
 from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
 from live.triage import triage
@@ -132,6 +133,8 @@ class Versus:
         self.spent = {"guests": 0.0, "compare": 0.0}
         self.left_out: Counter[str] = Counter()
         self.faults = all(life.guest.faults for life in self.lives)
+        self.release = ""
+        self.answers: list[Answer] = []
         self.nth = 0
         """Number of the allocation that the next operation fails, in the area that it works in."""
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from fuzz.program.model import Op, make_op
 from live.layout import SECTION
-from live.observe import Snapshot
+from live.snapshot import Snapshot
 from live.translate import Names
 from mm.dax import LEAST_NAMESPACE
 from mm.machine import Machine

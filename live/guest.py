@@ -12,10 +12,11 @@ from live.agent import Agent, GuestDied
 from live.errors import LiveError
 from live.faults import Ranges, prepare
 from live.layout import Layout
-from live.observe import Observer, Snapshot
+from live.observe import Observer
 from live.pagetable import GuestMemory
 from live.qemu import Hardware, Qemu, Saved
 from live.ram import Ram
+from live.snapshot import Snapshot
 
 DEVICES = "/sys/bus/dax/devices"
 DRIVERS = "/sys/bus/dax/drivers"
@@ -74,6 +75,8 @@ class Template:
         self.devices: list[str] = []
         self.namespaces: dict[tuple[int, int], str] = {}
         self.faults: Ranges | None = None
+        self.release = ""
+        """Of its kernel, as uname says it."""
         self.log = ""
         """What the kernel printed while it booted."""
         self._ram = Ram(hardware.nodes)
@@ -84,6 +87,8 @@ class Template:
             agent = Agent(qemu.agent)
             agent.hello()
             self.log = qemu.console()
+            (release,) = agent.read(("/proc/sys/kernel/osrelease",))
+            self.release = release.decode().strip() if isinstance(release, bytes) else "unknown"
             self._prepare(agent)
             qemu.cr3 = qemu.read_cr3()
             guest = Guest(qemu, len(hardware.nodes), self.devices, None)

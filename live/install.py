@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from live.beside import LINE
 from live.errors import LiveError
 from live.initramfs import build
 from live.packages import Apt, PackageError
 from live.qemu import Emulator
 
-LINE: Final = "7.3"
-"""The kernel that the reference models."""
 FLAVOUR: Final = "amd64"
 KEEP: Final = 6
 EMULATOR: Final = "qemu-system-x86_64"

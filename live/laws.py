@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from live.folios import HugeFolio
-from live.observe import Snapshot
 from live.pagetable import PTRS, SECTION_PFNS, Leaf, decode
+from live.snapshot import Snapshot
 
 SPP: Final = 64
 """Struct pages of a vmemmap page."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import array
 
 from live.folios import HugeFolio
-from live.observe import Pool, Snapshot
 from live.pagetable import PTRS, Entry, Leaf
 from live.placement import ToldAllocator
+from live.snapshot import Pool, Snapshot
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
 from mm.mmzone import ZONE_NAMES

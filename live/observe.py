@@ -7,12 +7,12 @@ of noise is the kernel's own small allocations.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Final
 
 from live.agent import Agent
-from live.folios import HugeFolio, huge_folios
-from live.pagetable import Entry, GuestMemory, StructPages, sections
+from live.folios import huge_folios
+from live.pagetable import GuestMemory, StructPages, sections
+from live.snapshot import Pool, Snapshot
 
 ORDERS: Final = {9: "2048kB", 18: "1048576kB"}
 HUGEPAGES: Final = "/sys/kernel/mm/hugepages/hugepages-{}/"
@@ -25,37 +25,6 @@ _COMPLAINT = re.compile(
     r"BUG[: ]|WARNING: |Bad page|Oops|general protection|Kernel panic|kernel BUG|refcount|unable to handle"
     r"|list_(add|del) corruption|page dumped because|negative"
 )
-
-
-@dataclass(slots=True)
-class Pool:
-    """One hstate; lists are by node."""
-
-    nr: list[int]
-    free: list[int]
-    surplus: list[int]
-    resv: int
-    overcommit: int
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What was seen. Counters are in pages."""
-
-    nr_memmap: int = 0
-    nr_memmap_boot: int = 0
-    nr_page_table_pages: int = 0
-    managed: int = 0
-    """MemTotal: pages that the buddy allocator manages, all zones."""
-    free: list[int] = field(default_factory=list)
-    """Free pages of each node, per-cpu lists included."""
-    pools: dict[int, Pool] = field(default_factory=dict)
-    blocks: dict[int, str] = field(default_factory=dict)
-    """Memory block -> "offline", or the name of the zone it is online in."""
-    mapping: dict[int, Entry] = field(default_factory=dict)
-    folios: dict[int, HugeFolio] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
-    """Lines of the kernel's log that no healthy kernel prints."""
 
 
 class Observer:

@@ -4,64 +4,52 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from fuzz.oracle.finding import Difference, Outcome
 from fuzz.program.model import Op
-from fuzz.side import Side
 from live.agent import GuestDied
-from live.compare import Comparison
+from live.answers import Answer
+from live.beside import DAX_REUSE_THROUGH_LEAF, Beside, MakePaths, walks_through_leaf
 from live.faults import BEYOND, EXPECTED, RETRIES, Target, arm, disarm, number, points, target
 from live.generate import Profile
 from live.guest import Guest, Template
-from live.mirror import model_snapshot
-from live.observe import Snapshot
 from live.pagetable import FRAME, PTRS, Leaf, decode
-from live.placement import new_folios, tell, told
-from live.runner import BOOT, Step
+from live.placement import new_folios
+from live.runner import Step
+from live.snapshot import Snapshot
 from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
 from live.triage import triage
-from mm.kernel import Kernel
-from mm.vmemmap import VmemmapPaths
 from reference.paths import SeparatePaths
-
-DAX_REUSE_THROUGH_LEAF = "dax-reuse-through-leaf"
-"""Linux 7.3: compound_section_tail_page takes the PMD leaf of a boot section for a page table. See docs/live.md."""
-
-MakePaths = Callable[[Kernel], VmemmapPaths]
 
 
 class Pair:
     """One life of a guest and a model beside it."""
 
     def __init__(self, profile: Profile, template: Template, make_paths: MakePaths = SeparatePaths) -> None:
-        self.model = Side(profile.machine, told(make_paths))
+        self.beside = Beside(profile.machine, profile.reserves, template.first, make_paths)
+        self.model = self.beside.model
         self.names = Names(profile.machine, template.layout.region, template.namespaces)
         self.spent = {"guest": 0.0, "look": 0.0, "model": 0.0, "compare": 0.0}
-        for op in profile.reserves:
-            self.model.run(op)
-        tell(self.model.kernel, Snapshot(), template.first)
         self.left_out: Counter[str] = Counter()
         self.nth = 0
         """Number of the allocation point that the next operation fails."""
-        self.booted = self.model.run(BOOT)
-        self.comparison = Comparison(self.model.kernel, template.first)
-        self.explained = self.comparison.explained
-        self.first = model_snapshot(self.model.kernel)
-        self.seen = template.first
+        self.explained = self.beside.comparison.explained
+        self.first = self.beside.state()
         self.started = template.first
+        self.release = template.release
+        self.answers = [Answer(len(profile.reserves), "boot", 0, template.first)]
+        """What the kernel said so far."""
         self.faults = template.faults is not None
         self.guest: Guest = template.start()
 
+    @property
+    def seen(self) -> Snapshot:
+        """What the kernel showed last."""
+        return self.beside.seen
+
     def opening(self) -> Step:
-        """What differs right after the boot; there, the boot counter is compared as it is."""
-        found = self.comparison.difference("boot", self.booted, 0, self.seen)
-        if found is None:
-            mine, its = self.model.kernel.vmstat.nr_memmap_boot, self.seen.nr_memmap_boot
-            if mine != its:
-                text = f"nr_memmap_boot after boot: {mine} in the model, {its} in the kernel"
-                found = Difference("accounting", "nr_memmap_boot", "+" if its > mine else "-", text)
-        return self._step("boot", (self.booted, 0), found)
+        """What differs right after the boot."""
+        return self._step("boot", (self.beside.booted, 0), self.beside.opening())
 
     def refusal(self, op: Op) -> str | None:
         """Why an operation cannot be done live in this state."""
@@ -76,7 +64,7 @@ class Pair:
         nth, self.nth = self.nth, 0
         aim = self._target(op, nth)
         try:
-            rc: Outcome = perform(op, self.guest, self.names)
+            rc = perform(op, self.guest, self.names)
             fired = aim is not None and disarm(self.guest.agent)
             times.append(time.perf_counter())
             seen = self.guest.look(op.name in CHANGES_BLOCKS)
@@ -88,17 +76,18 @@ class Pair:
         except UnexpectedRefusal as error:
             return self._step(op.name, (0, 0), Difference("returns", "setup", "changed", str(error)), dead=True)
         times.append(time.perf_counter())
-        tell(self.model.kernel, self.seen, seen)
         if fired and aim is not None:
             seen.complaints = [line for line in seen.complaints if EXPECTED not in line]
             self.model.kernel.faults.nth = number(self.model, op, new_folios(self.seen, seen), aim, nth)
-        before, mine = self.seen, self.model.run(op)
-        self.seen = seen
+        before, mine = self.seen, self.beside.run(op, seen)
+        answer = Answer(self.answers[-1].at + 1, op.name, rc, seen)
         times.append(time.perf_counter())
-        if rc == 0 and isinstance(mine, str) and "compound_section_tail_page" in mine and self._through_leaf(before):
+        if rc == 0 and walks_through_leaf(mine) and self._through_leaf(before):
             self.explained.add(DAX_REUSE_THROUGH_LEAF)
+            self.answers.append(answer._replace(deviation=DAX_REUSE_THROUGH_LEAF))
             return Step((mine, rc), ended=True)
-        step = self._step(op.name, (mine, rc), self.comparison.difference(op.name, mine, rc, seen))
+        self.answers.append(answer)
+        step = self._step(op.name, (mine, rc), self.beside.compare(op, mine, rc))
         times.append(time.perf_counter())
         for name, begin, end in zip(self.spent, times, times[1:], strict=False):
             self.spent[name] += end - begin
@@ -127,7 +116,7 @@ class Pair:
             return Step(outcomes)
         states = None
         if not dead:
-            states = (self.first, model_snapshot(self.model.kernel)), (self.started, self.seen)
+            states = (self.first, self.beside.state()), (self.started, self.seen)
         return Step(outcomes, found, triage(operation, found, outcomes, states))
 
     def _through_leaf(self, before: Snapshot) -> bool:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from live.folios import HugeFolio, list_order
-from live.observe import Snapshot
 from live.pagetable import SECTION_PFNS, Leaf, decode
+from live.snapshot import Snapshot
 from mm.kernel import Kernel
 from mm.memblock import Memblock
 from mm.mmzone import ZONE_NORMAL, Zone

@@ -15,8 +15,11 @@ from typing import Any, Final, NamedTuple, Protocol
 from fuzz.generate.program import run_generated
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
+from live.answers import Answer, digest
+from live.beside import BOOT
 from live.generate import Draw, Profile
-from live.observe import Snapshot
+from live.recorder import Recorder
+from live.snapshot import Snapshot
 from live.tally import Disagreement, Tally
 from live.translate import Names
 
@@ -24,7 +27,6 @@ LENGTH: Final = 20
 """Operations of a random program."""
 TRIES: Final = 8
 """Operations refused in a row before the program goes on without one."""
-BOOT: Final = Op("boot")
 
 
 class Step(NamedTuple):
@@ -51,6 +53,10 @@ class Match(Protocol):
     """Reason -> parts of operations that were left out on both sides."""
     faults: bool
     """Whether allocations can be made to fail."""
+    release: str
+    """Of the kernel whose answers are kept."""
+    answers: list[Answer]
+    """What that kernel has said so far, beginning right after the boot; empty where there are two kernels."""
 
     @property
     def names(self) -> Names:
@@ -101,19 +107,23 @@ Item = int | Engine | Program
 class Runner:
     """Runs programs of one profile on one stage."""
 
-    def __init__(self, profile: Profile, stage: Stage, tally: Tally, seed: int = 0) -> None:
+    def __init__(
+        self, profile: Profile, stage: Stage, tally: Tally, seed: int = 0, recorder: Recorder | None = None
+    ) -> None:
         self.profile = profile
         self.stage = stage
         self.tally = tally
         self.seed = seed
+        self.recorder = recorder
 
     def item(self, item: Item) -> Disagreement | None:
         """Run a program and count it; what was found."""
         if isinstance(item, Program):
-            return self.run(self.given(item.ops[len(self.profile.reserves) + 1 :]))
+            name = self.recorder.names.get(digest(item), "") if self.recorder else ""
+            return self.run(self.given(item.ops[len(self.profile.reserves) + 1 :]), name=name)
         if isinstance(item, Engine):
             return self.run(self.engine(Random(self.seed << 32 | item.number)))
-        return self.run(self.drawn(Random(self.seed << 32 | item)))
+        return self.run(self.drawn(Random(self.seed << 32 | item)), name=f"{self.seed}-{item:06}")
 
     # -- where operations come from ---------------------------------------------------------------------------------
 
@@ -157,8 +167,8 @@ class Runner:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def run(self, following: Following, count: bool = True) -> Disagreement | None:
-        """Run what `following` yields, up to the first difference."""
+    def run(self, following: Following, count: bool = True, name: str = "") -> Disagreement | None:
+        """Run what `following` yields, up to the first difference. What the kernel says is kept under the name."""
         begin = time.perf_counter()
         match = self.stage.begin()
         begun = time.perf_counter()
@@ -180,8 +190,10 @@ class Runner:
                         tally.count_op(op, machine, step.outcomes[1])
                     if step.difference is not None or step.ended:
                         break
+            program = Program(machine, (*self.profile.reserves, BOOT, *done))
+            if name and self.recorder is not None and match.answers:
+                self.recorder.keep(name, program, match.release, match.answers)
             if step.difference is not None:
-                program = Program(machine, (*self.profile.reserves, BOOT, *done))
                 found = Disagreement(finding(step, operation), program, len(program.ops) + left_out, step.triage)
         finally:
             if count:

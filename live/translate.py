@@ -16,8 +16,9 @@ from fuzz.program.model import Op
 from fuzz.program.real import WITHOUT_COUNTERPART
 from live.faults import NEEDED, ONCE
 from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
-from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS, Snapshot
+from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS
 from live.pagetable import SECTION_PFNS
+from live.snapshot import Snapshot
 from mm.dax import LEAST_NAMESPACE
 from mm.machine import Machine
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from fuzz.oracle.finding import Difference, Outcome
 from live.laws import Law, broken
-from live.observe import Snapshot
+from live.snapshot import Snapshot
 
 WHERE: Final = {
     "boot": "hugetlb_bootmem_alloc and memmap_init (mm/hugetlb.c, mm/mm_init.c)",

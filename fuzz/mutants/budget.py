@@ -1,4 +1,5 @@
-"""The smoke that a mutant has to survive, in so many seconds of CPU time: trials, the zoo, the panel, and what is near.
+"""The smoke that a mutant has to survive, in so many seconds of CPU time: trials, what a real kernel answered, the zoo,
+the panel, and what is near.
 
 Before any mutant the baseline runs it all, and records which lines each part runs; a mutant is given the parts that run
 its line and no others. Time that is left goes to programs a step or two away from these. Unit tests have no say.
@@ -14,6 +15,7 @@ from time import process_time
 from types import CodeType
 from typing import Final
 
+from fuzz.answers import against_candidate, unexcused
 from fuzz.engines.collector import paused
 from fuzz.execute import run_program
 from fuzz.generate.program import run_affordable
@@ -25,6 +27,7 @@ from fuzz.oracle.ledger import clauses
 from fuzz.program.model import Program
 from fuzz.program.mutate import mutate
 from fuzz.program.text import parse
+from live.recorded import FOLDER, Recorded, load, programs, replay
 from zoo import planted
 from zoo.defect import Defect
 from zoo.registry import DEFECTS
@@ -45,6 +48,8 @@ class Budget:
     seed: int
     trials: dict[str, Trial]
     defects: dict[str, tuple[Defect, Program]]
+    answers: dict[str, tuple[Recorded, int]] = field(default_factory=dict)
+    """Programs that a real kernel has run, and for how many operations the candidate must do the same."""
     times: dict[str, float] = field(default_factory=dict)
     used: dict[str, set[str]] = field(default_factory=dict)
     """Clauses of the ledger that each trial of the corpus exercises."""
@@ -58,7 +63,9 @@ class Budget:
     def load(cls, seconds: float, seed: int) -> Budget:
         """The budget with the corpus and the zoo of this checkout."""
         defects = {f"zoo {d.id}": (d, parse(d.program)) for d in DEFECTS.values() if d.program}
-        return cls(seconds, seed, {trial.name: trial for trial in corpus_trials()}, defects)
+        kernel = (load(path) for path in programs([FOLDER]))
+        answers = {f"kernel {r.path.stem}": (r, unexcused(r.program, POSTED.profile)) for r in kernel}
+        return cls(seconds, seed, {trial.name: trial for trial in corpus_trials()}, defects, answers)
 
     # -- without a mutant -------------------------------------------------------------------------------------------
 
@@ -78,6 +85,12 @@ class Budget:
                 next_is(name)
                 if kill := self._defect(name):
                     return kill
+            for name in self.answers:
+                next_is(name)
+                begin = process_time()
+                if kill := self._kernel(name):
+                    return kill
+                self.times[name] = process_time() - begin
             end = process_time() + RECORDED * self.seconds
             for trial in random_trials():
                 next_is(trial.name)
@@ -117,7 +130,7 @@ class Budget:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         parents: list[tuple[Setting, Program]] = []
         try:
-            for kill in self._parts(mutant, parents):
+            for kill in self._parts(mutant, parents, kernel=seconds is None):
                 if kill is not None or process_time() > end:
                     return kill
             rng = Random(self.seed)
@@ -136,17 +149,18 @@ class Budget:
             signal.setitimer(signal.ITIMER_PROF, 0)
         return None
 
-    def _parts(self, mutant: Mutant, parents: list[tuple[Setting, Program]]) -> Iterator[Kill | None]:
-        """What runs the mutant's line, part by part, the quickest first."""
+    def _parts(self, mutant: Mutant, parents: list[tuple[Setting, Program]], kernel: bool) -> Iterator[Kill | None]:
+        """What runs the mutant's line, part by part, the quickest first; what a kernel answered only if wanted."""
         names = self.covering.of_line(mutant)
         trials = sorted((name for name in names if name in self.trials), key=lambda name: self.times[name])
         corpus = [name for name in trials if self.trials[name].program is not None]
         drawn = [name for name in trials if self.trials[name].program is None]
         oracle = mutant.package == "fuzz.oracle"
         before = {setting: self._exercised(setting) for setting in (POSTED, MERGED, PAST)}
-        for name in corpus if oracle else sorted(trials, key=lambda name: self.times[name]):
+        answers = names & self.answers.keys() if kernel else set()
+        for name in corpus if oracle else sorted([*trials, *answers], key=lambda name: self.times[name]):
             _rearm()
-            yield self._trial(self.trials[name], parents)
+            yield self._kernel(name) if name in answers else self._trial(self.trials[name], parents)
         for setting, clauses_before in before.items():
             idle = clauses_before - self._exercised(setting)
             if idle:
@@ -185,6 +199,17 @@ class Budget:
                 parents.append((trial.setting, program.bare()))
         if trial.program is not None:
             self.used[trial.name] = used
+        return None
+
+    def _kernel(self, name: str) -> Kill | None:
+        """Whether either side does something else than a real kernel did."""
+        recorded, until = self.answers[name]
+        for side, result in (
+            ("reference", replay(recorded)),
+            ("candidate", against_candidate(recorded, POSTED.profile, until)),
+        ):
+            if result.finding is not None:
+                return Kill("kernel", f"{side}: {result.finding.signature}", name)
         return None
 
     def _defect(self, name: str) -> Kill | None:

@@ -33,7 +33,7 @@ class Kill(NamedTuple):
     """What noticed the mutant."""
 
     by: str
-    """finding, crash, surface, clause, zoo, panel, signature; the process's own end adds timeout and death."""
+    """finding, crash, surface, kernel, clause, zoo, panel, signature; the process's own end adds timeout and death."""
     what: str
     where: str
     """corpus file, defect, or program of the seed."""

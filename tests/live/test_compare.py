@@ -11,9 +11,9 @@ from fuzz.side import Side
 from live.compare import BOOT_TAIL_REFCOUNT, Comparison
 from live.folios import HugeFolio
 from live.mirror import model_snapshot
-from live.observe import Pool, Snapshot
 from live.pagetable import Leaf
 from live.placement import tell, told
+from live.snapshot import Pool, Snapshot
 from mm.kernel import Kernel
 from mm.machine import Machine
 from reference.paths import SeparatePaths

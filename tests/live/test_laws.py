@@ -11,8 +11,8 @@ from fuzz.program.model import make_op
 from fuzz.side import Side
 from live.laws import LAWS, broken
 from live.mirror import model_snapshot
-from live.observe import Snapshot
 from live.placement import tell, told
+from live.snapshot import Snapshot
 from live.triage import triage
 from mm.machine import Machine
 from reference.paths import SeparatePaths

@@ -6,7 +6,7 @@ import pytest
 
 from fuzz.program.model import make_op
 from live.guest import Guest
-from live.observe import Pool, Snapshot
+from live.snapshot import Pool, Snapshot
 from live.translate import Names, refusal
 from mm.machine import Machine
 
