@@ -104,15 +104,15 @@ class Lockstep:
         oracle.before(op)
         law = effects.LAWS.get(op.name) if self.deep else None
         if law is not None:
-            then = law.look(self.reference, op.args), law.look(self.candidate, op.args)
+            seen = effects.before(law, op, self.reference), effects.before(law, op, self.candidate)
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
         full = self.full_every > 0 and self.steps % self.full_every == 0
         finding = oracle.after(op, rc, rc2, full)
         if law is not None and finding is None:
-            found = effects.missing(law, op, self.reference, rc, then[0], "reference")
-            found = found or effects.missing(law, op, self.candidate, rc2, then[1], "candidate")
+            found = effects.missing(law, op, self.reference, rc, seen[0], "reference")
+            found = found or effects.missing(law, op, self.candidate, rc2, seen[1], "candidate")
             finding = None if found is None else oracle.effect(op, found, (rc, rc2))
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True

@@ -72,7 +72,7 @@ def runs(k: Kernel) -> Broken | None:
 
 def windows(k: Kernel) -> Broken | None:
     """Of a memory block that holds its own memmap, the frames that its altmap gave out belong to the memmap, and once
-    it is online all that were set aside (mhp_init_memmap_on_memory, mm/memory_hotplug.c); no others ever do."""
+    it is online all that were set aside (mhp_init_memmap_on_memory, mm/memory_hotplug.c); of no other block."""
     blocks, owners = k.memory_blocks, k.pages.owners
     aside = RunSet()
     for block, altmap in blocks.altmaps.items():
@@ -86,7 +86,9 @@ def windows(k: Kernel) -> Broken | None:
             return Broken("frames", "selfhosted", "missing", text)
         aside.add(first, first + altmap.capacity)
     for lo, hi, owner in owners.items():
-        if owner == OWNER_SELFHOSTED and not aside.covers(lo, hi):
+        # Adding that failed leaves what it had taken, in memory that is no block.
+        blockless = blocks.zone.get(lo // blocks.pages) is None
+        if owner == OWNER_SELFHOSTED and not aside.covers(lo, hi) and not blockless:
             return Broken("frames", "selfhosted", "extra", f"frames {lo:#x}..{hi:#x} are set aside for no memmap")
     return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from fuzz.oracle import tlb
-from fuzz.oracle.effects import device, huge, memory, pages
+from fuzz.oracle.effects import answers, device, huge, memory, pages
 from fuzz.oracle.effects.common import Args, Before, Law, Look, OpLike, SideLike
 from fuzz.oracle.finding import Difference, Outcome
 
@@ -22,13 +22,30 @@ class Effect(NamedTuple):
     look: Look
     """What the law wants to know of the state before."""
     law: Law
+    rule: answers.Rule
+    """Which answers the state before allows."""
 
 
-def missing(effect: Effect, op: OpLike, side: SideLike, rc: Outcome, then: Before, name: str) -> Difference | None:
-    """How the state that an operation left contradicts what it returned, or what every operation leaves."""
+class Seen(NamedTuple):
+    """The state before an operation, as far as its law and its rule want it."""
+
+    then: Before
+    allowed: answers.Answers
+
+
+def before(effect: Effect, op: OpLike, side: SideLike) -> Seen:
+    """Look at a side before the operation."""
+    return Seen(effect.look(side, op.args), answers.allowed(effect.rule, side, op.args))
+
+
+def missing(effect: Effect, op: OpLike, side: SideLike, rc: Outcome, seen: Seen, name: str) -> Difference | None:
+    """How the state that an operation left contradicts what it returned, or the state that it found, or what every
+    operation leaves."""
     if isinstance(rc, str):
         return None
-    text = effect.law(side, op.args, rc, then, op.result)
+    text = effect.law(side, op.args, rc, seen.then, op.result)
+    if text is None and (rc > 0 or (seen.allowed is not None and rc not in seen.allowed)):
+        text = f"the state before allows {sorted(seen.allowed or ())}"
     if text is None:
         return tlb.left(side.kernel, name)
     drift = "ok" if rc >= 0 else str(rc)
@@ -40,32 +57,32 @@ def nothing(side: SideLike, args: Args) -> None:
 
 
 LAWS: Final = {
-    "memory online": Effect(memory.block_before, memory.online),
-    "memory offline": Effect(memory.block_before, memory.offline),
-    "dax online": Effect(memory.block_before, memory.online),
-    "dax offline": Effect(memory.block_before, memory.offline),
-    "memory add": Effect(memory.range_before, memory.added),
-    "memory remove": Effect(memory.ranges_before, memory.removed),
-    "memory unplug": Effect(memory.ranges_before, memory.gone),
-    "subblock unplug": Effect(memory.subblock_before, memory.unplugged),
-    "subblock plug": Effect(memory.subblock_before, memory.plugged),
-    "hugetlb resize": Effect(huge.pool_before, huge.resized),
-    "hugetlb overcommit": Effect(nothing, huge.overcommitted),
-    "hugetlb demote": Effect(huge.pool_before, huge.demoted),
-    "hugetlb map": Effect(huge.pool_before, huge.mapped),
-    "hugetlb unmap": Effect(huge.user_before, huge.unmapped),
-    "hugetlb flush": Effect(nothing, huge.flushed),
-    "hugetlb dissolve": Effect(nothing, huge.dissolved),
-    "memory hard_offline": Effect(huge.at_before, huge.failed),
-    "memory soft_offline": Effect(huge.at_before, huge.soft_offlined),
-    "memory unpoison": Effect(huge.at_before, huge.unpoisoned),
-    "dax create": Effect(device.iomem_before, device.created),
-    "dax destroy": Effect(device.device_before, device.destroyed),
-    "dax rebind": Effect(device.device_before, device.rebound),
-    "dax set": Effect(device.device_before, device.set),
-    "dax state": Effect(device.device_before, device.state),
-    "pages alloc": Effect(nothing, pages.allocated),
-    "pages contig": Effect(nothing, pages.contiguous),
-    "pages free": Effect(pages.extents_before, pages.freed),
+    "memory online": Effect(memory.block_before, memory.online, answers.onlined),
+    "memory offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "dax online": Effect(memory.block_before, memory.online, answers.onlined),
+    "dax offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "memory add": Effect(memory.range_before, memory.added, answers.added),
+    "memory remove": Effect(memory.ranges_before, memory.removed, answers.removed),
+    "memory unplug": Effect(memory.ranges_before, memory.gone, answers.unplugged),
+    "subblock unplug": Effect(memory.subblock_before, memory.unplugged, answers.subblock_unplug),
+    "subblock plug": Effect(memory.subblock_before, memory.plugged, answers.subblock_plug),
+    "hugetlb resize": Effect(huge.pool_before, huge.resized, answers.resize),
+    "hugetlb overcommit": Effect(nothing, huge.overcommitted, answers.anything),
+    "hugetlb demote": Effect(huge.pool_before, huge.demoted, answers.demote),
+    "hugetlb map": Effect(huge.pool_before, huge.mapped, answers.mapped),
+    "hugetlb unmap": Effect(huge.user_before, huge.unmapped, answers.unmapped),
+    "hugetlb flush": Effect(nothing, huge.flushed, answers.flush),
+    "hugetlb dissolve": Effect(nothing, huge.dissolved, answers.dissolve),
+    "memory hard_offline": Effect(huge.at_before, huge.failed, answers.hard_offline),
+    "memory soft_offline": Effect(huge.at_before, huge.soft_offlined, answers.soft_offline),
+    "memory unpoison": Effect(huge.at_before, huge.unpoisoned, answers.unpoison),
+    "dax create": Effect(device.iomem_before, device.created, answers.created),
+    "dax destroy": Effect(device.device_before, device.destroyed, answers.destroyed),
+    "dax rebind": Effect(device.device_before, device.rebound, answers.rebound),
+    "dax set": Effect(device.device_before, device.set, answers.attribute),
+    "dax state": Effect(device.device_before, device.state, answers.kmem_state),
+    "pages alloc": Effect(nothing, pages.allocated, answers.allocated),
+    "pages contig": Effect(nothing, pages.contiguous, answers.contiguous),
+    "pages free": Effect(pages.extents_before, pages.freed, answers.freed),
 }
 """By operation."""

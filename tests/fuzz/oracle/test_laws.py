@@ -258,3 +258,50 @@ def test_an_operation_that_leaves_old_translations(monkeypatch: pytest.MonkeyPat
     found = pair.step(program.ops[-1]).finding
     assert found is not None
     assert (found.layer, found.field, found.drift) == ("frames", "reference: stale translation", "left")
+
+
+ANSWERS = {
+    "memory online": (HOT + "memory online m0 block=0 zone=movable", -133),
+    "memory offline": (ONLINE + "memory offline m0 block=0", -16),
+    "memory remove": (HOT + "memory remove m0", -22),
+    "memory unplug": (ONLINE + "memory unplug m0", -16),
+    "memory add": (BEFORE + "m0 = memory add at=0x200000000 size=256M", -7),
+    "subblock unplug": (ONLINE + "subblock unplug m0 block=0 first=1 count=2", -16),
+    "subblock plug": (IDLE["subblock plug"], -22),
+    "hugetlb resize": (BEFORE + "hugetlb resize size=2M to=8", -12),
+    "hugetlb demote": (BEFORE + "hugetlb resize size=1G to=1\nhugetlb demote size=1G count=1", -2),
+    "hugetlb map": (POOL + "u0 = hugetlb map size=2M count=8", -12),
+    "hugetlb unmap": (IDLE["hugetlb unmap"], -19),
+    "hugetlb flush": (BEFORE + "hugetlb flush", -12),
+    "hugetlb dissolve": (POOL + "hugetlb dissolve at=0x3200000", -2),
+    "memory hard_offline": (BEFORE + "memory hard_offline at=0x3000000", -16),
+    "memory soft_offline": (BEFORE + "memory soft_offline at=0x3000000", -5),
+    "memory unpoison": (IDLE["memory unpoison"], -16),
+    "dax create": (BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M", -17),
+    "dax destroy": (IDLE["dax destroy"], -19),
+    "dax rebind": (IDLE["dax rebind"], -16),
+    "dax set": (IDLE["dax set"], -16),
+    "dax state": (KMEM + "dax state d0 state=offline", -16),
+    "dax online": (KMEM + "dax online d0 block=0 zone=movable", -133),
+    "dax offline": (IDLE["dax offline"], -16),
+    "pages alloc": (BEFORE + "p0 = pages alloc count=10 node=0", -12),
+    "pages contig": (BEFORE + "p0 = pages contig at=0x8000000 size=2M", -16),
+    "pages free": (IDLE["pages free"], -19),
+}
+"""Programs, and an errno that the kernel gives elsewhere, but not in the state that the last operation finds."""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("positive", [False, True])
+def test_an_answer_that_the_state_does_not_allow(monkeypatch: pytest.MonkeyPatch, name: str, positive: bool) -> None:
+    text, errno = ANSWERS[name]
+    answer = 1 if positive else errno
+    program = parse(text + "\n")
+    last = program.ops[-1].args
+    entry = fuzz.side.ENTRIES[name]
+    monkeypatch.setitem(
+        fuzz.side.ENTRIES, name, lambda side, args, result: answer if args is last else entry(side, args, result)
+    )
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.field, found.operation) == ("reference: effect", name)
