@@ -31,6 +31,12 @@ from fuzz.program.text import format as format_program
 from mm.arch import ARCHES
 from mm.errno import errno_name
 
+LEADING: Final = {
+    "EHWPOISON": ("memory hard_offline", "memory offline", "dax offline"),
+    "ENOMEM": ("pages alloc",),
+}
+"""Other operations that lead to an outcome."""
+
 Label = str
 """An architecture with its page size: x86_64/4K."""
 
@@ -190,8 +196,8 @@ def explore(
 ) -> Iterator[Surface]:
     """Random programs, the architectures in turn and equally long, until the time is up; yields after each program.
 
-    Every other program aims at an operation that has an empty cell, as long as there is one. An architecture that has
-    none left is still fuzzed: the run is also a search for differences.
+    Every other program aims at an empty cell, as long as there is one: at its operation and what leads there. An
+    architecture that has none left is still fuzzed: the run is also a search for differences.
     """
     labels = list(labels)
     share = seconds / len(labels)
@@ -204,8 +210,9 @@ def explore(
             number += 1
             draw = random.random
             machine = choose_machine(draw, LABELS[label])
-            missing = {cell.operation for cell in surface.empty_on([label])} if number % 2 == 0 else set()
-            table = aimed(draw, sorted(missing & MAKERS.keys())) if missing else ALL
+            missing = surface.empty_on([label]) if number % 2 == 0 else []
+            goals = [(c.operation, LEADING.get(c.outcome, ())) for c in missing if c.operation in MAKERS]
+            table = aimed(draw, goals) if goals else ALL
             with paused():
                 surface.record(*run_generated(draw, profile, table, machine))
             yield surface

@@ -202,7 +202,7 @@ def poison_address(draw: Draw, live: Live) -> int:
     kernel = live.kernel
     page = kernel.arch.page
     waiting = kernel.hpage_freelist
-    if waiting and draw() >= 0.5:
+    if waiting and draw() >= 0.1:
         return waiting[int(draw() * len(waiting))].pfn * page
     x = draw()
     if x < 0.55:
@@ -220,7 +220,10 @@ def poison_address(draw: Draw, live: Live) -> int:
             if owners.vals[i] in _PROGRAMS:
                 return (owners.starts[i] + int(draw() * (owners.ends[i] - owners.starts[i]))) * page
     if x < 1 - RAW:
-        device = live.devices[int(draw() * len(live.devices))] if live.devices and draw() < 0.3 else None
+        device = None
+        if live.devices and draw() < 0.3:  # rather one that is system RAM
+            devices = [device for device in live.devices for _ in range(3 if device.driver == "kmem" else 1)]
+            device = devices[int(draw() * len(devices))]
         at, size = device.ranges[0] if device else _some_range(draw, live)
         return at + int(draw() * (size // page)) * page
     return poisoned_address(draw, live) if draw() < 0.4 else raw_address(draw)
@@ -432,7 +435,7 @@ def device_block(draw: Draw, live: Live, device: Device, online: bool) -> int:
             for i, block in enumerate(numbers)
             if (state := blocks.zone.get(block)) is not None and (state != MemoryBlocks.OFFLINE) is online
         ]
-        if blocks.nr_hwpoison and not online and draw() >= 0.5:
+        if blocks.nr_hwpoison and draw() >= 0.5:  # which may go offline, and not come back
             fitting = [i for i in fitting if numbers[i] in blocks.nr_hwpoison] or fitting
         if fitting:
             return fitting[int(draw() * len(fitting))]

@@ -388,12 +388,18 @@ def table(names: Collection[str] = WEIGHTS) -> Table:
 ALL: Final = table()
 
 
-def aimed(draw: Draw, names: Sequence[str]) -> Table:
-    """A random subset of the operations, and one of `names` as often as a third of all."""
+def aimed(draw: Draw, goals: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    """A random subset of the operations, and that of one of the `goals` as often as a third of all; what leads there,
+    if a goal names such operations, as often again."""
     others = swarm(draw)
-    if not names:
+    if not goals:
         return others
-    return others + (MAKERS[names[int(draw() * len(names))]],) * (len(others) // 2)
+    name, leading = goals[int(draw() * len(goals))]
+    share = len(others) // 2
+    table = others + (MAKERS[name],) * share
+    for other in leading:
+        table += (MAKERS[other],) * (share // len(leading))
+    return table
 
 
 def swarm(draw: Draw) -> Table:

@@ -19,7 +19,7 @@ from fuzz.execute import run_program
 from fuzz.generate.operations import MAKERS, aimed
 from fuzz.program import parse
 from fuzz.program.operations import OPERATIONS
-from fuzz.surface import LABELS, Cell, Surface, explore, known, reachable
+from fuzz.surface import LABELS, LEADING, Cell, Surface, explore, known, reachable
 from mm.arch import ARCHES
 
 SOME = {"x86_64/4K"}
@@ -135,6 +135,19 @@ def test_a_rare_outcome_is_known_but_not_missed() -> None:
 
 def test_programs_aim_at_what_is_missing() -> None:
     """By weight `dax set` is 2 operations in 340; a table that aims at it has it as often as half of all others."""
-    table = aimed(Random(3).random, ["dax set"])
+    table = aimed(Random(3).random, [("dax set", ())])
     assert table.count(MAKERS["dax set"]) >= len(table) // 3
     assert len(set(table)) > 8
+
+
+def test_programs_aim_at_what_leads_to_an_outcome() -> None:
+    """A block with poison does not come online: it must have gone offline, and have been poisoned before."""
+    leading = LEADING["EHWPOISON"]
+    table = aimed(Random(3).random, [("dax online", leading)])
+    often = min(table.count(MAKERS[name]) for name in ("dax online", *leading))
+    assert often >= len(table) // 16
+    assert len(set(table)) > 8
+
+
+def test_what_leads_to_an_outcome_can_be_made() -> None:
+    assert {name for names in LEADING.values() for name in names} <= MAKERS.keys()
