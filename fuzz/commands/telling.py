@@ -106,16 +106,17 @@ def export_command(
         Path | None, typer.Option("--output", "-o", help="Write it there, not to stdout.", show_default=False)
     ] = None,
     profile: ProfileOption = Profile.posted,
+    reference: ReferenceOption = Reference.v7_3,
     defect: DefectOption = None,
 ) -> None:
     """Write a program in another form.
 
-    The candidate's profile is written into tests and scripts; a defect shows in the trace only.
+    The candidate's profile and an older reference are written into tests and scripts; a defect shows in the trace only.
     """
     from fuzz.campaign.slices import defects
     from fuzz.findings import put_text
     from fuzz.report.export import EXPORTS
-    from zoo import planted
+    from zoo import reference_version
 
     program = read(file)
     try:
@@ -124,8 +125,11 @@ def export_command(
         raise fail(str(error)) from None
     if chosen and to is not Form.itf:
         raise fail(f"--defect: {to.value} does not run the program here, only itf does")
-    with planted(*chosen):
-        text = EXPORTS[to.value](program, name_of(profile))
+    version = version_of(reference)
+    if reference is not Reference.v7_3 and to in (Form.shell, Form.live):
+        raise fail(f"--reference: {to.value} is for a real kernel, which is what it is")
+    with reference_version(version, *chosen):
+        text = EXPORTS[to.value](program, name_of(profile), version)
     if output is None:
         print(text, end="")
     else:

@@ -123,23 +123,11 @@ class Oracle:
         if ref.memory_blocks.tried or cand.memory_blocks.tried:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
-        self._meets = self._meets_memory(op)
+        self._meets = parting.meets(ref, op.name, op.args)
         self._hit = None, None
         if op.name in POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
             self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
-
-    def _meets_memory(self, op: OpLike) -> bool:
-        """Whether RAM that the operation names and adds has subsections that are there."""
-        args, sub = op.args, self.ref.arch.pages_per_subsection << self.ref.arch.page_shift
-        if op.name == "memory add":
-            ranges = [(args["at"], args["size"])]
-        elif op.name == "dax create" and args["driver"] == "kmem":
-            ranges = list(zip(args["at"], args["size"], strict=True))
-        else:
-            return False
-        subsections = self.ref.sections.subsections
-        return any(subsections.overlaps(at // sub, -(-(at + size) // sub)) for at, size in ranges)
 
     def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""

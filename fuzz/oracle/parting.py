@@ -8,7 +8,8 @@ been found that nothing else explains; the program ends there, and the books of 
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import EBUSY, ENOMEM
@@ -190,6 +191,19 @@ def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
             if any(a < b for a, b in zip(poor, rich, strict=True)):
                 return True
     return False
+
+
+def meets(k: Kernel, operation: str, args: Mapping[str, Any]) -> bool:
+    """Whether RAM that an operation names and adds has subsections that are there: a device that could not be added has
+    left them."""
+    sub = k.arch.pages_per_subsection << k.arch.page_shift
+    if operation == "memory add":
+        ranges = [(args["at"], args["size"])]
+    elif operation == "dax create" and args["driver"] == "kmem":
+        ranges = list(zip(args["at"], args["size"], strict=True))
+    else:
+        return False
+    return any(k.sections.subsections.overlaps(at // sub, -(-(at + size) // sub)) for at, size in ranges)
 
 
 def memory_fork(

@@ -17,26 +17,29 @@ from fuzz.program.real import WITHOUT_COUNTERPART
 from fuzz.program.text import format as format_program
 from fuzz.report.shell import to_shell
 from fuzz.trace import SideStep, trace
+from zoo import Version
 
 
-def to_pytest(program: Program, profile: Profile = "posted") -> str:
+def to_pytest(program: Program, profile: Profile = "posted", reference: Version = "v7.3") -> str:
     """A test that passes once the two sides agree."""
+    more, call = _run(profile, reference)
     return f'''"""The two models agree on this program. Needs vmemmap-fuzz."""
 
 from fuzz.execute import run_program
 from fuzz.program import parse
-
+{more}
 PROGRAM = {_literal(program)}
 
 
 def test_models_agree():
-    finding = run_program(parse(PROGRAM), profile={profile!r}, full_every=1).finding
-    assert finding is None, finding.signature
+{_indented(call)}
+    assert out.finding is None, out.finding.signature
 '''
 
 
-def to_python(program: Program, profile: Profile = "posted") -> str:
+def to_python(program: Program, profile: Profile = "posted", reference: Version = "v7.3") -> str:
     """A script that runs the program and exits with 1 where the sides differ."""
+    more, call = _run(profile, reference)
     return f'''#!/usr/bin/env python3
 """Runs a program on both models. Needs vmemmap-fuzz."""
 
@@ -44,13 +47,25 @@ import sys
 
 from fuzz.execute import run_program
 from fuzz.program import parse
-
+{more}
 PROGRAM = {_literal(program)}
 
-out = run_program(parse(PROGRAM), profile={profile!r}, full_every=1)
+{call}
 print(out.finding.signature if out.finding else out.verdict)
 sys.exit(1 if out.finding else 0)
 '''
+
+
+def _run(profile: Profile, reference: Version) -> tuple[str, str]:
+    """One more import, if need be, and the lines that run PROGRAM and call what came of it `out`."""
+    call = f"out = run_program(parse(PROGRAM), profile={profile!r}, full_every=1)"
+    if reference == "v7.3":
+        return "", call
+    return "from zoo import reference_version\n", f"with reference_version({reference!r}):\n    {call}"
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"    {line}" for line in lines.splitlines())
 
 
 def _literal(program: Program) -> str:
@@ -59,15 +74,18 @@ def _literal(program: Program) -> str:
     return "(\n" + "".join(f"    {line!r}\n" for line in lines) + ")"
 
 
-def to_itf(program: Program, profile: Profile = "posted") -> str:
-    """States before the first and after each operation: what was done, what both returned, all counters and frames."""
+def to_itf(program: Program, profile: Profile = "posted", reference: Version = "v7.3") -> str:
+    """States before the first and after each operation: what was done, what both returned, all counters and frames.
+
+    The program is run here: the caller sees to it that the reference is `reference`.
+    """
     told = trace(program, profile)
     states: list[dict[str, Any]] = []
     for step in told.steps:
         sides = {name: _state(getattr(step, name)) for name in ("reference", "candidate")}
         states.append({"#meta": {"index": len(states)}, "operation": step.text, **sides})
     variables = ["operation", "reference", "candidate"]
-    meta = {"format": "ITF", "description": f"{told.machine}; candidate: {profile}"}
+    meta = {"format": "ITF", "description": f"{told.machine}; reference: {reference}, candidate: {profile}"}
     return json.dumps({"#meta": meta, "vars": variables, "states": states}, indent=1) + "\n"
 
 
@@ -99,11 +117,11 @@ def to_live(program: Program) -> str:
     )
 
 
-EXPORTS: Final[dict[str, Callable[[Program, Profile], str]]] = {
+EXPORTS: Final[dict[str, Callable[[Program, Profile, Version], str]]] = {
     "pytest": to_pytest,
     "python": to_python,
-    "shell": lambda program, profile: to_shell(program),
-    "live": lambda program, profile: to_live(program),
+    "shell": lambda program, profile, reference: to_shell(program),
+    "live": lambda program, profile, reference: to_live(program),
     "itf": to_itf,
 }
 """By the name of the form."""

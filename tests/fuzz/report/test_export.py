@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from fuzz.cli import app
 from fuzz.program import parse
 from fuzz.program.operations import OPERATIONS
 from fuzz.program.real import WITHOUT_COUNTERPART, WITHOUT_INTERFACE
@@ -47,6 +49,48 @@ def test_pytest_file_runs(tmp_path: Path, prelude: str, status: int) -> None:
     )
     assert out.returncode == status, out.stdout
     assert ("1 failed" if status else "1 passed") in out.stdout
+
+
+OLDER = """
+from fuzz.execute import Lockstep
+INIT = Lockstep.__init__
+def tell(self, *args, **kwargs):
+    INIT(self, *args, **kwargs)
+    print(self.reference.kernel.paths.version)
+Lockstep.__init__ = tell
+"""
+
+
+def test_scripts_name_an_older_reference(tmp_path: Path) -> None:
+    """For the script itself; for the test file the same lines."""
+    path = tmp_path / "repro.py"
+    for reference in ("v7.3", "v7.0-base"):
+        path.write_text(OLDER + to_python(PROGRAM, reference=reference))
+        out = subprocess.run(
+            [sys.executable, path], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        )
+        assert out.stdout == f"{reference}\nok\n"
+    (tmp_path / "test_repro.py").write_text(to_pytest(PROGRAM, reference="v7.0-base"))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_repro.py"]
+    subprocess.run(words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert "reference_version('v7.0-base')" in to_pytest(PROGRAM, reference="v7.0-base")
+
+
+def test_export_of_an_older_reference(tmp_path: Path) -> None:
+    """docs/history.md: of a device of 128M the older reference counts 512 vmemmap pages, 7.3 has 128; a real kernel is
+    what it is."""
+    file = tmp_path / "repro.vmm"
+    file.write_text("vmm 1\nmachine ram=1G\nboot\nd0 = dax create at=0x100000000 size=128M\n")
+    run = CliRunner().invoke
+    for reference, counted in (("v7.3", 128), ("v7.0-base", 512)):
+        out = run(app, ["export", str(file), "--to", "itf", "--reference", reference])
+        assert out.exit_code == 0
+        told = json.loads(out.stdout)
+        assert reference in told["#meta"]["description"]
+        counters = dict(told["states"][-1]["reference"]["counters"]["#map"])
+        assert counters["nr_memmap"] == {"#bigint": str(counted)}
+    for form in ("shell", "live"):
+        assert run(app, ["export", str(file), "--to", form, "--reference", "v7.0-base"]).exit_code == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "corpus/seeds").glob("*.vmm")), ids=lambda path: path.stem)
