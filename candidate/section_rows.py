@@ -102,7 +102,6 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
     f.roots.update(roots)
     sections.usage.set(first, last, "hot")
     sections.subsections.add(pfn // arch.pages_per_subsection, end // arch.pages_per_subsection)
-    sections.nid.set(first, last, nid)
     sections.flags.set(first, last, HOT_SECTION)
     sections.touched.append((first, last))
     return True

@@ -158,7 +158,6 @@ def add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap | None
     if not vmemmap_optimizable_order(f, f.orders.get(section) or 0):
         k.memmap.write(pfn, nr, POISON)
     sections = k.sections
-    sections.nid.set(section, section + 1, nid)
     word = sections.flags.get(section) or 0
     sections.flags.set(section, section + 1, word | HOT_SECTION)
     sections.touched.append((section, section + 1))

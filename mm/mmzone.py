@@ -107,7 +107,7 @@ class Sections:
         self.flags: RunMap[int] = RunMap()
         """Section number -> SECTION_* bits; a gap is a zero section word."""
         self.nid: RunMap[int] = RunMap()
-        """Node of the section's first memory (section_to_node_table)."""
+        """Node of the section's first memory, of boot memory (section_to_node_table)."""
         self.usage: RunMap[str] = RunMap()
         """Section number -> "boot" or "hot": where ms->usage came from; a gap is no usage."""
         self.subsections = RunSet()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from fuzz.oracle.finding import Broken
+from mm.cma import SZ_4G
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
 from mm.page_alloc import OWNER_HWPOISON, OWNER_SELFHOSTED, Poisoned
@@ -98,14 +99,21 @@ def windows(k: Kernel) -> Broken | None:
 
 def areas(k: Kernel) -> Broken | None:
     """The bitmap of an area has the pages that are handed out, which are huge pages of HugeTLB, and available_count is
-    the rest (cma_range_alloc, cma_release in mm/cma.c); all its pages have MIGRATE_CMA and are counted in their zone
-    (init_cma_pageblock, mm/mm_init.c)."""
+    the rest (cma_range_alloc, cma_release in mm/cma.c); several ranges lie above 4G (cma_declare_contiguous_multi); all
+    pages have MIGRATE_CMA and are counted in their zone (init_cma_pageblock, mm/mm_init.c)."""
     taken = RunSet()
     everything = RunSet()
     for cma in k.cma.areas:
         if not cma.activated:
             continue
         used = 0
+        bases = [cmr.base_pfn for cmr in cma.ranges]
+        if len(bases) > 1 and min(bases) << k.arch.page_shift < SZ_4G:
+            return Broken("accounting", "cma", "low", f"an area of several ranges begins at {min(bases):#x}")
+        if sum([cmr.count for cmr in cma.ranges]) != cma.count or any(
+            base >> cma.order_per_bit << cma.order_per_bit != base for base in bases
+        ):
+            return Broken("accounting", "cma", "size", f"an area of {cma.count} pages has ranges at {bases}")
         for cmr in cma.ranges:
             everything.add(cmr.base_pfn, cmr.end_pfn)
             used += cmr.bitmap.total

@@ -290,7 +290,7 @@ def crowded_fork(
         return False
     stuck = rcs.index(-EBUSY)
     busy = (ref, cand)[stuck]
-    nids = {busy.sections.nid.get(lo // busy.arch.pages_per_section) for lo, _ in busy.memory_blocks.tried}
+    nids = {busy.memory_blocks.nid.get(lo // busy.memory_blocks.pages) for lo, _ in busy.memory_blocks.tried}
     to_move = []
     for k, before in zip((ref, cand), room, strict=True):
         others = [node for node in k.nodes if node.nid not in nids]

@@ -182,7 +182,10 @@ def subblock_unplug(side: SideLike, args: Args) -> Answers:
     start = lo // k.memory_blocks.pages * k.memory_blocks.pages
     if gone.overlaps(lo, hi) or gone.count(start, start + k.memory_blocks.pages) + hi - lo >= k.memory_blocks.pages:
         return one(EINVAL)
-    return OK if state == MemoryBlocks.OFFLINE else _contig(k, lo, hi)
+    if state == MemoryBlocks.OFFLINE:
+        return OK
+    # A hole in boot memory is of no driver.
+    return one(EINVAL) if k.pages.zone_of.get(lo) is None else _contig(k, lo, hi)
 
 
 def subblock_plug(side: SideLike, args: Args) -> Answers:

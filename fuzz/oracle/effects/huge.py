@@ -6,8 +6,10 @@ from typing import Any
 
 from fuzz.oracle.effects.common import Args, Before, SideLike
 from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENXIO
+from mm.folio import Folio
 from mm.hugetlb import folio_at, queued_at
-from mm.page_alloc import OWNER_HWPOISON
+from mm.kernel import Kernel
+from mm.page_alloc import OWNER_HWPOISON, OWNER_LEAKED
 
 
 def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
@@ -17,7 +19,7 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
         return None
     nid = args.get("node")
     persistent = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
-    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short
+    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, sum_of_pages(side)
 
 
 def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -25,7 +27,7 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     short of it for want of memory, for pages in use, or for an allocation that failed."""
     if then is None:
         return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
-    was, resv, _, nr, _, short = then
+    was, resv, _, nr, _, short, _ = then
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     nid, to = args.get("node"), args["to"]
@@ -72,7 +74,22 @@ def demoted(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"{gone} pages are gone of {args['count']}"
     if then[4] - h.max_huge_pages != gone:
         return f"max_huge_pages fell by {then[4] - h.max_huge_pages}, the pages by {gone}"
+    if sum_of_pages(side) != then[6]:
+        return "the nodes have more or fewer pages in huge pages than before"
+    nid = args.get("node")
+    left = h.free_count() if nid is None else len(h.free[nid])
+    if rc == 0 and gone < args["count"] and left != h.resv:
+        return f"{gone} pages are gone of {args['count']}, and {left} are free"
     return None
+
+
+def sum_of_pages(side: SideLike) -> list[int]:
+    """The base pages in huge pages of each node, those included that wait for the work item."""
+    k = side.kernel
+    out = [sum([h.nr[node.nid] * h.pages for h in k.hstates.values()]) for node in k.nodes]
+    for folio in k.hpage_freelist:
+        out[folio.nid] += 1 << folio.order
+    return out
 
 
 def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -97,7 +114,10 @@ def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None
 
 def user_before(side: SideLike, args: Args) -> Any:
     found = side.handles.get(args["u"])
-    return None if found is None else (found[0], list(found[1]))
+    if found is None:
+        return None
+    h = side.kernel.hstates[found[0]]
+    return found[0], list(found[1]), h.persistent - sum([f.temporary for f in found[1]]), h.max_huge_pages, h.resv
 
 
 def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -106,6 +126,12 @@ def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | No
         return None if rc == -ENODEV else "there was no mapping"
     if rc or any(f.refcount for f in then[1]):
         return "pages are still in use"
+    # free_huge_folio: a page of the pool goes back to it, and only temporary and surplus ones leave.
+    h = side.kernel.hstates[then[0]]
+    if args["flush"] and not side.kernel.faults.armed and h.persistent != then[2]:
+        return f"{h.persistent} persistent pages are left, {then[2]} were to stay"
+    if (h.max_huge_pages, h.resv) != then[3:]:
+        return "max_huge_pages or reservations changed"
     return "the work item has not run" if args["flush"] and side.kernel.hpage_freelist else None
 
 
@@ -114,12 +140,25 @@ def flushed(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     return "huge pages still wait" if side.kernel.hpage_freelist else None
 
 
-def at_before(side: SideLike, args: Args) -> tuple[int, bool, int]:
+def _folios(k: Kernel) -> list[Folio]:
+    return [folio for h in k.hstates.values() for folio in h.folios.values()] + k.hpage_freelist
+
+
+def at_before(side: SideLike, args: Args) -> tuple[int, bool, int, bool]:
     k = side.kernel
     pfn = args["at"] >> k.arch.page_shift
     folio = folio_at(k, pfn) or queued_at(k, pfn)
     poisoned = pfn in k.pages.hwpoison or (folio is not None and folio.hwpoison)
-    return pfn, poisoned, sum(k.memory_blocks.nr_hwpoison.values())
+    return pfn, poisoned, sum(k.memory_blocks.nr_hwpoison.values()), any(f.raw_hwp_unreliable for f in _folios(k))
+
+
+def dissolve_before(side: SideLike, args: Args) -> Any:
+    k = side.kernel
+    folio = folio_at(k, args["at"] >> k.arch.page_shift)
+    if folio is None or k.hpage_freelist:
+        return None
+    h = k.hstates[folio.order]
+    return h.order, folio.nid, list(h.nr), list(h.surplus), h.max_huge_pages
 
 
 def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -127,6 +166,16 @@ def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     k = side.kernel
     pfn = args["at"] >> k.arch.page_shift
     folio = folio_at(k, pfn)
+    if then is not None:
+        order, nid, nr, surplus, most = then
+        h = k.hstates[order]
+        # A surplus page of the node is given up first, else the number that was written sinks too.
+        spare = rc == 0 and surplus[nid] > 0
+        wanted = sum(nr) - (rc == 0), sum(surplus) - spare, most - (rc == 0 and not spare)
+        if (sum(h.nr), sum(h.surplus), h.max_huge_pages) != wanted:
+            return (
+                f"pages, surplus and max_huge_pages are {sum(h.nr)}, {sum(h.surplus)}, {h.max_huge_pages}, not {wanted}"
+            )
     if rc == 0:
         return None if folio is None else f"{folio!r} is still there"
     if folio is None and queued_at(k, pfn) is None:
@@ -139,9 +188,19 @@ def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | N
 
 def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """memory_failure (mm/memory-failure.c): what was handled is counted once, and nobody has the frame any more."""
-    pfn, poisoned, count = then
+    pfn, poisoned, count, unreliable = then
     k = side.kernel
     now = sum(k.memory_blocks.nr_hwpoison.values())
+    if rc != -ENXIO and k.pages.zone_of.get(pfn) is not None:
+        # hugetlb_update_hwpoison, TestSetPageHWPoison: recorded, unless there is no memory to record it.
+        folio = folio_at(k, pfn) or queued_at(k, pfn)
+        marked = pfn in k.pages.hwpoison if folio is None else folio.hwpoison
+        if folio is not None and pfn not in folio.raw_hwp and not folio.raw_hwp_unreliable:
+            marked = False
+        if not marked and k.faults.fired != "RAW" and OWNER_LEAKED not in k.pages.owners.vals:
+            return "the frame is not marked"
+    if not unreliable and k.faults.fired != "RAW" and any(f.raw_hwp_unreliable for f in _folios(k)):
+        return "a huge page has forgotten which of its pages are poisoned"
     if rc == 0:
         # A mark does not keep a frame from being handled again, in a huge page that was made over it.
         if now != count + 1:
@@ -153,7 +212,7 @@ def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None
 
 def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """soft_offline_page (mm/memory-failure.c): the frame is out of use and counted, or nothing is."""
-    pfn, poisoned, count = then
+    pfn, poisoned, count, _ = then
     k = side.kernel
     if rc in (-EIO, -ENXIO) and k.arch.name == "x86_64" and not k.sections.early(pfn) and not k.pages.zone_of.get(pfn):
         # Not online: -EIO for what has a struct page, -ENXIO for what has none. A PMD leaf there is one section.
@@ -173,7 +232,7 @@ def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str
 
 def unpoisoned(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """unpoison_memory (mm/memory-failure.c)."""
-    pfn, _, count = then
+    pfn, _, count, _ = then
     k = side.kernel
     now = sum(k.memory_blocks.nr_hwpoison.values())
     if rc:

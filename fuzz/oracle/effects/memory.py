@@ -9,7 +9,7 @@ from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, ENODEV
 from mm.kernel import Kernel
 from mm.kmem import kmem_block
 from mm.memory import MemoryBlocks
-from mm.mmzone import ZONE_MOVABLE
+from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL
 from mm.page_alloc import OWNER_HWPOISON, OWNER_OFFLINE
 from mm.virtio_mem import subblock_pages
 
@@ -26,9 +26,27 @@ def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
     return block, k.memory_blocks.zone.get(block) if block >= 0 else None
 
 
+def online_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int] | None]:
+    """The block, its state, and the zone that it is to go online in (zone_for_pfn_range, default_kernel_zone_for_pfn in
+    mm/memory_hotplug.c): a zone that it meets, of the kernel before the movable one, else ZONE_NORMAL."""
+    block, state = block_before(side, args)
+    k = side.kernel
+    nid = k.memory_blocks.nid.get(block) if state is not None else None
+    if nid is None:
+        return block, state, None
+    lo = block * k.memory_blocks.pages
+    met = [
+        zone.idx for zone in k.nodes[nid].zones[: ZONE_MOVABLE + 1] if zone.intersects(lo, lo + k.memory_blocks.pages)
+    ]
+    idx = ([i for i in met if i < ZONE_MOVABLE] or [ZONE_NORMAL])[0]
+    if args["zone"] == "movable" or (args["zone"] == "default" and met == [ZONE_MOVABLE]):
+        idx = ZONE_MOVABLE
+    return block, state, (nid, idx)
+
+
 def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """memory_block_online (drivers/base/memory.c)."""
-    block, was = then
+    block, was, wanted = then
     blocks = side.kernel.memory_blocks
     now = blocks.zone.get(block)
     if rc == 0:
@@ -36,10 +54,7 @@ def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None
             return f"block {block} was not offline"
         if now is None or now == MemoryBlocks.OFFLINE:
             return f"block {block} is not online"
-        zone = args["zone"]
-        if zone != "default" and (now[1] == ZONE_MOVABLE) is not (zone == "movable"):
-            return f"block {block} is online in zone {now}"
-        return None
+        return None if now == wanted else f"block {block} is online in zone {now}"
     if now != was:
         return f"block {block} changed from {was} to {now}"
     why = {-ENODEV: was is None, -EINVAL: was not in (None, MemoryBlocks.OFFLINE)}

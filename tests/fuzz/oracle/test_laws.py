@@ -10,6 +10,7 @@ import fuzz.side
 from fuzz.execute import Lockstep, run_program
 from fuzz.oracle import laws
 from fuzz.program.text import parse
+from fuzz.side import Args, Side
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory import MemoryBlocks
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, Zone
@@ -273,7 +274,7 @@ ANSWERS = {
     "hugetlb map": (POOL + "u0 = hugetlb map size=2M count=8", -12),
     "hugetlb unmap": (IDLE["hugetlb unmap"], -19),
     "hugetlb flush": (BEFORE + "hugetlb flush", -12),
-    "hugetlb dissolve": (POOL + "hugetlb dissolve at=0x3200000", -2),
+    "hugetlb dissolve": (POOL + "hugetlb dissolve at=0x100e00000", -2),
     "memory hard_offline": (BEFORE + "memory hard_offline at=0x3000000", -16),
     "memory soft_offline": (BEFORE + "memory soft_offline at=0x3000000", -5),
     "memory unpoison": (IDLE["memory unpoison"], -16),
@@ -305,3 +306,64 @@ def test_an_answer_that_the_state_does_not_allow(monkeypatch: pytest.MonkeyPatch
     found = run_program(program).finding
     assert found is not None
     assert (found.field, found.operation) == ("reference: effect", name)
+
+
+def _queue_one(side: Side, args: Args) -> None:
+    side.kernel.hpage_freelist.append(next(iter(side.kernel.hstates[9].folios.values())))
+
+
+def _more(field: str, order: int = 9) -> Callable[[Side, Args], None]:
+    def change(side: Side, args: Args) -> None:
+        h = side.kernel.hstates[order]
+        setattr(h, field, getattr(h, field) + 1)
+
+    return change
+
+
+def _another_zone(side: Side, args: Args) -> None:
+    block = side.handles["m0"].block(side.kernel.arch, 0)
+    side.kernel.memory_blocks.put(block, block + 1, 0, (0, 3))
+
+
+def _forget_mark(side: Side, args: Args) -> None:
+    side.kernel.pages.hwpoison.clear()
+
+
+def _one_page_more(side: Side, args: Args) -> None:
+    side.kernel.hstates[9].nr[0] += 1
+
+
+AFTERWARDS: dict[str, tuple[str, Callable[[Side, Args], None]]] = {
+    "boot": (BEFORE, lambda side, args: setattr(side.kernel.hugetlb_cma, "only", True)),
+    "boot pool": (BEFORE, _one_page_more),
+    "boot resv": (BEFORE, _more("resv")),
+    "boot zones": (BEFORE, lambda side, args: setattr(_zone(side.kernel), "present_pages", 1)),
+    "hugetlb overcommit": (POOL + "hugetlb overcommit size=2M to=8", _queue_one),
+    "memory hard_offline": (BEFORE + "memory hard_offline at=0x1000000", _forget_mark),
+    "hugetlb demote": (BEFORE + "hugetlb resize size=1G to=1\nhugetlb demote size=1G count=1", _one_page_more),
+    "hugetlb unmap": (IDLE["hugetlb unmap"], _more("max_huge_pages")),
+    "hugetlb unmap persistent": (IDLE["hugetlb unmap"], _one_page_more),
+    "hugetlb dissolve": (POOL + "hugetlb dissolve at=0x100e00000", _more("max_huge_pages")),
+    "memory online": (HOT + "memory online m0 block=0 zone=default", _another_zone),
+}
+"""Programs, and what is changed after the last operation: something that it must not do, or did."""
+
+
+@pytest.mark.parametrize("name", AFTERWARDS)
+def test_an_operation_that_does_something_else(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, change = AFTERWARDS[name]
+    program = parse(text + "\n")
+    last = program.ops[-1]
+    entry = fuzz.side.ENTRIES[last.name]
+
+    def tampered(side: Side, args: Args, result: str | None) -> int:
+        rc = entry(side, args, result)
+        if args is last.args:
+            change(side, args)
+        return rc
+
+    assert run_program(program).finding is None
+    monkeypatch.setitem(fuzz.side.ENTRIES, last.name, tampered)
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.field, found.operation) == ("reference: effect", last.name)
