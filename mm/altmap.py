@@ -51,6 +51,11 @@ class Altmap:
         self.alloc += n
         return pfn, n
 
+    def taken(self) -> tuple[int, int]:
+        """First frame and end of what was given out, with the gaps for alignment."""
+        first = self.base_pfn + self.reserve
+        return first, first + self.alloc + self.align
+
     def release(self, n: int) -> None:
         """vmem_altmap_free (include/linux/mm.h)."""
         self.alloc -= n

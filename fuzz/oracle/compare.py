@@ -42,8 +42,6 @@ from mm.page import Tail
 from mm.pgmap import PgMap
 from mm.runs import RunSet
 
-POISONING = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
-
 
 class OpLike(Protocol):
     """What the oracle reads of an operation."""
@@ -125,7 +123,7 @@ class Oracle:
             cand.memory_blocks.tried.clear()
         self._meets = parting.meets(ref, op.name, op.args)
         self._hit = None, None
-        if op.name in POISONING:
+        if op.name in parting.POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
             self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
 
@@ -175,12 +173,12 @@ class Oracle:
             elif diff is None and self.history is not None and self.history.headless:
                 self.clauses.add(ROLLBACK)
                 self.terminal = ROLLBACK
-            elif diff is None and self._left.starts and self._left_online():
+            elif diff is None and known.left_used(self.ref, self.cand, self._left, self._added, rc):
                 self.clauses.add("altmap-left-behind")
                 self.terminal = "altmap-left-behind"
             elif diff is None and full:
                 diff = self._everything()
-            if diff is None and name in POISONING and parting.other_holder(self._hit):
+            if diff is None and name in parting.POISONING and parting.other_holder(self._hit):
                 diff = self._parted()
                 self.clauses.add("placement-fork")
                 self.terminal = "placement-fork"
@@ -433,11 +431,6 @@ class Oracle:
         pieces.created(k, self._subsections, pgmap.ranges, order, pgmap.nid)
         return order
 
-    def _left_online(self) -> bool:
-        """Whether memory has come online where memmap of a device that could not be added lies, on both sides."""
-        zones = self.ref.pages.zone_of, self.cand.pages.zone_of
-        return any(all(zone.overlaps(lo, hi) for zone in zones) for lo, hi in self._left.items())
-
     def _expect(self, rc: Outcome) -> None:
         """Keep `pieces` up to date, and what the counters must differ by."""
         ref, pieces, added = self.ref, self.pieces, self._added
@@ -593,7 +586,7 @@ class Oracle:
         if rc == rc2 and (op.name in parting.MOVING or op.name.startswith("hugetlb")):
             huge = "size" in op.args and not contig
             n = op.args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
-            named = contig or op.name in POISONING
+            named = contig or op.name in parting.POISONING
             zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if named else None
             if parting.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
                 return "placement-fork"

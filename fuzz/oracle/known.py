@@ -116,6 +116,18 @@ def altmap_left(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]]) -> RunSe
     return out
 
 
+def left_used(ref: Kernel, cand: Kernel, left: RunSet, added: PgMap | None, rc: Outcome) -> bool:
+    """docs/findings/0010: whether memory that is `left` as memmap of a device that could not be added has come online
+    on both sides, or holds the memmap of a device that was `added` too."""
+    if not left.starts:
+        return False
+    altmap = None if added is None or rc else added.altmap
+    if altmap is not None and left.overlaps(*altmap.taken()):
+        return True
+    zones = ref.pages.zone_of, cand.pages.zone_of
+    return any(all(zone.overlaps(lo, hi) for zone in zones) for lo, hi in left.items())
+
+
 def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     """docs/findings/0002: orders of pools that an operation which takes free pages off a pool without looking at
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""

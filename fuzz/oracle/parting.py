@@ -30,6 +30,7 @@ OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax st
 """Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
 MOVING = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
 """Operations that move pages."""
+POISONING = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
 ADDING = frozenset({"memory add", "dax create", "dax rebind", "dax state"})
 """Operations that can add RAM, those of a device by its kmem driver."""
 
@@ -142,8 +143,10 @@ def fault_fork(
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
         done = pieces_done(ref, ranges, order, frames, drifts)
-        if device is not None and ref.arch.tails_beside_leaves and ref.faults.fired != cand.faults.fired:
-            return out != out2
+        if device is not None and ref.arch.tails_beside_leaves:
+            tables = [{kind: one[kind] for kind in TABLE_POINTS if one[kind]} for one in (out, out2)]
+            if ref.faults.fired != cand.faults.fired or tables[0] != tables[1]:
+                return out != out2  # a table that one side has made stays
         if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
         if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
@@ -177,11 +180,14 @@ Rooms = list[tuple[Room, Room]]
 
 
 def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
-    """Whether a side that ran out of pages, or of pageblocks, had less of them on some node than the other; where both
-    ran out, whether they had as much."""
+    """Whether a side that ran out of pages had less of them on some node than the other, or one that ran out of
+    pageblocks had less of those, or of the single pages that spare them; where both ran out, whether they had as much.
+    """
+    (pages, blocks), (their_pages, their_blocks) = room
     for short, mine, theirs in (
-        (lack.pages, room[0].pages, room[1].pages),
-        (lack.blocks, room[0].blocks, room[1].blocks),
+        (lack.pages, pages, their_pages),
+        (lack.blocks, blocks, their_blocks),
+        (lack.blocks, pages, their_pages),
     ):
         if all(short):
             if mine != theirs:

@@ -15,7 +15,7 @@ from fuzz import side as sides
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
-from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM
+from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM, EPERM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
@@ -147,6 +147,11 @@ LEFT_BEHIND = (
     "machine arch=riscv64 page=4K ram=512M nodes=1 memhp_default_state=online_kernel\nboot\n"
     "d0 = dax create at=0x13fe00000 size=128M align=4K altmap=on\n"
     "d1 = dax create at=0x140000000 size=128M align=4K driver=kmem"
+)
+LEFT_UNDER = (
+    "machine arch=riscv64 page=4K ram=512M nodes=1\nboot\n"
+    "d0 = dax create at=0x14fe00000 size=131068K align=4K altmap=on\n"
+    "d1 = dax create at=0x150000000 size=128M align=4K altmap=on"
 )
 MISSED_LOONGARCH = (
     "machine arch=loongarch64 page=64K ram=512M nodes=1\nboot\nd0 = dax create at=0x21000000 size=114M align=64K"
@@ -427,6 +432,7 @@ DEFECTS = (
     Defect("arm64-shared-vmemmap-page", SHARED_REBOUND, REMOVE, leak, "accounting", "free pages"),
     Defect("altmap-left-behind", LEFT_BEHIND, ADD, leak, "accounting", "free pages"),
     Defect("altmap-left-behind", LEFT_BEHIND, LATE, dies_at_boot, "returns", "bug"),
+    Defect("altmap-left-behind", LEFT_UNDER, ADD, leak, "accounting", "free pages"),
     Defect("arm64-missed-vmemmap-page", MISSED_LOONGARCH, LATE, dies_at_boot, "returns", "bug"),
     Defect("prehvo-interleaved-node", INTERLEAVED, "mm_core_init_early", dies_at_boot, "returns", "bug"),
     Defect("dax-tail-read-only", DAX_2M, ADD, writable_tail, "mapping", "protection"),
@@ -592,6 +598,10 @@ FORKS = (
     # A huge page in the way found no block on one side: that is no reason for another errno, nor for one on both sides.
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EINVAL)),
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EBUSY)),
+    # Single pages decide how many blocks are left: that is no reason for another errno.
+    Fork("clause-unplug-by-single-pages", "memory-fork", "memory unplug", of_candidate(-EPERM)),
+    # A page table that one side has made is no reason for another errno.
+    Fork("clause-table-of-one-side", "fault-fork", "dax create", of_candidate(-EINVAL)),
     # Pages of programs are in the way on one side: it must have lacked room for them.
     Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
     # A frame in the way is no reason for another errno.
