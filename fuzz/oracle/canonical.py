@@ -94,7 +94,7 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
     },
     CmaAreas: {"alloc_contig_range": "constant"},
     Sections: {"touched": "emptied", "unpopulated": "emptied"},
-    MemoryBlocks: {"touched": "emptied"},
+    MemoryBlocks: {"touched": "emptied", "tried": "emptied before each operation"},
     HState: {
         "touched": "emptied",
         "folios": "has a form of its own, by pfn",
