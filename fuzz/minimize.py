@@ -1,10 +1,11 @@
 """Making the program behind a finding small, without letting it become another bug.
 
 The target is the signature that the program has when everything is compared after every operation; a smaller program
-counts only if its signature is the same. Steps, repeated until none helps: cut what follows the finding, keep only what
-the last operation's handles depend on, delta debugging over operations, dropping pairs, a simpler machine, simpler
-arguments. Every edit goes through `fuzz.program.repair`, so that dropping the operation that makes a handle drops those
-that use it.
+counts only if its signature is the same, or says the same of one side (`kin`). Steps, repeated until none helps: cut
+what follows the finding, keep only what the last operation's handles depend on, delta debugging over operations,
+dropping pairs, a simpler machine, simpler arguments. Every edit goes through `fuzz.program.repair`, so that dropping
+the operation that makes a handle drops those that use it; and where an operation cannot just be dropped, numbers behind
+it that stand for something follow it (`fuzz.adapt`).
 
 What is simpler is a well-founded order for each argument type (`simpler`), so that the search ends; a result is
 1-minimal when a whole pass over all single operations and all proposals for single arguments finds nothing.
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from fuzz.adapt import FAULT, adapted, fired, last_points
 from fuzz.execute import Profile, RunOutcome, run_program
 from fuzz.oracle.finding import Finding
 from fuzz.program.arguments import LISTS, Argument, G, M, Type
@@ -38,7 +40,8 @@ ARMED = (*range(1, 9), 12, 16, 24, 32, 48, 64)
 RUN_OUT = 1 << 10
 """Points in a row that fail as if memory had run out: a section has some hundred."""
 
-FAULT = "fail alloc"
+SIDES = ("reference", "candidate")
+OPPOSITE = {"+": "-", "-": "+"}
 
 Run = Callable[[Program], RunOutcome]
 Ops = tuple[Op, ...]
@@ -59,6 +62,26 @@ class Minimized:
 
 class OutOfBudget(Exception):
     """The executions are used up."""
+
+
+def kin(target: Finding, found: Finding) -> bool:
+    """Whether two findings name the same bug: by their signature, or because an invariant of one side says what the
+    comparison says: that this side's counter is too high, or too low, after an operation that returned the same there.
+    Which of the two speaks first depends on what the ledger lets the other side do.
+    """
+    if found.signature == target.signature:
+        return True
+    side, _, counter = target.field.rpartition(": ")
+    if side not in SIDES or target.drift not in OPPOSITE:
+        return False
+    which = SIDES.index(side)
+    # The drift of a comparison is that of the candidate against the reference.
+    drift = {target.field: target.drift, counter: target.drift if which else OPPOSITE[target.drift]}
+    return (found.layer, found.operation, found.outcomes[which]) == (
+        target.layer,
+        target.operation,
+        target.outcomes[which],
+    ) and drift.get(found.field) == found.drift
 
 
 # -- simpler values -------------------------------------------------------------------------------------------------
@@ -167,7 +190,7 @@ class Minimizer:
         finding = self._execute(self.machine, self.ops).finding
         if finding is None:
             raise ValueError("the program has no finding")
-        self.finding = finding
+        self.finding = self.target = finding
 
     def _execute(self, machine: Machine, ops: Ops) -> RunOutcome:
         if self.executions >= self.budget:
@@ -186,12 +209,21 @@ class Minimizer:
             return False
         outcome = self._execute(machine, ops)
         finding = outcome.finding
-        same = finding is not None and finding.signature == self.finding.signature
+        same = finding is not None and (finding.signature == self.finding.signature or kin(self.target, finding))
         self._tried[key] = same
         if same and finding is not None:
             self.machine, self.finding = machine, finding
             self.ops = ops[: outcome.ops_executed]
         return same
+
+    def drop(self, ops: Ops) -> bool:
+        """Take the program with some operations less, with its numbers as they are or as they would have to be."""
+        if self.attempt(ops):
+            return True
+        shorter = repair(self.machine, ops)
+        if not shorter or len(shorter) >= len(self.ops):
+            return False
+        return any(self.attempt(other) for other in adapted(self.machine, shorter, fired(self.machine, self.ops)))
 
     # -- passes -----------------------------------------------------------------------------------------------------
 
@@ -216,18 +248,48 @@ class Minimizer:
     def armed(self) -> None:
         """Where memory runs out in the last operation or the one before, have allocations fail there instead: then
         nothing has to use the memory up. The program is one operation longer, and is kept if it gets shorter without
-        the others.
+        the others, or fills less memory.
         """
         before = self.machine, self.ops, self.finding
-        ops, n = self.ops, len(self.ops)
+        ops, n, fillers = self.ops, len(self.ops), self._fillers()
         places = [at for at in (n - 1, n - 2) if at > 1 and FAULT not in (ops[at].name, ops[at - 1].name)]
-        for at, nth, times in product(places, ARMED, (1, RUN_OUT)):
-            if self.attempt([*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:]]):
+        numbers = dict.fromkeys((*ARMED, *last_points(self.machine, ops)))
+        for at, nth, times in product(places, numbers, (1, RUN_OUT)):
+            if nth and self.attempt([*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:]]):
                 self.related()
                 self.chunks()
-                if len(self.ops) < n:
+                if (len(self.ops), self._fillers()) < (n, fillers):
                     return
                 self.machine, self.ops, self.finding = before
+
+    def _fillers(self) -> int:
+        """Operations that only use memory up."""
+        return sum(op.name == "pages alloc" for op in self.ops)
+
+    def surplus(self) -> bool:
+        """Pages on demand in place of pages of the pool, where growing it, mapping and shrinking it only makes some."""
+        sizes = {op.args["size"]: op.args.get("to", 1) for op in self.ops if op.name in ("reserve", "hugetlb resize")}
+        for size, to in sizes.items():
+            rest = [
+                op for op in self.ops if op.args.get("size") != size or op.name not in ("reserve", "hugetlb resize")
+            ]
+            at = next((i for i, op in enumerate(rest) if op.name == "hugetlb map" and op.args["size"] == size), None)
+            if at is None or len(rest) + 1 >= len(self.ops):
+                continue
+            allowed = make_op("hugetlb overcommit", size=size, to=max(1, to))
+            if self.drop((*rest[:at], allowed, *rest[at:])):
+                return True
+        return False
+
+    def excess(self) -> bool:
+        """A map that asks for a page more than an earlier one got: it gives all of them back, as an unmapping would."""
+        last = self.ops[-1]
+        for i, op in enumerate(self.ops[:-1]):
+            if op.name == last.name == "hugetlb map":
+                more = replace(op, args={**op.args, "count": op.args["count"] + 1}, result=last.result)
+                if self.drop((*self.ops[:i], *self.ops[i + 1 : -1], more)):
+                    return True
+        return False
 
     def chunks(self) -> None:
         """Delta debugging: drop ever smaller runs of operations."""
@@ -235,7 +297,7 @@ class Minimizer:
         while size:
             at = 0
             while at < len(self.ops):
-                if not self.attempt(self.ops[:at] + self.ops[at + size :]):
+                if not self.drop(self.ops[:at] + self.ops[at + size :]):
                     at += size
             size //= 2
 
@@ -246,7 +308,7 @@ class Minimizer:
             return False
         for i in range(n):
             for j in range(i + 1, n):
-                if self.attempt(self.ops[:i] + self.ops[i + 1 : j] + self.ops[j + 1 :]):
+                if self.drop(self.ops[:i] + self.ops[i + 1 : j] + self.ops[j + 1 :]):
                     return True
         return False
 
@@ -255,7 +317,7 @@ class Minimizer:
         helped = False
         at = len(self.ops) - 1
         while at >= 0:
-            if at < len(self.ops) and self.attempt(self.ops[:at] + self.ops[at + 1 :]):
+            if at < len(self.ops) and self.drop(self.ops[:at] + self.ops[at + 1 :]):
                 helped = True
             at -= 1
         while any(self.attempt(self.ops, machine) for machine in simpler_machines(self.machine)):
@@ -275,7 +337,7 @@ class Minimizer:
             self.related()
             self.chunks()
             self.armed()
-            while self.singles() or self.pairs():
+            while self.singles() or self.surplus() or self.excess() or self.pairs():
                 pass
             done = True
         except OutOfBudget:

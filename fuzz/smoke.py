@@ -23,7 +23,7 @@ from fuzz.campaign.campaign import Summary
 from fuzz.campaign.helper import settle
 from fuzz.campaign.settings import Settings
 from fuzz.campaign.start import Options
-from fuzz.engines import make
+from fuzz.engines import DEFAULT, make
 from fuzz.engines.protocol import Statistics
 from fuzz.execute import Profile, run_program
 from fuzz.findings import Report, write
@@ -43,7 +43,7 @@ CORPUS: Final = (ROOT / "corpus" / "seeds", ROOT / "corpus" / "regressions", FOL
 PLANTED: Final = 3
 """Defects that one smoke plants."""
 PLANT_PROGRAMS: Final = 12_000
-"""Programs in which guided must have found each: some times the slowest of the trials of docs/zoo.md."""
+"""Programs in which the default engine must have found each: some times the slowest of the trials of docs/zoo.md."""
 PATIENCE: Final = 6.0
 """Seconds for minimizing one finding: this is a check, `vmemmap-fuzz minimize` has all the time it needs."""
 PLANTED_REPORTS: Final = "planted"
@@ -222,7 +222,7 @@ def rotation(digest: str | None = None) -> list[Defect]:
 def find_planted(plant: Defect, seed: int, profile: Profile, reports: Path, progress: Progress) -> Planted:
     """Plant a defect and let the default engine find it."""
     name = name_of(plant)
-    engine = make("guided", seed, profile)
+    engine = make(DEFAULT, seed, profile)
     found = hunt(engine, plant, profile, programs=PLANT_PROGRAMS).found
     programs = engine.statistics.programs
     if found is None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from fuzz.engines import DEFAULT
+
 if TYPE_CHECKING:
     from fuzz.execute import Profile as ProfileName
     from fuzz.program.model import Program
@@ -64,6 +66,9 @@ class EngineName(enum.StrEnum):
     libfuzzer = "libfuzzer"
     stateful = "stateful"
 
+
+DEFAULT_ENGINE: Final = EngineName(DEFAULT)
+"""That of `run`, and of what measures it."""
 
 ProfileOption = Annotated[
     Profile,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuzz.commands.common import (
+    DEFAULT_ENGINE,
     DIFFERENT,
     INTERNAL,
     PATIENCE,
@@ -48,11 +49,11 @@ def run(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="guided: continues, fails and mutates what did something new. uniform: random programs drawn against "
-            "the live state. swarm: the same, with a random subset of the operations in each. libfuzzer: follows "
+            help="uniform: random programs drawn against the live state. swarm: the same, with a random subset of the "
+            "operations in each. guided: continues, fails and mutates what did something new. libfuzzer: follows "
             "branch coverage. stateful: Hypothesis, slow. docs/engines.md has more."
         ),
-    ] = EngineName.guided,
+    ] = DEFAULT_ENGINE,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after that long (60 if nothing is said).")] = None,
     programs: Annotated[
         int | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuzz.commands.common import (
+    DEFAULT_ENGINE,
     DIFFERENT,
     SAME,
     EngineName,
@@ -43,7 +44,7 @@ def zoo_command(
     ] = None,
     engine: Annotated[
         list[EngineName] | None,
-        typer.Option(help="Which engines. Can be given again. Default: guided, the default of `run`."),
+        typer.Option(help="Which engines. Can be given again. Default: that of `run`."),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials of each defect and engine, with a seed each.")] = 30,
     seconds: Annotated[float, typer.Option(min=0.1, help="CPU time of a trial at most, of one core.")] = 60.0,
@@ -76,7 +77,7 @@ def zoo_command(
     from fuzz.races.run import header, journal, keys
     from fuzz.races.summary import rows
 
-    engines = [name.value for name in dict.fromkeys(engine or [EngineName.guided])]
+    engines = [name.value for name in dict.fromkeys(engine or [DEFAULT_ENGINE])]
     todo = keys(engines, _chosen(defect), trials, seed)
     if plot is not None:
         _can_plot(plot)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 NAMES: Final = ("uniform", "swarm", "guided", "libfuzzer", "stateful")
 """What `make` knows: `swarm` is `uniform` with a random subset of the operations in each program."""
 
+DEFAULT: Final = "uniform"
+"""The engine of `run` where none is named, and of all that checks whether bugs are found (docs/decisions/0008)."""
+
 
 def make(name: str, seed: int, profile: Profile) -> Engine:
     """An engine by name, imported only now: one run needs one of them."""

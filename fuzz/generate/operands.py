@@ -167,7 +167,7 @@ def demote_count(draw: Draw, pool: HState, nid: int | None) -> int:
     """Pages to demote: one, all free ones, one more, none."""
     free = pool.free_count() if nid is None or nid >= len(pool.free) else len(pool.free[nid])
     x = draw()
-    if x < 0.75:
+    if x < 0.6:
         return 1
     if x < 0.8:
         return free

@@ -217,7 +217,7 @@ def _unpoison(draw: Draw, live: Live) -> Op:
 
 
 def _memory_unplug(draw: Draw, live: Live) -> Op:
-    found = _some_memory(draw, live, 0.03)
+    found = _some_memory(draw, live, 0.15)
     return _memory_add(draw, live) if found is None else Op("memory unplug", {MEMORY: found.name})
 
 

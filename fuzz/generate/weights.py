@@ -66,7 +66,7 @@ FAILABLE: Final = (
     *("dax state",) * 2,
     "memory unplug",
     *("subblock unplug",) * 2,
-    "hugetlb demote",
+    *("hugetlb demote",) * 3,
 )
 """Operations with allocation points; one of them follows a `fail alloc`."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from candidate.framework import UnifiedFramework
 from fuzz.execute import RunOutcome, run_program
-from fuzz.minimize import Minimized, Minimizer, complexity, minimize, simpler, simpler_machines, simpler_ops
+from fuzz.minimize import Minimized, Minimizer, complexity, kin, minimize, simpler, simpler_machines, simpler_ops
 from fuzz.oracle.finding import Finding
 from fuzz.program import OPERATIONS, Op, Program, make_op, parse
 from fuzz.program.arguments import G, M
@@ -242,3 +242,92 @@ def test_a_failure_stands_in_for_memory_that_runs_out(defect: str, machine: str,
         small = minimize(program)
     assert [op.name for op in small.program.ops].count("fail alloc") == 1
     assert len(small.program.ops) == len(parse(find(defect).program or "").ops)
+
+
+@pytest.mark.parametrize(
+    ("defect", "machine", "operations", "most"),
+    [
+        (
+            # The address follows the huge page, which is elsewhere without the memory that was added.
+            "HPG-2023-47",
+            "arch=x86_64 page=4K ram=512M nodes=1",
+            (
+                "boot\nm0 = memory add at=0x50000000 size=128M\nmemory online m0 block=0\nhugetlb resize size=2M to=1\n"
+                "fail alloc nth=1\nhugetlb dissolve at=0x50000000\n"
+            ),
+            4,
+        ),
+        (
+            # The number follows the split: a first one was done by the resizing.
+            "HVO-2026-08",
+            "arch=x86_64 page=4K ram=4G nodes=1",
+            (
+                "boot\nhugetlb resize size=2M to=1\nhugetlb overcommit size=1G to=1\nhugetlb resize size=2M to=0\n"
+                "fail alloc nth=4\nu0 = hugetlb map size=1G count=2\n"
+            ),
+            4,
+        ),
+        (
+            # An invariant of the reference says what the comparison says of a failure that both sides have.
+            "ACC-2026-01",
+            "arch=x86_64 page=4K ram=2072M nodes=1",
+            (
+                "boot\nm0 = memory add at=0xc0000000 size=128M\np0 = pages alloc count=511188\n"
+                "p1 = pages alloc count=623\n"
+                "p2 = pages alloc count=347\nd0 = dax create at=0x90000000 size=88M align=4K\n"
+            ),
+            3,
+        ),
+        (
+            # A surplus page by overcommit, and a failure in place of memory that is used up.
+            "ACC-2024-35",
+            "arch=loongarch64 page=64K ram=4G nodes=1",
+            (
+                "reserve size=512M count=6\nboot\nu0 = hugetlb map size=512M count=6\np0 = pages alloc count=7712\n"
+                "hugetlb resize size=512M to=0\nhugetlb unmap u0\n"
+            ),
+            5,
+        ),
+        (
+            # A map that gets less than it asks for gives pages back by itself.
+            "ACC-2024-35",
+            "arch=x86_64 page=4K ram=512M nodes=1",
+            (
+                "boot\nhugetlb overcommit size=2M to=1\nu0 = hugetlb map size=2M count=1\nhugetlb unmap u0 flush=off\n"
+                "fail alloc nth=2\nu1 = hugetlb map size=1G count=1\n"
+            ),
+            4,
+        ),
+    ],
+)
+def test_what_stands_for_something_follows_it(defect: str, machine: str, operations: str, most: int) -> None:
+    """Where an operation cannot be dropped as it is, it can with another number or another way to the same state."""
+    program = parse(f"vmm 1\nmachine {machine}\n{operations}")
+    with planted(find(defect)):
+        before = run_program(program, full_every=1).finding
+        small = minimize(program)
+    assert before is not None
+    assert len(small.program.ops) == most
+    assert kin(before, small.finding)
+
+
+def finding(field: str, drift: str, outcomes: tuple[str, str] = ("-12", "-12")) -> Finding:
+    return Finding("accounting", field, "dax create", outcomes, "", drift, "")
+
+
+@pytest.mark.parametrize(
+    ("target", "found", "same"),
+    [
+        (finding("reference: n", "-"), finding("n", "+"), True),  # the reference has less, so the candidate has more
+        (finding("reference: n", "-"), finding("n", "-"), False),
+        (finding("candidate: n", "-"), finding("n", "-"), True),
+        (finding("candidate: n", "-"), finding("n", "+"), False),
+        (finding("reference: n", "-", ("-12", "ok")), finding("reference: n", "-"), True),  # what the other side did
+        (finding("reference: n", "-", ("ok", "-12")), finding("reference: n", "-"), False),
+        (finding("reference: n", "-"), finding("other", "+"), False),
+        (finding("n", "+"), finding("reference: n", "-"), False),
+        (finding("n", "+"), finding("n", "+", ("ok", "ok")), False),
+    ],
+)
+def test_kin(target: Finding, found: Finding, same: bool) -> None:
+    assert kin(target, found) is same

@@ -1,0 +1,113 @@
+"""Numbers that follow what they stand for, when a program gets shorter.
+
+`fail alloc nth=5` means the page table of a split, and `hugetlb dissolve at=0x3000000` means the one huge page there
+is. Without an operation before them the split may be point 4 and the page elsewhere: the shorter program shows the same
+only with other numbers, and those are known, since a kernel can be asked: of what kind the point was that failed, which
+points of that kind the operation has now, and where the huge pages are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from candidate.framework import UnifiedFramework
+from fuzz.program.model import Op
+from fuzz.side import MakePaths, Side
+from mm.kernel import Kernel
+from mm.machine import Machine
+from reference.paths import SeparatePaths
+
+Ops = tuple[Op, ...]
+
+FAULT: Final = "fail alloc"
+AT_A_HUGE_PAGE: Final = frozenset(
+    {"hugetlb dissolve", "memory hard_offline", "memory soft_offline", "memory unpoison", "pages contig"}
+)
+"""Operations whose address is mostly that of a huge page."""
+NUMBERS: Final = 4
+"""Points of one kind that are tried: the first ones, and the last."""
+PLACES: Final = 2
+"""Huge pages of one pool that are tried: the first and the last."""
+
+
+def fired(machine: Machine, ops: Ops) -> str | None:
+    """Kind of the allocation point that the program's last `fail alloc` failed."""
+    at = _last_fault(ops)
+    if at is None:
+        return None
+    side = _run(machine, ops[: at + 2])
+    return side.kernel.faults.fired
+
+
+def adapted(machine: Machine, ops: Ops, kind: str | None) -> Iterator[Ops]:
+    """The program with other numbers: its last operation at huge pages that there are, its last failure, which was of
+    `kind`, at points of that kind.
+    """
+    for moved in _moved(machine, ops):
+        at = _last_fault(moved)
+        if at is not None and kind is not None:
+            for nth in _points(machine, moved, at, kind):
+                fault = moved[at]
+                yield (*moved[:at], replace(fault, args={**fault.args, "nth": nth}), *moved[at + 1 :])
+        if moved is not ops:
+            yield moved
+
+
+def last_points(machine: Machine, ops: Ops) -> list[int]:
+    """Number of the last allocation point that the last operation reaches on each side: one that only one side has is
+    among them."""
+    sides = _run(machine, ops), _run(machine, ops, UnifiedFramework)
+    return sorted({side.kernel.faults.reached for side in sides})
+
+
+def _last_fault(ops: Ops) -> int | None:
+    """Where the last `fail alloc` stands that an operation follows."""
+    return next((i for i in range(len(ops) - 2, -1, -1) if ops[i].name == FAULT), None)
+
+
+def _run(machine: Machine, ops: Ops, paths: MakePaths = SeparatePaths) -> Side:
+    side = Side(machine, paths)
+    for op in ops:
+        if isinstance(side.run(op), str):
+            break
+    return side
+
+
+def _points(machine: Machine, ops: Ops, at: int, kind: str) -> list[int]:
+    """Numbers of the points of `kind` that the operation behind the failure at `at` reaches without it."""
+    side = _run(machine, ops[:at])
+    faults = side.kernel.faults
+    faults.points = []
+    side.run(ops[at + 1])
+    numbers, reached = [], 0
+    for name, n in faults.points or ():
+        if name == kind and n:
+            numbers += [reached + 1, reached + n]
+        reached += n
+    found = list(dict.fromkeys(numbers))
+    return [*found[:NUMBERS], *found[NUMBERS:][-1:]]
+
+
+def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
+    """The program as it is, and with its last operation at other huge pages if it is at none."""
+    yield ops
+    last = ops[-1]
+    if last.name not in AT_A_HUGE_PAGE:
+        return
+    kernel = _run(machine, ops[:-1]).kernel
+    at = last.args["at"]
+    for place in _huge_pages(kernel, at >> kernel.arch.page_shift):
+        yield (*ops[:-1], replace(last, args={**last.args, "at": place << kernel.arch.page_shift}))
+
+
+def _huge_pages(kernel: Kernel, pfn: int) -> list[int]:
+    """First frames of huge pages of the pools; none if one of them covers `pfn`."""
+    out: list[int] = []
+    for pool in kernel.hstates.values():
+        if pfn & -pool.pages in pool.folios:
+            return []
+        there = sorted(pool.folios)
+        out += dict.fromkeys(there[:: max(1, len(there) - 1)][:PLACES])
+    return out
