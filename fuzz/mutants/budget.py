@@ -21,6 +21,8 @@ from fuzz.execute import run_program
 from fuzz.generate.program import run_affordable
 from fuzz.mutants.covering import Covering
 from fuzz.mutants.panel import Panel, spoiled
+from fuzz.mutants.planted import Source
+from fuzz.mutants.searches import SEARCHES, counts
 from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import MERGED, PAST, POSTED, Kill, Setting, Trial, corpus_trials, judge, random_trials
 from fuzz.oracle.ledger import clauses
@@ -38,6 +40,10 @@ RECORDED: Final = 2.0
 """CPU seconds of recorded random programs for each second of the budget."""
 PARENTS: Final = 200
 """Programs from which those near a line are made, at most."""
+PLANTED_EVERY: Final = 3
+"""Every so manyth trial of random programs gives programs to plant faults in."""
+SLOW: Final = 0.05
+"""CPU seconds of a program in which no faults are planted: the panel would become slow."""
 
 
 @dataclass(slots=True)
@@ -58,6 +64,10 @@ class Budget:
     programs: int = 0
     covering: Covering = field(default_factory=Covering)
     panel: Panel = field(default_factory=Panel)
+    sources: list[Source] = field(default_factory=list)
+    """Programs to plant faults in."""
+    searches: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """What the small searches count without a mutant."""
 
     @classmethod
     def load(cls, seconds: float, seed: int) -> Budget:
@@ -91,6 +101,9 @@ class Budget:
                 if kill := self._kernel(name):
                     return kill
                 self.times[name] = process_time() - begin
+            for name in SEARCHES:
+                next_is(name)
+                self.searches[name] = counts(name)
             end = process_time() + RECORDED * self.seconds
             for trial in random_trials():
                 next_is(trial.name)
@@ -101,6 +114,7 @@ class Budget:
                     break
         for name in self.unclean:
             del self.trials[name]
+        self.sources = [source for source in self.sources if source.name not in self.unclean]
         return None
 
     def record_panel(self) -> None:
@@ -112,8 +126,12 @@ class Budget:
 
     def _time(self, trial: Trial) -> Kill | None:
         begin = process_time()
-        kill = self._trial(trial)
-        self.times[trial.name] = process_time() - begin
+        programs: list[tuple[Setting, Program]] = []
+        kill = self._trial(trial, programs)
+        spent = self.times[trial.name] = process_time() - begin
+        plant = trial.program is not None or trial.numbers.start // len(trial.numbers) % PLANTED_EVERY == 0
+        if plant and spent < SLOW * len(programs):
+            self.sources += [Source(setting, trial.name, program) for setting, program in programs]
         if kill is not None:
             self.unclean[trial.name] = kill
         return kill
@@ -179,6 +197,9 @@ class Budget:
                         kill = None
                     yield kill
             yield changed
+            for name in sorted(names & self.searches.keys()):
+                _rearm()
+                yield self._search(name)
             for name in drawn:
                 _rearm()
                 yield self._trial(self.trials[name], parents)
@@ -222,6 +243,11 @@ class Budget:
         if finding.layer != defect.layer:
             return Kill("zoo", f"{defect.id} is found in {finding.layer}, not in {defect.layer}", defect.id)
         return None
+
+    def _search(self, name: str) -> Kill | None:
+        """Whether a search of all short programs counts what it counted without a mutant."""
+        now = counts(name)
+        return None if now == self.searches[name] else Kill("search", f"{self.searches[name]} is now {now}", name)
 
     def _near(self, setting: Setting, program: Program) -> Kill | None:
         _rearm()

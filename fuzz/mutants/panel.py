@@ -1,7 +1,8 @@
 """Faults that the oracle must see: mutants of the models, each with a program that shows it.
 
 A weaker oracle gives no difference by itself: nobody notices it but by a fault that it no longer sees. The zoo is a
-few dozen of these; the panel is some hundred more. They are chosen by the seed, and few of them show the same thing.
+few dozen of these; the panel is some hundred mutants of the models, and some thousand faults that are planted into one
+operation of a program (`fuzz.mutants.planted`). They are chosen by the seed, and few of them show the same thing.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from random import Random
 from types import CodeType
 from typing import Final
 
+from fuzz.mutants.planted import Fault, Seen
 from fuzz.mutants.sites import Mutant, function_of, modules, mutants, mutated_code
 from fuzz.mutants.trials import Kill, Trial
 
 MODELS: Final = ("reference", "candidate", "mm")
 ALIKE: Final = 3
-"""Members that show the same signature."""
+"""Mutants of the panel that show the same signature."""
+PLANTED_ALIKE: Final = 2
+"""Planted faults that do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,9 @@ class Panel:
     """The faults that were found so far."""
 
     def __init__(self) -> None:
-        self.members: list[Member] = []
+        self.members: list[Member | Seen] = []
         self._alike: Counter[str] = Counter()
+        self._planted_alike: Counter[str] = Counter()
 
     def offer(self, mutant: Mutant, kill: Kill, trials: dict[str, Trial], seed: int) -> None:
         """Take a fault that was found, if few show the same, and if it is found here as well."""
@@ -67,6 +72,12 @@ class Panel:
         if member.look(seed) is None:
             self.members.append(member)
             self._alike[kill.what] += 1
+
+    def plant(self, fault: Fault, signature: str, text: str) -> None:
+        """Take a planted fault, if few show the same."""
+        if self._planted_alike[signature] < PLANTED_ALIKE:
+            self._planted_alike[signature] += 1
+            self.members.append(Seen(fault, text, signature))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import signal
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 from fuzz.engines.collector import paused
 from fuzz.forks import each
-from fuzz.mutants.budget import RECORDED, Budget
+from fuzz.mutants.budget import HANG, RECORDED, Budget
 from fuzz.mutants.panel import candidates
+from fuzz.mutants.planted import Faults, batches
 from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, function_of, modules, mutants, plant
 from fuzz.mutants.trials import Kill
 from fuzz.results import Journal, sources
@@ -27,6 +29,10 @@ that sleeps, where CPU time never passes. On a busy machine the others get a sma
 to hang."""
 PANEL_SECONDS: Final = 0.4
 """CPU seconds for a mutant that is tried for the panel: what is found later than that would make the panel slow."""
+PLANTED: Final = 100
+"""Planted faults that are tried in one process."""
+BATCHES: Final = 10_000
+"""So many times at most; time is up long before."""
 FORK: Final = 0.02
 """CPU seconds that a process for a mutant costs."""
 
@@ -90,17 +96,40 @@ def journal(path: Path | None, budget: Budget) -> Journal[Result]:
 
 def fill_panel(budget: Budget, workers: int = 1) -> None:
     """Try mutants of the models for as long as random programs were recorded; the panel gets those that are found."""
-    found = run_all(budget, candidates(budget.seed), workers, PANEL_SECONDS)
+    tried = run_all(budget, candidates(budget.seed), workers, PANEL_SECONDS)
     spent = 0.0
-    for result in found:
+    for result in tried:
         spent += result.seconds + FORK
         if result.kill is not None and result.kill.by == "finding":
             with paused():
                 budget.panel.offer(result.mutant, result.kill, budget.trials, budget.seed)
         if spent > RECORDED * budget.seconds:
             break
-    found.close()
+    tried.close()
+    plant_faults(budget, workers)
     budget.record_panel()
+
+
+def plant_faults(budget: Budget, workers: int) -> None:
+    """Try planted faults for as long; the panel gets those that the oracle sees."""
+    faults = Faults(budget.sources, budget.seed)
+
+    def work(numbers: range) -> list[tuple[int, list[str] | None]]:
+        gc.disable()
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, HANG)  # a spoiled kernel may run in circles
+        return [(number, faults.seen(number)) for number in numbers]
+
+    spent = 0.0
+    running = each(islice(batches(PLANTED), BATCHES), work, workers, GRACE * HANG)
+    for ended in running:
+        spent += ended.seconds
+        for number, seen in ended.answer or []:
+            if seen is not None:
+                budget.panel.plant(faults[number], *seen)
+        if spent > RECORDED * budget.seconds:
+            break
+    running.close()
 
 
 def run_all(budget: Budget, chosen: list[Mutant], workers: int = 1, seconds: float | None = None) -> Generator[Result]:

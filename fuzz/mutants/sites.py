@@ -167,12 +167,15 @@ Place = tuple[ast.AST, str, int | None]
 
 
 def _places(node: ast.AST) -> Iterator[Place]:
-    """Where the nodes below `node` hang, without annotations, defaults, and what only makes a text."""
+    """Where the nodes below `node` hang, without annotations, defaults, what only makes a text, and `strict=` of zip,
+    which is an assertion."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "args") and not isinstance(node, ast.Call):
             continue
         for at, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            if isinstance(child, ast.keyword) and child.arg == "strict":
                 continue
             yield node, field, at
             yield from _places(child)

@@ -1,0 +1,214 @@
+"""Faults that are planted into one operation of a program, so that its kernels end it as no kernel should.
+
+The panel of `fuzz.mutants.panel` has mutants of the models; they show what mistakes in functions do, and leave most of
+what the oracle compares alone, and all that it concludes from return codes. Here every fault is made at the very place
+that a comparison reads: after the operation one value of one kernel's state is a neighbour of what it was
+(`fuzz.mutants.spoil`), or the operation answers something else, is not run at all, or is run with an argument that is
+one off. On one side the comparison must see it, on both sides alike a law must.
+
+A fault that the oracle does not see is no member of the panel: a frame may lie elsewhere, a counter of what nobody
+compares is nobody's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from fuzz.execute import Lockstep
+from fuzz.mutants.spoil import SPOILERS
+from fuzz.mutants.trials import Kill, Setting
+from fuzz.oracle.finding import Finding, Outcome
+from fuzz.program.model import Op, Program
+from fuzz.side import Side
+from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP
+
+ERRNOS: Final = (EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP)
+DEATHS: Final = (
+    "bug: panic: planted",
+    "bug: planted",
+    "crash: Planted: planted",
+    "bug: page fault: struct page of pfn 0x1000 is written but not mapped",
+    "bug: page fault: struct page of pfn 0x1000 is written through a read-only shared tail page",
+    "bug: bad page state: frame 0x1000 is freed but is not online RAM",
+    "bug: compound_section_tail_page: the PTE of vmemmap page 0x1000 is read through a PMD leaf",
+)
+"""Ways to die, those of the open findings among them."""
+SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
+"""Sides that have the fault: the candidate, the reference, or both alike."""
+KINDS: Final = ("state",) * 6 + ("answer", "answer", "idle", "argument")
+FULL: Final = 0.3
+"""Share of faults that a full comparison follows at once."""
+
+
+class Planted(Side):
+    """A side with a fault in its next operation."""
+
+    __slots__ = ("does", "draw", "kind")
+
+    def __init__(self, side: Side, kind: str, seed: int) -> None:
+        self.kernel, self.handles, self.page_shift = side.kernel, side.handles, side.page_shift
+        self.kind = kind
+        self.draw = Random(seed)
+        self.does: str | None = None
+        """What the fault did, once it was run."""
+
+    def run(self, op: Op) -> Outcome:
+        """Run the operation with the fault."""
+        draw = self.draw
+        if self.kind == "argument":
+            other = argument_off(op, draw, self.page_shift)
+            if other is None:
+                return super().run(op)
+            self.does = f"{op.name} with {other[0]}={other[1].args[other[0]]}"
+            return super().run(other[1])
+        if self.kind == "idle":
+            self.kernel.log.clear()
+            self.kernel.faults.begin()
+            rc: Outcome = draw.choice((0, 0, 1, -draw.choice(ERRNOS)))
+            self.does = f"{op.name} does nothing and answers {rc}"
+            return rc
+        rc = super().run(op)
+        if self.kind == "answer":
+            other_rc = answer_off(rc, draw)
+            if other_rc != rc:
+                self.does = f"{op.name} answers {other_rc}, not {rc}"
+            return other_rc
+        self.does = draw.choice(SPOILERS)(self.kernel, draw)
+        return rc
+
+
+def answer_off(rc: Outcome, draw: Random) -> Outcome:
+    """Another answer."""
+    how = draw.random()
+    if isinstance(rc, str):
+        return draw.choice((0, -draw.choice(ERRNOS), draw.choice(DEATHS)))
+    if how < 0.15:
+        return draw.choice(DEATHS)
+    if how < 0.25:
+        return rc + 1
+    return 0 if rc and how < 0.6 else -draw.choice(ERRNOS)
+
+
+def argument_off(op: Op, draw: Random, page_shift: int) -> tuple[str, Op] | None:
+    """The operation with one argument that is one off, and that argument's name."""
+    names = [name for name, value in op.args.items() if isinstance(value, int | list | tuple) or name == "zone"]
+    if not names:
+        return None
+    name = draw.choice(names)
+    value = op.args[name]
+    new: Any
+    if isinstance(value, bool):
+        new = not value
+    elif name == "zone":
+        new = draw.choice([zone for zone in ("default", "kernel", "movable") if zone != value])
+    elif isinstance(value, int):
+        step = 1 << draw.choice((page_shift, 21, 27)) if name in ("at", "size", "align") else 1
+        if op.name.startswith("hugetlb") and name == "size":
+            return None
+        new = max(0, value + draw.choice((-step, step)))
+    else:
+        if not value or not isinstance(value[0], int):
+            return None
+        step = 1 << draw.choice((page_shift, 21, 27))
+        new = type(value)([max(0, value[0] + draw.choice((-step, step))), *value[1:]])
+    return name, Op(op.name, {**op.args, name: new}, op.result)
+
+
+class Source(NamedTuple):
+    """A program that faults are planted in."""
+
+    setting: Setting
+    name: str
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault in one operation of a program."""
+
+    source: Source
+    at: int
+    """Number of the operation."""
+    sides: tuple[int, ...]
+    kind: str
+    full: bool
+    seed: int
+
+    def run(self) -> tuple[Finding | None, str | None]:
+        """What the oracle sees of it, and what was done; no words if there was nothing to do."""
+        with self.source.setting.models():
+            pair = Lockstep(self.source.program.machine, self.source.setting.profile)
+            for op in self.source.program.ops[: self.at]:
+                pair.step(op)
+                if pair.over:
+                    return None, None
+            sound = pair.reference, pair.candidate
+            pair.full_every = int(self.full)
+            planted = [Planted(side, self.kind, self.seed) if i in self.sides else side for i, side in enumerate(sound)]
+            pair.reference, pair.candidate = planted
+            finding = pair.step(self.source.program.ops[self.at]).finding
+            does = [side.does for side in planted if isinstance(side, Planted)]
+            if finding is None and not all(does):
+                return None, None
+            pair.reference, pair.candidate = sound
+            if finding is None and not pair.over and not self.full:
+                finding = pair.finish()
+            pair.close()
+        return finding, "; ".join(text or "nothing" for text in does)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A fault that the oracle sees."""
+
+    fault: Fault
+    text: str
+    """What the fault does, in a line."""
+    signature: str
+
+    def look(self, seed: int) -> Kill | None:
+        """Whether it is no longer seen, or seen as something else."""
+        finding, _ = self.fault.run()
+        where = f"{self.fault.source.name}, operation {self.fault.at}"
+        if finding is None:
+            return Kill("planted", f"not seen: {self.text}", where)
+        if finding.signature != self.signature:
+            return Kill("signature", f"{self.signature} is now {finding.signature}", where)
+        return None
+
+
+class Faults:
+    """All faults of some programs, by number: every operation of the language has its turn as often as any other, in
+    one of the places where a program has it."""
+
+    def __init__(self, sources: list[Source], seed: int) -> None:
+        self.seed = seed
+        self.places: dict[str, list[tuple[Source, int]]] = {}
+        for source in sources:
+            for at, op in enumerate(source.program.ops):
+                self.places.setdefault(op.name, []).append((source, at))
+        self.operations = sorted(self.places)
+
+    def __getitem__(self, number: int) -> Fault:
+        draw = Random(self.seed << 32 | number)
+        source, at = draw.choice(self.places[draw.choice(self.operations)])
+        kind = draw.choice(KINDS)
+        return Fault(source, at, draw.choice(SIDES), kind, draw.random() < FULL, draw.getrandbits(32))
+
+    def seen(self, number: int) -> list[str] | None:
+        """Signature and text of a fault, if the oracle sees it."""
+        try:
+            finding, text = self[number].run()
+        except Exception:
+            # What the fault has left cannot be looked at: it is seen, but not by a comparison.
+            return None
+        return None if finding is None or text is None else [finding.signature, text]
+
+
+def batches(size: int) -> Iterator[range]:
+    """Numbers of faults, without end."""
+    return (range(first, first + size) for first in count(step=size))
