@@ -40,6 +40,8 @@ RECORDED: Final = 2.0
 """CPU seconds of recorded random programs for each second of the budget."""
 PARENTS: Final = 200
 """Programs from which those near a line are made, at most."""
+MORE: Final = 300
+"""Faults of the panel that are still looked at, for one that is missed, once one was seen as something else."""
 PLANTED_EVERY: Final = 3
 """Every so manyth trial of random programs gives programs to plant faults in."""
 SLOW: Final = 0.05
@@ -187,7 +189,7 @@ class Budget:
             _rearm()
             yield self._defect(name)
         if oracle:
-            changed = None
+            changed, more = None, MORE
             for number, member in enumerate(self.panel.members):
                 if f"panel {number}" in names:
                     _rearm()
@@ -196,6 +198,9 @@ class Budget:
                         changed = changed or kill
                         kill = None
                     yield kill
+                    more -= changed is not None
+                    if not more:
+                        break
             yield changed
             for name in sorted(names & self.searches.keys()):
                 _rearm()

@@ -3,8 +3,9 @@
 The panel of `fuzz.mutants.panel` has mutants of the models; they show what mistakes in functions do, and leave most of
 what the oracle compares alone, and all that it concludes from return codes. Here every fault is made at the very place
 that a comparison reads: after the operation one value of one kernel's state is a neighbour of what it was
-(`fuzz.mutants.spoil`), or the operation answers something else, is not run at all, or is run with an argument that is
-one off. On one side the comparison must see it, on both sides alike a law must.
+(`fuzz.mutants.spoil`), or something of the candidate is as the reference has it (`fuzz.mutants.mimic`), or the
+operation answers something else, is not run at all, or is run with an argument that is one off. On one side the
+comparison must see it, on both sides alike a law must.
 
 A fault that the oracle does not see is no member of the panel: a frame may lie elsewhere, a counter of what nobody
 compares is nobody's business.
@@ -19,6 +20,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from fuzz.execute import Lockstep
+from fuzz.mutants.mimic import mimic
 from fuzz.mutants.spoil import SPOILERS
 from fuzz.mutants.trials import Kill, Setting
 from fuzz.oracle.finding import Finding, Outcome
@@ -39,7 +41,7 @@ DEATHS: Final = (
 """Ways to die, those of the open findings among them."""
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 """Sides that have the fault: the candidate, the reference, or both alike."""
-KINDS: Final = ("state",) * 6 + ("answer", "answer", "idle", "argument")
+KINDS: Final = ("state",) * 7 + ("answer", "answer", "idle", "argument", "mimic")
 FULL: Final = 0.3
 """Share of faults that a full comparison follows at once."""
 
@@ -47,10 +49,11 @@ FULL: Final = 0.3
 class Planted(Side):
     """A side with a fault in its next operation."""
 
-    __slots__ = ("does", "draw", "kind")
+    __slots__ = ("does", "draw", "kind", "other")
 
-    def __init__(self, side: Side, kind: str, seed: int) -> None:
+    def __init__(self, side: Side, other: Side, kind: str, seed: int) -> None:
         self.kernel, self.handles, self.page_shift = side.kernel, side.handles, side.page_shift
+        self.other = other.kernel
         self.kind = kind
         self.draw = Random(seed)
         self.does: str | None = None
@@ -77,7 +80,10 @@ class Planted(Side):
             if other_rc != rc:
                 self.does = f"{op.name} answers {other_rc}, not {rc}"
             return other_rc
-        self.does = draw.choice(SPOILERS)(self.kernel, draw)
+        if self.kind == "mimic":
+            self.does = mimic(self.kernel, self.other, draw)
+        else:
+            self.does = draw.choice(SPOILERS)(self.kernel, draw)
         return rc
 
 
@@ -148,7 +154,10 @@ class Fault:
                     return None, None
             sound = pair.reference, pair.candidate
             pair.full_every = int(self.full)
-            planted = [Planted(side, self.kind, self.seed) if i in self.sides else side for i, side in enumerate(sound)]
+            planted = [
+                Planted(side, sound[1 - i], self.kind, self.seed) if i in self.sides else side
+                for i, side in enumerate(sound)
+            ]
             pair.reference, pair.candidate = planted
             finding = pair.step(self.source.program.ops[self.at]).finding
             does = [side.does for side in planted if isinstance(side, Planted)]
@@ -197,7 +206,8 @@ class Faults:
         draw = Random(self.seed << 32 | number)
         source, at = draw.choice(self.places[draw.choice(self.operations)])
         kind = draw.choice(KINDS)
-        return Fault(source, at, draw.choice(SIDES), kind, draw.random() < FULL, draw.getrandbits(32))
+        sides = (1,) if kind == "mimic" else draw.choice(SIDES)
+        return Fault(source, at, sides, kind, draw.random() < FULL, draw.getrandbits(32))
 
     def seen(self, number: int) -> list[str] | None:
         """Signature and text of a fault, if the oracle sees it."""

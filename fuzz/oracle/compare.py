@@ -20,7 +20,7 @@ from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
 from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, ROLLBACK, VERSION, History
-from fuzz.oracle.invariants import check, unmarked, without
+from fuzz.oracle.invariants import check, unmarked
 from fuzz.oracle.observe import (
     TailName,
     Tails,
@@ -33,6 +33,7 @@ from fuzz.oracle.observe import (
     tails_by_frame,
     union,
     unlike,
+    without,
 )
 from fuzz.oracle.pieces import Pieces, shares_tails
 from mm.errno import EEXIST, EOPNOTSUPP

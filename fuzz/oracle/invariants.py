@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from fuzz.oracle.finding import Difference, Layer
-from fuzz.oracle.observe import TailName, Tails, home, tails_by_frame
+from fuzz.oracle.observe import Runs, TailName, Tails, home, tails_by_frame, union, without
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
@@ -40,7 +40,6 @@ COUNTED = frozenset({("x86_64", 12), ("arm64", 12)})
 separate-paths.md). Elsewhere a PMD leaf can be larger than what it was populated for (riscv64, loongarch64, s390x,
 powerpc with 4K pages), vmemmap_free does nothing (loongarch64), or subsections share a vmemmap page (larger pages)."""
 
-Runs = list[tuple[int, int]]
 ZoneTails = Mapping[TailName, int]
 Owned = dict[str, Runs]
 """The frames of each owner."""
@@ -140,7 +139,7 @@ def _of(owned: Owned, owners: frozenset[str]) -> Runs:
     lists = [owned[owner] for owner in owners if owner in owned]
     if len(lists) == 1:
         return lists[0]
-    return _join([run for runs in lists for run in runs])[0]
+    return union([run for runs in lists for run in runs])
 
 
 def _unlike(mapped: Runs, owned: Runs) -> tuple[int, str] | None:
@@ -201,20 +200,6 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
         text = f"nr_memmap + nr_memmap_boot is {counted + slack}, for {total + slack} pages"
         return _violated("accounting", "nr_memmap", "+" if counted > total else "-", text, side)
     return None
-
-
-def without(runs: Runs, holes: Runs) -> Runs:
-    """Sorted runs less sorted holes."""
-    out: Runs = []
-    for lo, hi in runs:
-        for s, e in holes:
-            if s < hi and lo < e:
-                if lo < s:
-                    out.append((lo, s))
-                lo = max(lo, e)
-        if lo < hi:
-            out.append((lo, hi))
-    return out
 
 
 def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference | None:

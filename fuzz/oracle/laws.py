@@ -14,7 +14,7 @@ from typing import Final
 
 from fuzz.oracle import books, contents
 from fuzz.oracle.finding import Broken, Difference
-from fuzz.oracle.invariants import without
+from fuzz.oracle.observe import union, without
 from mm.altmap import Altmap
 from mm.hugetlb import folio_at
 from mm.kernel import Kernel
@@ -117,12 +117,7 @@ def page_tables(k: Kernel) -> Broken | None:
     """Where the vmemmap has PMD or PUD tables, every mapped page lies under one (vmemmap_pmd_populate,
     vmemmap_pud_populate in mm/sparse-vmemmap.c; free_pmd_table in arch/x86/mm/init_64.c leaves those in use)."""
     entries = k.tables.entries
-    mapped: list[tuple[int, int]] = []
-    for lo, hi in zip(entries.starts, entries.ends, strict=True):
-        if mapped and mapped[-1][1] == lo:
-            mapped[-1] = mapped[-1][0], hi
-        else:
-            mapped.append((lo, hi))
+    mapped = union(list(zip(entries.starts, entries.ends, strict=True)))
     for level in (PMD_TABLE, PUD_TABLE):
         tables, span = k.tables.tables[level], k.tables.spans[level]
         for lo, hi in mapped if any(t.starts for t in k.tables.tables[level:]) else ():
@@ -230,14 +225,8 @@ def resources(k: Kernel) -> Broken | None:
 
 
 def _covered(runs: Iterable[tuple[int, int]], by: list[tuple[int, int]]) -> bool:
-    """Whether every run lies in the union of `by`, which may touch but not overlap."""
-    joined: list[tuple[int, int]] = []
-    for lo, hi in sorted(by):
-        if joined and joined[-1][1] == lo:
-            joined[-1] = joined[-1][0], hi
-        else:
-            joined.append((lo, hi))
-    return all(any(lo <= s and e <= hi for lo, hi in joined) for s, e in runs)
+    """Whether every run lies in the union of `by`."""
+    return not without(sorted(runs), union(by))
 
 
 def pageblocks(k: Kernel) -> Broken | None:

@@ -28,6 +28,7 @@ from mm.pgtable import Strided, frame_at
 
 V = TypeVar("V")
 Part = tuple[int, int, V]
+Runs = list[tuple[int, int]]
 Form = tuple[Any, ...]
 Segment = tuple[int, int, Form]
 PageSegment = tuple[int, int, Content | Row]
@@ -155,8 +156,8 @@ def row(k: Kernel, tails: Tails, lo: int, hi: int, m: Strided) -> Form:
         owner = run[2]
     else:
         owner = "+".join(sorted({o for _, _, o in _owned(k, *frames)}))
-    # A tail frame that is in no zone's array keeps its number as a name, so that it equals nothing.
-    name = None if m.tail is None else tails.get(m.tail, m.tail)
+    # A tail frame that is in no zone's array is named after itself, in a zone that there is not.
+    name = None if m.tail is None else tails.get(m.tail, ((-1, -1), m.tail))
     return "row", m.period, m.keep, m.phase, m.rw, owner, m.tail_rw, name
 
 
@@ -286,12 +287,12 @@ def expand_pages(segments: list[PageSegment]) -> list[PageSegment]:
 # -- ranges ---------------------------------------------------------------------------------------------------------
 
 
-def union(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def union(ranges: Runs) -> Runs:
     """The ranges, sorted and joined where they overlap or touch."""
     if len(ranges) < 2:
         return ranges
     ranges.sort()
-    out: list[tuple[int, int]] = []
+    out: Runs = []
     first, end = ranges[0]
     for lo, hi in ranges:
         if lo <= end:
@@ -301,4 +302,17 @@ def union(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
             out.append((first, end))
             first, end = lo, hi
     out.append((first, end))
+    return out
+
+
+def without(runs: Runs, holes: Runs) -> Runs:
+    """Sorted runs less sorted holes."""
+    out: Runs = []
+    for lo, hi in runs:
+        for s, e in holes:
+            if lo < min(s, hi):
+                out.append((lo, min(s, hi)))
+            lo = max(lo, e)
+        if lo < hi:
+            out.append((lo, hi))
     return out

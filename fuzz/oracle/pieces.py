@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages
+from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages, without
 from mm.arch import Arch
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
@@ -97,19 +97,11 @@ class Pieces:
     def created(self, ref: Kernel, before: RunSet, ranges: list[tuple[int, int]], order: int, nid: int) -> None:
         """Find the pieces of a creation; `before` are the subsections that existed before it."""
         sub = self.arch.pages_per_subsection
-        new = False
         for start, end in ranges:
             for a, b in ref.sections.subsections.runs(start // sub, -(-end // sub)):
-                for s, e in before.runs(a, b):
-                    if a < s:
-                        self._add(ref, a * sub, s * sub, start, end, order, nid)
-                        new = True
-                    a = e
-                if a < b:
-                    self._add(ref, a * sub, b * sub, start, end, order, nid)
-                    new = True
-        if new:
-            self.recount()
+                for lo, hi in without([(a, b)], before.runs(a, b)):
+                    self._add(ref, lo * sub, hi * sub, start, end, order, nid)
+        self.recount()
 
     def _add(self, ref: Kernel, lo: int, hi: int, start: int, end: int, order: int, nid: int) -> None:
         """New pages [lo, hi) of the range [start, end)."""
@@ -123,30 +115,13 @@ class Pieces:
                 self.runs.clear(lo, hi)
                 self.recount()
 
-    def prune(self, ref: Kernel, sections: list[tuple[int, int]]) -> None:
-        """Forget the pieces of changed `sections` that are gone."""
-        per, sub = self.arch.pages_per_section, self.arch.pages_per_subsection
-        gone = False
-        for first, last in sections:
-            for lo, hi, _ in self.runs.runs(first * per, last * per):
-                done = lo
-                for s, e in ref.sections.subsections.runs(lo // sub, hi // sub):
-                    if done < s * sub:
-                        self.runs.clear(done, s * sub)
-                        gone = True
-                    done = e * sub
-                if done < hi:
-                    self.runs.clear(done, hi)
-                    gone = True
-        if gone:
-            self.recount()
-
     def on(self, k: Kernel) -> Pieces:
         """The pieces as they are in kernel `k`, once the two sides have parted."""
         new = Pieces(self.arch, self.tail_rw, self.full_count)
-        new.runs = self.runs.copy()
-        end = max(new.runs.ends, default=0) // self.arch.pages_per_section + 1
-        new.prune(k, [(0, end)])
+        sub = self.arch.pages_per_subsection
+        for lo, hi, piece in self.runs.items():
+            for s, e in k.sections.subsections.runs(lo // sub, hi // sub):
+                new.runs.set(s * sub, e * sub, piece)
         new.recount()
         return new
 

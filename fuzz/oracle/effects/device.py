@@ -64,7 +64,8 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     if args["altmap"] and not all(asked[0][0] < lo and hi <= asked[0][1] for lo, hi in device.ranges):
         return f"the data are {device.ranges}"
     arch = k.arch
-    if args["align"] not in (page, 1 << arch.pmd_shift, 1 << arch.pud_shift if arch.pud_thp else 0):
+    shifts = [arch.page_shift, arch.pmd_shift, *([arch.pud_shift] if arch.pud_thp else [])]
+    if args["align"] not in [1 << shift for shift in shifts]:
         return "no page table has entries of that alignment"  # dax_align_valid
     granule = max(device.align, k.arch.pages_per_subsection)
     if any((hi - lo) % granule for lo, hi in device.ranges):

@@ -1,0 +1,153 @@
+"""Planted faults, with which mutants of the oracle are judged: each is what it says, and the sound oracle sees it."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from fuzz.execute import Lockstep
+from fuzz.mutants import searches
+from fuzz.mutants.panel import PLANTED_ALIKE, Panel
+from fuzz.mutants.planted import Fault, Faults, Source, answer_off, argument_off
+from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
+from fuzz.mutants.trials import POSTED, corpus_trials
+from fuzz.program.model import make_op
+from fuzz.program.text import parse
+from mm.page_alloc import Poisoned
+from mm.pgtable import Pte
+
+BUSY = """vmm 1
+machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
+boot
+hugetlb resize size=2M to=8
+u0 = hugetlb map size=2M count=3
+hugetlb overcommit size=2M to=9
+u1 = hugetlb map size=2M count=6
+hugetlb unmap u1 flush=off
+m0 = memory add at=0x200000000 size=256M memmap_on_memory=on
+memory online m0 block=0 zone=movable
+m1 = memory add at=0x220000000 size=256M node=1
+memory online m1 block=0 zone=movable
+subblock unplug m1 block=0 first=3 count=2
+d1 = dax create at=0x340000000 size=256M align=2M altmap=on
+p0 = pages alloc count=100 node=1 movable=on
+memory hard_offline at=0x3000000
+memory offline m0 block=0
+fail alloc nth=900
+d0 = dax create at=0x300000000 size=256M align=2M
+"""
+"""Something of everything that can be spoiled."""
+PROGRAM = parse(BUSY)
+
+
+@pytest.fixture
+def busy() -> Lockstep:
+    """A pair after the last operation, before the oracle has looked at it."""
+    pair = Lockstep(PROGRAM.machine)
+    for op in PROGRAM.ops[:-1]:
+        result = pair.step(op)
+        assert (result.rcs, result.finding) == ((0, 0), None), op
+    pair.oracle.before(PROGRAM.ops[-1])
+    for side in (pair.reference, pair.candidate):
+        assert side.run(PROGRAM.ops[-1]) == 0
+    return pair
+
+
+@pytest.mark.parametrize("spoiler", dict.fromkeys(SPOILERS), ids=lambda spoiler: spoiler.__name__)
+def test_every_spoiler_finds_something_and_says_what(busy: Lockstep, spoiler: Spoiler) -> None:
+    if spoiler.__name__ == "tried":  # set by operations that make memory go
+        busy.candidate.kernel.memory_blocks.tried.append((0, 512))
+    texts = [spoiler(busy.candidate.kernel, Random(seed)) for seed in range(4)]
+    assert any(texts)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, {False}),
+        (7, {6, 8}),
+        ((1, 2), {(0, 2), (2, 2), (1, 1), (1, 3)}),
+        (Pte(5, True), {Pte(4, True), Pte(6, True), Pte(5, False)}),
+    ],
+)
+def test_neighbours(value: object, expected: set[object]) -> None:
+    assert {neighbour(value, Random(seed)) for seed in range(60)} == expected
+
+
+def test_the_neighbour_of_a_word_is_another_one() -> None:
+    assert all(neighbour(word, Random(1)) is not word for word in Poisoned)
+
+
+def test_answers_and_arguments_are_others() -> None:
+    assert all(answer_off(-12, Random(seed)) != -12 for seed in range(5))
+    op = make_op("memory add", "m0", at=1 << 32, size=1 << 28, node=0)
+    for seed in range(20):
+        found = argument_off(op, Random(seed), 12)
+        assert found is not None
+        name, other = found
+        assert {key for key in op.args if op.args[key] != other.args[key]} <= {name}
+
+
+def fault(at: int, sides: tuple[int, ...], kind: str, seed: int) -> Fault:
+    return Fault(Source(POSTED, "busy", PROGRAM), at, sides, kind, False, seed)
+
+
+@pytest.mark.parametrize(("sides", "kind"), [((1,), "answer"), ((0,), "answer"), ((1,), "idle"), ((0,), "idle")])
+def test_what_is_answered_or_left_undone_is_seen(sides: tuple[int, ...], kind: str) -> None:
+    at = next(i for i, op in enumerate(PROGRAM.ops) if op.name == "memory online")
+    for seed in range(10):
+        finding, text = fault(at, sides, kind, seed).run()
+        assert text
+        assert finding is not None, text
+
+
+@pytest.mark.parametrize(("sides", "kind"), [((1,), "state"), ((0,), "state"), ((0, 1), "state"), ((1,), "mimic")])
+def test_what_is_spoiled_is_seen_more_often_than_not(sides: tuple[int, ...], kind: str) -> None:
+    done = [fault(len(PROGRAM.ops) - 1, sides, kind, seed).run() for seed in range(60)]
+    seen = [finding for finding, text in done if text]
+    assert seen
+    assert sum(finding is not None for finding in seen) > len(seen) / 3
+
+
+def test_equal_numbers_are_equal_faults_and_every_operation_has_its_turn() -> None:
+    sources = [Source(t.setting, t.name, t.program) for t in corpus_trials() if t.program is not None]
+    faults, again = Faults(sources, 5), Faults(sources, 5)
+    chosen = [faults[number] for number in range(400)]
+    assert chosen == [again[number] for number in range(400)]
+    names = {one.source.program.ops[one.at].name for one in chosen}
+    assert names == set(faults.operations) > {"boot", "dax create", "hugetlb demote", "subblock plug"}
+
+
+def test_the_panel_takes_few_that_show_the_same() -> None:
+    panel = Panel()
+    for seed in range(PLANTED_ALIKE + 3):
+        panel.plant(fault(1, (1,), "idle", seed), "a signature", "a text")
+    assert len(panel.members) == PLANTED_ALIKE
+
+
+def test_a_member_notices_when_it_is_not_seen_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = next(i for i, op in enumerate(PROGRAM.ops) if op.name == "memory online")
+    found = ((one, *one.run()) for one in (fault(at, (0, 1), "idle", seed) for seed in range(20)))
+    one, finding, text = next(found_one for found_one in found if found_one[1] is not None)
+    assert finding is not None
+    assert text is not None
+    panel = Panel()
+    panel.plant(one, finding.signature, text)
+    (member,) = panel.members
+    assert member.look(0) is None
+    monkeypatch.setattr("fuzz.oracle.effects.missing", lambda *args: None)
+    monkeypatch.setattr("fuzz.oracle.laws.LAWS", ())
+    kill = member.look(0)
+    assert kill is not None
+    assert (kill.by, text in kill.what) == ("planted", True)
+
+
+def test_a_search_counts_other_states_if_the_form_is_too_coarse_or_too_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(searches.SEARCHES, "explore memory", 2)
+    sound = searches.counts("explore memory")
+    monkeypatch.setattr("fuzz.engines.explore.canonical", lambda oracle, handles, pages=True: b"one")
+    assert searches.counts("explore memory")[0] < sound[0]
+    forms = iter(range(1000))
+    monkeypatch.setattr("fuzz.engines.explore.canonical", lambda oracle, handles, pages=True: b"%d" % next(forms))
+    assert searches.counts("explore memory")[0] > sound[0]
