@@ -21,11 +21,12 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.execute import Lockstep
 from fuzz.mutants.mimic import mimic
-from fuzz.mutants.spoil import SPOILERS
+from fuzz.mutants.spoil import SPOILERS, neighbour
 from fuzz.mutants.trials import Kill, Setting
 from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
 from fuzz.side import Side
+from mm.dev_dax import DevDax, Driver, KmemState
 from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP
 
 ERRNOS: Final = (EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP)
@@ -40,8 +41,10 @@ DEATHS: Final = (
 )
 """Ways to die, those of the open findings among them."""
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
-"""Sides that have the fault: the candidate, the reference, or both alike."""
-KINDS: Final = ("state",) * 7 + ("answer", "answer", "idle", "argument", "mimic")
+"""Sides that have a spoiled state: the candidate, the reference, or both alike."""
+KINDS: Final = ("state",) * 7 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+DRIVERS: Final[tuple[Driver, ...]] = ("none", "devdax", "fsdev", "kmem")
+STATES: Final[tuple[KmemState, ...]] = ("unplugged", "offline", "online", "online_movable")
 FULL: Final = 0.3
 """Share of faults that a full comparison follows at once."""
 
@@ -80,7 +83,9 @@ class Planted(Side):
             if other_rc != rc:
                 self.does = f"{op.name} answers {other_rc}, not {rc}"
             return other_rc
-        if self.kind == "mimic":
+        if self.kind == "handle":
+            self.does = handle_off(self.handles, op, draw)
+        elif self.kind == "mimic":
             self.does = mimic(self.kernel, self.other, draw)
         else:
             self.does = draw.choice(SPOILERS)(self.kernel, draw)
@@ -122,6 +127,38 @@ def argument_off(op: Op, draw: Random, page_shift: int) -> tuple[str, Op] | None
         step = 1 << draw.choice((page_shift, 21, 27))
         new = type(value)([max(0, value[0] + draw.choice((-step, step))), *value[1:]])
     return name, Op(op.name, {**op.args, name: new}, op.result)
+
+
+def handle_off(handles: dict[str, Any], op: Op, draw: Random) -> str | None:
+    """Spoil what a handle of the operation stands for, or any other; a line that says how."""
+    live = sorted(name for name in handles if not name.startswith("ram"))
+    named = [name for name in (op.result, *op.args.values()) if isinstance(name, str) and name in live]
+    if not live:
+        return None
+    name = draw.choice(named or live)
+    thing = handles[name]
+    if isinstance(thing, DevDax):
+        how = draw.randrange(5)
+        if how == 0:
+            thing.driver = draw.choice([driver for driver in DRIVERS if driver != thing.driver])
+        elif how == 1:
+            thing.ranges = [neighbour(thing.ranges[0], draw), *thing.ranges[1:]]
+        elif how == 2:
+            thing.align = draw.choice((1, thing.align * 512, thing.align // 512 or 2))
+        elif how == 3 and thing.kmem is not None:
+            thing.kmem.res = [not has for has in thing.kmem.res]
+            if draw.random() < 0.5:
+                thing.kmem.state = draw.choice([state for state in STATES if state != thing.kmem.state])
+        else:
+            attribute = draw.choice(("nid", "memmap_on_memory"))
+            setattr(thing, attribute, neighbour(getattr(thing, attribute), draw))
+        return f"{name} is a device {thing.ranges} of {thing.driver}, node {thing.nid}, align {thing.align}"
+    if isinstance(thing, list) and thing:
+        thing[0] = neighbour(thing[0], draw)
+        return f"{name}: extent {thing[0]}"
+    if isinstance(thing, tuple) and isinstance(thing[1], list) and thing[1]:
+        return f"{name}: {thing[1].pop()!r} is not of the mapping"
+    return None
 
 
 class Source(NamedTuple):
@@ -207,6 +244,8 @@ class Faults:
         source, at = draw.choice(self.places[draw.choice(self.operations)])
         kind = draw.choice(KINDS)
         sides = (1,) if kind == "mimic" else draw.choice(SIDES)
+        if kind not in ("state", "mimic") and draw.random() < 0.5:
+            sides = 0, 1  # one side alone is plain to see
         return Fault(source, at, sides, kind, draw.random() < FULL, draw.getrandbits(32))
 
     def seen(self, number: int) -> list[str] | None:

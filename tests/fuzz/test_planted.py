@@ -102,7 +102,9 @@ def test_what_is_answered_or_left_undone_is_seen(sides: tuple[int, ...], kind: s
         assert finding is not None, text
 
 
-@pytest.mark.parametrize(("sides", "kind"), [((1,), "state"), ((0,), "state"), ((0, 1), "state"), ((1,), "mimic")])
+@pytest.mark.parametrize(
+    ("sides", "kind"), [((1,), "state"), ((0,), "state"), ((0, 1), "state"), ((1,), "mimic"), ((0, 1), "handle")]
+)
 def test_what_is_spoiled_is_seen_more_often_than_not(sides: tuple[int, ...], kind: str) -> None:
     done = [fault(len(PROGRAM.ops) - 1, sides, kind, seed).run() for seed in range(60)]
     seen = [finding for finding, text in done if text]
