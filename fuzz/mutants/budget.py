@@ -103,9 +103,6 @@ class Budget:
                 if kill := self._kernel(name):
                     return kill
                 self.times[name] = process_time() - begin
-            for name in SEARCHES:
-                next_is(name)
-                self.searches[name] = counts(name)
             end = process_time() + RECORDED * self.seconds
             for trial in random_trials():
                 next_is(trial.name)
@@ -120,8 +117,11 @@ class Budget:
         return None
 
     def record_panel(self) -> None:
-        """Which lines each member of the panel runs."""
+        """Which lines each member of the panel runs, and each search, which is for mutants of the oracle as well."""
         with paused(), self.covering.recording() as next_is:
+            for name in SEARCHES:
+                next_is(name)
+                self.searches[name] = counts(name)
             for number, member in enumerate(self.panel.members):
                 next_is(f"panel {number}")
                 member.look(self.seed)
