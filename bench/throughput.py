@@ -123,7 +123,7 @@ def same_answers(seed: int, count: int) -> list[Program]:
         pair = Lockstep(Machine(ram=LARGE), full_every=FULL_EVERY)
         alike = 0
         for op, rcs in zip(program.ops, outcome.rcs, strict=True):
-            if affordable(op, pair.reference.kernel) is not op or pair.step(op).rcs != rcs or pair.over:
+            if affordable(op, pair.reference) is not op or pair.step(op).rcs != rcs or pair.over:
                 break
             alike += 1
         out.append(Program(program.machine, program.ops[:alike]))

@@ -14,7 +14,7 @@ from mm.kernel import Kernel
 from mm.machine import OnlineType
 from mm.memmap_on_memory import altmap_free, mhp_altmap, mhp_supports_memmap_on_memory
 from mm.memory import MemoryBlocks
-from mm.memory_online import memory_block_offline, memory_block_online
+from mm.memory_online import memory_block_offline, memory_block_online, memory_blocks_offline, memory_blocks_online
 from mm.mmzone import ZONE_MOVABLE
 from mm.pgmap import PgMap
 from mm.resource import KMEM_RAM, release_region, request_region
@@ -117,8 +117,8 @@ def _add_memory(
         return rc
     if online_type != "offline":
         per = k.memory_blocks.pages
-        for block in range(start_pfn // per, (start_pfn + nr) // per):
-            memory_block_online(k, block, online_type)  # a failure does not fail the add
+        # A failure does not fail the add.
+        memory_blocks_online(k, start_pfn // per, (start_pfn + nr) // per, online_type)
     return 0
 
 
@@ -178,7 +178,7 @@ def remove_memory_blocks_and_altmaps(k: Kernel, start_pfn: int, nr: int) -> None
 def memory_blocks_have_altmaps(k: Kernel, first: int, last: int) -> int:
     """memory_blocks_have_altmaps (mm/memory_hotplug.c, 7.3): 1 if all blocks have one, 0 if none has, else -EINVAL."""
     altmaps = k.memory_blocks.altmaps
-    found = sum(block in altmaps for block in range(first, last)) if altmaps else 0
+    found = sum(first <= block < last for block in altmaps)
     if found and found != last - first:
         k.warn_once("WARNING: memory_blocks_have_altmaps")
         return -EINVAL
@@ -220,20 +220,20 @@ def offline_and_remove_memory_ranges(k: Kernel, ranges: list[tuple[int, int]]) -
     per = blocks.pages
     if not ranges or any(nr <= 0 or (start | nr) % per for start, nr in ranges):
         return -EINVAL
-    offlined: list[tuple[int, OnlineType]] = []
-    rc = 0
-    for block in (b for start, nr in ranges for b in range(start // per, (start + nr) // per)):
-        zone = blocks.zone.get(block)
-        if zone is None or zone == MemoryBlocks.OFFLINE:
-            continue  # try_offline_memory_block: what is offline is fine
-        rc = memory_block_offline(k, block)
-        if rc:
-            break
-        offlined.append((block, "online_movable" if zone[1] == ZONE_MOVABLE else "online_kernel"))
-    if rc:
-        for block, online_type in offlined:
-            memory_block_online(k, block, online_type)  # try_reonline_memory_block
-        return rc
+    offlined: list[tuple[int, int, OnlineType]] = []
+    for start, nr in ranges:
+        for lo, hi, zone in blocks.zone.runs(start // per, (start + nr) // per):
+            if zone == MemoryBlocks.OFFLINE:
+                continue  # try_offline_memory_block: what is offline is fine
+            online_type: OnlineType = "online_movable" if zone[1] == ZONE_MOVABLE else "online_kernel"
+            while lo < hi:
+                rc, end = memory_blocks_offline(k, lo, hi)
+                if rc:
+                    for row in offlined:
+                        memory_blocks_online(k, *row)  # try_reonline_memory_block
+                    return rc
+                offlined.append((lo, end, online_type))
+                lo = end
     for start, nr in ranges:
         if remove_memory(k, start, nr):
             k.warn_once("WARNING: offline_and_remove_memory_ranges")

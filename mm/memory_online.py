@@ -3,6 +3,9 @@
 Onlining has no point of failure here. Offlining moves away what can be moved and dissolves the free huge pages. Where
 the kernel would try to migrate until a signal comes, the result here is -EBUSY.
 
+The kernel walks over the blocks of a range one by one; here neighbours to which the same happens go in one step, since
+a machine of 16 TiB has 131,072 of them.
+
 Left out: notifiers (but arm64's), the auto-movable policy and its memory groups, the span of nodes, and that a zone's
 span does not shrink over the hole at the end of a partly backed boot section.
 """
@@ -18,7 +21,7 @@ from mm.kernel import Kernel
 from mm.machine import OnlineType
 from mm.memmap_on_memory import mhp_init_memmap_on_memory
 from mm.memory import MemoryBlocks
-from mm.mmzone import SECTION_IS_ONLINE, ZONE_MOVABLE, Zone
+from mm.mmzone import SECTION_IS_EARLY, SECTION_IS_ONLINE, ZONE_MOVABLE, Zone
 from mm.page_alloc import (
     KERNEL_ZONES,
     MOVABLE_ZONES,
@@ -57,10 +60,53 @@ def memory_block_online(k: Kernel, block: int, online_type: OnlineType) -> int:
         return -EINVAL
     if blocks.nr_hwpoison.get(block):
         return -EHWPOISON
-    start = block * blocks.pages
-    end = start + blocks.pages
+    _online_row(k, block, block + 1, nid, online_type)
+    return 0
+
+
+def memory_blocks_online(k: Kernel, first: int, last: int, online_type: OnlineType) -> None:
+    """memory_block_online of all of the blocks [first, last) in turn, whatever it returns."""
+    while first < last:
+        end = _online_alike(k, first, last)
+        if end == first:
+            end += 1
+            memory_block_online(k, first, online_type)
+        else:
+            nid = k.memory_blocks.nid.get(first)
+            assert nid is not None
+            _online_row(k, first, end, nid, online_type)
+        first = end
+
+
+def _online_alike(k: Kernel, first: int, last: int) -> int:
+    """Where the row of blocks from `first` on ends that go online in the same zone, none of them self-hosted; `first`
+    if it does not go online or is self-hosted.
+    """
+    blocks = k.memory_blocks
+    if first in blocks.altmaps or first in blocks.nr_hwpoison:
+        return first
+    state, nid = blocks.zone.run(first), blocks.nid.run(first)
+    if state is None or nid is None or state[2] != MemoryBlocks.OFFLINE:
+        return first
+    last = min(last, state[1], nid[1])
+    for other in (*blocks.altmaps, *blocks.nr_hwpoison):
+        if first < other < last:
+            last = other
+    # A zone that begins or ends behind the first block may be another one's. The one that grows is the same for all.
+    per = blocks.pages
+    for zone in k.nodes[nid[2]].zones:
+        for pfn in (zone.start_pfn, zone.end_pfn):
+            if first * per < pfn < last * per:
+                last = max(pfn // per, first + 1)
+    return last
+
+
+def _online_row(k: Kernel, first: int, last: int, nid: int, online_type: OnlineType) -> None:
+    """memory_block_online of blocks that are alike: [first, last), a single one if it is self-hosted."""
+    blocks = k.memory_blocks
+    start, end = first * blocks.pages, last * blocks.pages
     target = zone_for_pfn_range(k, online_type, nid, start, end)
-    altmap = blocks.altmaps.get(block)
+    altmap = blocks.altmaps.get(first)
     if altmap is None:
         online_pages(k, start, end, target)
     else:
@@ -68,8 +114,7 @@ def memory_block_online(k: Kernel, block: int, online_type: OnlineType) -> int:
         mhp_init_memmap_on_memory(k, start, rest, target)
         online_pages(k, rest, end, target)
         target.present_pages += altmap.capacity
-    blocks.put(block, block + 1, nid, target.key)
-    return 0
+    blocks.put(first, last, nid, target.key)
 
 
 def online_pages(k: Kernel, start_pfn: int, end_pfn: int, zone: Zone) -> None:
@@ -96,13 +141,55 @@ def memory_block_offline(k: Kernel, block: int) -> int:
     if state is None:
         return -ENODEV
     start = block * blocks.pages
-    end = start + blocks.pages
     run = k.pages.zone_of.run(start)
-    if state == MemoryBlocks.OFFLINE or run is None or run[1] < end:
+    if state == MemoryBlocks.OFFLINE or run is None or run[1] < start + blocks.pages:
         return -EINVAL  # offline already; or it has holes, or more than one zone
+    return _offline_row(k, block, block + 1, run[2])
+
+
+def memory_blocks_offline(k: Kernel, first: int, last: int) -> tuple[int, int]:
+    """memory_block_offline of `first`, and of those before `last` that go offline like it: 0 or an errno of the first,
+    and the end of the row that it is about.
+    """
+    end = _offline_alike(k, first, last)
+    if end == first:
+        return memory_block_offline(k, first), first + 1
+    zone = k.pages.zone_of.get(first * k.memory_blocks.pages)
+    assert zone is not None
+    return _offline_row(k, first, end, zone), end
+
+
+def _offline_alike(k: Kernel, first: int, last: int) -> int:
+    """Where the row of blocks from `first` on ends that are online in one zone and have nothing but free frames, in
+    none of the ways of offline_pages; `first` if it is none of them.
+    """
+    blocks, pages = k.memory_blocks, k.pages
+    per = blocks.pages
+    state, home = blocks.zone.run(first), pages.zone_of.run(first * per)
+    if state is None or state[2] == MemoryBlocks.OFFLINE or home is None:
+        return first
+    last = min(last, state[1], home[1] // per)
+    for busy in (pages.owners.next(first * per), pages.cma.next(first * per)):
+        if busy is not None:
+            last = min(last, busy // per)
+    if k.arch.boot_memory_stays:
+        section = k.arch.pages_per_section
+        for lo, _, word in k.sections.flags.runs(first * per // section, last * per // section):
+            if word & SECTION_IS_EARLY:
+                last = min(last, lo * section // per)
+    for block in blocks.altmaps:
+        if first <= block < last:
+            last = block
+    return max(first, last)
+
+
+def _offline_row(k: Kernel, first: int, last: int, zone: Zone) -> int:
+    """memory_block_offline of online blocks of one zone that are alike, [first, last); 0, or an errno of a single
+    one."""
+    blocks = k.memory_blocks
+    start, end = first * blocks.pages, last * blocks.pages
     blocks.tried.append((start, end))
-    zone = run[2]
-    altmap = blocks.altmaps.get(block)
+    altmap = blocks.altmaps.get(first)
     rest = start if altmap is None else start + altmap.capacity
     rc = offline_pages(k, rest, end, zone)
     if rc:
@@ -112,8 +199,8 @@ def memory_block_offline(k: Kernel, block: int) -> int:
         k.pages.zone_of.clear(start, rest)
     zone.present_pages -= end - start
     shrink_zone_span(k, zone, start, end)
-    blocks.zone.set(block, block + 1, MemoryBlocks.OFFLINE)
-    blocks.touched.append((block, block + 1))
+    blocks.zone.set(first, last, MemoryBlocks.OFFLINE)
+    blocks.touched.append((first, last))
     return 0
 
 
@@ -234,7 +321,7 @@ def replace_extent(extents: Extents, lo: int, hi: int, new: Extents) -> None:
 def shrink_zone_span(k: Kernel, zone: Zone, start_pfn: int, end_pfn: int) -> None:
     """shrink_zone_span (mm/memory_hotplug.c, 7.3): nothing of [start_pfn, end_pfn) is online any more.
 
-    A whole block at once gives what the kernel gets in two steps when part of the block is self-hosted.
+    A whole row of blocks at once gives what the kernel gets in several steps, ascending.
     """
     runs = k.pages.zone_of
     if zone.start_pfn == start_pfn:

@@ -65,6 +65,11 @@ class RunMap(Generic[V]):
         i = bisect_right(self.ends, lo)
         return i < len(self.starts) and self.starts[i] < hi
 
+    def next(self, x: int) -> int | None:
+        """The first position from `x` on that has a value."""
+        i = bisect_right(self.ends, x)
+        return max(x, self.starts[i]) if i < len(self.starts) else None
+
     def items(self) -> list[tuple[int, int, V]]:
         """All runs, ascending."""
         return list(zip(self.starts, self.ends, self.vals, strict=True))
@@ -215,6 +220,11 @@ class RunSet:
         if out[-1][1] > hi:
             out[-1] = out[-1][0], hi
         return out
+
+    def next(self, x: int) -> int | None:
+        """The first member from `x` on."""
+        i = bisect_right(self.ends, x)
+        return max(x, self.starts[i]) if i < len(self.starts) else None
 
     def items(self) -> list[tuple[int, int]]:
         """All runs, ascending."""

@@ -1,4 +1,4 @@
-"""Keeping one operation's work bounded, for programs that were not made by `generate_op`.
+"""Keeping one operation's work bounded, above all for programs that were not made by `generate_op`.
 
 A mutated number can ask a 16T machine for eight million huge pages, each of which is a folio in both models. Such a
 program teaches nothing that one with hundreds of pages does not, and holds an engine up for minutes.
@@ -10,8 +10,10 @@ from typing import Final
 
 from fuzz.generate.operands import fit
 from fuzz.program.model import Op
+from fuzz.side import Side
 from mm.hstate import HState
 from mm.kernel import Kernel
+from mm.runs import RunSet
 
 G: Final = 1 << 30
 MANY: Final = 64
@@ -20,12 +22,31 @@ MANY_GIGANTIC: Final = 2
 MOST_MEMORY: Final = 64 * G
 """Of `memory add`, whose blocks are devices, made one by one."""
 MOST_DAX: Final = 1024 * G
+MANY_BLOCKS: Final = 512
+"""Memory blocks, those of 64G on x86-64, that one operation empties at most."""
 
 
-def affordable(op: Op, kernel: Kernel) -> Op:
-    """The operation, or the same with smaller numbers where this kernel would be busy for long."""
+def affordable(op: Op, side: Side) -> Op:
+    """The operation, or the same with smaller numbers where this side's kernel would be busy for long."""
+    if op.name == "memory unplug":
+        memory = side.handles.get(op.args["m"])
+        if memory is not None and crowded(side.kernel, memory.start_pfn, memory.start_pfn + memory.nr):
+            return Op("memory offline", {"m": op.args["m"], "block": 0})
     limit = _LIMITS.get(op.name)
-    return op if limit is None else limit(op, kernel)
+    return op if limit is None else limit(op, side.kernel)
+
+
+def crowded(kernel: Kernel, lo: int, hi: int) -> bool:
+    """Whether more than `MANY_BLOCKS` of the memory blocks of frames [lo, hi) have frames in use. Empty ones go offline
+    in rows, but each of these is emptied by itself, and what was in it may go to one that is emptied later.
+    """
+    per = kernel.memory_blocks.pages
+    if (hi - lo) // per <= MANY_BLOCKS:
+        return False
+    blocks = RunSet()
+    for s, e, _ in kernel.pages.owners.runs(lo, hi):
+        blocks.add(s // per, -(-e // per))
+    return blocks.total > MANY_BLOCKS
 
 
 def _with(op: Op, **args: object) -> Op:

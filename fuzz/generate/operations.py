@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from fuzz.generate import operands
+from fuzz.generate.afford import crowded
 from fuzz.generate.live import Device, Live, Range
 from fuzz.generate.weights import FAILABLE, RESERVE_CMA, WEIGHTS, Draw, choose_reserves
 from fuzz.program.model import Op
@@ -218,7 +219,12 @@ def _unpoison(draw: Draw, live: Live) -> Op:
 
 def _memory_unplug(draw: Draw, live: Live) -> Op:
     found = _some_memory(draw, live, 0.15)
-    return _memory_add(draw, live) if found is None else Op("memory unplug", {MEMORY: found.name})
+    if found is None:
+        return _memory_add(draw, live)
+    page = live.kernel.arch.page
+    if crowded(live.kernel, found.at // page, (found.at + found.size) // page):
+        return _memory_offline(draw, live)
+    return Op("memory unplug", {MEMORY: found.name})
 
 
 def _dax_create(draw: Draw, live: Live) -> Op:

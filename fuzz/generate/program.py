@@ -82,11 +82,10 @@ def run_affordable(
 ) -> tuple[Program, RunOutcome]:
     """Run a program that nobody generated, with its numbers cut to what is affordable; the program as it was run."""
     pair = Lockstep(program.machine, profile, full_every=FULL_EVERY, deep=deep)
-    kernel = pair.reference.kernel
     out = RunOutcome("ok", None, 0)
     ops: list[Op] = []
     for op in program.ops:
-        op = affordable(op, kernel)
+        op = affordable(op, pair.reference)
         ops.append(op)
         result = pair.step(op)
         out.rcs.append(result.rcs)

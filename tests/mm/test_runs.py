@@ -38,6 +38,15 @@ def test_map_holds_what_was_written(writes: list[tuple[tuple[int, int], str | No
         assert runs.overlaps(x, x + 3) == any(y in model for y in range(x, x + 3))
 
 
+@given(WRITES, st.integers(0, SPACE))
+def test_next_is_the_first_from_there_on(writes: list[tuple[tuple[int, int], str | None]], x: int) -> None:
+    runs, model = filled(writes)
+    members = RunSet()
+    for y in model:
+        members.add(y, y + 1)
+    assert runs.next(x) == members.next(x) == min((y for y in model if y >= x), default=None)
+
+
 @given(WRITES)
 def test_map_runs_are_maximal(writes: list[tuple[tuple[int, int], str | None]]) -> None:
     items = filled(writes)[0].items()

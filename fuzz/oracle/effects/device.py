@@ -96,8 +96,9 @@ def destroyed(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     per = k.memory_blocks.pages
     for lo, hi in was[3]:
         states = states_of(k, lo, hi)
-        hosted = [block in k.memory_blocks.altmaps for block in range(lo // per, hi // per)]
-        if states and all(state == MemoryBlocks.OFFLINE for _, _, state in states) and len({*hosted}) == 1:
+        hosted = sum(lo // per <= block < hi // per for block in k.memory_blocks.altmaps)
+        offline = states and all(state == MemoryBlocks.OFFLINE for _, _, state in states)
+        if offline and hosted in (0, (hi - lo) // per):
             return f"{lo:#x}..{hi:#x} is still memory"
     return None
 

@@ -11,6 +11,7 @@ from mm.kmem import kmem_block
 from mm.memory import MemoryBlocks
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL
 from mm.page_alloc import OWNER_HWPOISON, OWNER_OFFLINE
+from mm.runs import RunMap
 from mm.virtio_mem import subblock_pages
 
 
@@ -80,15 +81,16 @@ def ranges_before(side: SideLike, args: Args) -> tuple[Any, list[tuple[int, int,
     return memory, [] if memory is None else states_of(side.kernel, memory[0], memory[0] + memory[1])
 
 
-def _kinds(k: Kernel, states: list[tuple[int, int, Any]]) -> list[tuple[int, bool, bool]]:
-    """Block, online, movable; what goes online again may find itself in another kernel zone, and with a poisoned page
-    it cannot."""
-    return [
-        (block, state != MemoryBlocks.OFFLINE, state[1] == ZONE_MOVABLE)
-        for lo, hi, state in states
-        for block in range(lo, hi)
-        if block not in k.memory_blocks.nr_hwpoison
-    ]
+def _kinds(k: Kernel, states: list[tuple[int, int, Any]]) -> list[tuple[int, int, tuple[bool, bool]]]:
+    """Rows of blocks: first, end, (online, movable). What goes online again may find itself in another kernel zone, and
+    with a poisoned page it cannot: such blocks are left out.
+    """
+    kinds: RunMap[tuple[bool, bool]] = RunMap()
+    for lo, hi, state in states:
+        kinds.set(lo, hi, (state != MemoryBlocks.OFFLINE, state[1] == ZONE_MOVABLE))
+    for block in k.memory_blocks.nr_hwpoison:
+        kinds.clear(block, block + 1)
+    return kinds.items()
 
 
 def gone(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:

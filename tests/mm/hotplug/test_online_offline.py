@@ -6,6 +6,7 @@ from mm.errno import EBUSY, EINVAL, ENODEV
 from mm.hugetlb import hugetlb_map, hugetlb_unmap
 from mm.hugetlb_sysfs import nr_hugepages_store
 from mm.memory_hotplug import add_memory, memory_block_offline, memory_block_online, remove_memory
+from mm.memory_online import memory_blocks_online
 from mm.mmzone import SECTION_IS_ONLINE, ZONE_DMA32, ZONE_MOVABLE, ZONE_NORMAL
 from mm.page import Plain, SelfHosted
 from mm.page_alloc import OWNER_PAGES, OWNER_PAGES_MOVABLE, pages_alloc, pages_free
@@ -49,6 +50,17 @@ def test_online_and_offline_account_a_block(plugged, state, kind, idx):
     after = state(k)
     after.pop("memmap")
     assert after == before
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_row_ends_where_a_zone_does(plugged, beyond):
+    """default_kernel_zone_for_pfn: the first kernel zone that intersects the block, else Normal."""
+    k = plugged
+    k.nodes[0].zones[ZONE_DMA32].end_pfn = TOP + 2 * SECTION + beyond
+    memory_blocks_online(k, BLOCK, BLOCK + 4, "online_kernel")
+    dma32, normal = (0, ZONE_DMA32), (0, ZONE_NORMAL)
+    border = BLOCK + 2 + beyond
+    assert k.memory_blocks.zone.runs(BLOCK, BLOCK + 4) == [(BLOCK, border, dma32), (border, BLOCK + 4, normal)]
 
 
 def test_codes_of_a_second_write(plugged):
