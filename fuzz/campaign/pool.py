@@ -25,12 +25,15 @@ from fuzz.campaign.helper import MEMORY, contents, environment, memory_file
 from fuzz.campaign.settings import Settings
 from fuzz.campaign.slices import Result, Task
 from fuzz.program.model import Program
+from fuzz.program.text import format_machine
 from fuzz.trail import pulse, read
 
 HANG: Final = 60.0
 """Seconds without a new operation after which a worker counts as hung."""
+SLOW: Final = 10.0
+"""Seconds without a new operation after which the user is told."""
 GRACE: Final = 15.0
-"""Seconds that workers get to end by themselves."""
+"""Seconds that workers get to end by themselves; one that is at the same operation all that time counts as hung."""
 FRUITLESS: Final = 5
 """Deaths in a row without a single result after which a place is given up."""
 LEARNED: Final = 2000
@@ -120,6 +123,8 @@ class Worker:
     pulse: tuple[int, int] = (0, 0)
     alive: float = field(default_factory=monotonic)
     """When it was last seen to get on."""
+    slow: tuple[int, int] = (0, 0)
+    """Where it was when the user was told that it is slow."""
     unsent: bytearray = field(default_factory=bytearray)
 
     @property
@@ -274,7 +279,7 @@ class Local:
         if worker.done:
             return []
         if kind == "hang":
-            how = f"no operation in {self.hang:.0f} s"
+            how = _no_operation(self.hang)
         elif status < 0:
             how = f"killed by signal {-status}"
         else:
@@ -315,9 +320,20 @@ class Local:
         if at != worker.pulse:
             worker.pulse, worker.alive = at, now
         if now - worker.alive < self.hang or (at == (0, 0) and now - worker.alive < 2 * self.hang):
-            return []
+            return self._slow(worker, now)
         worker.process.kill()
         return self._ended(worker, "hang")
+
+    def _slow(self, worker: Worker, now: float) -> list[Event]:
+        """Says once of an operation that it takes long."""
+        if now - worker.alive < SLOW or worker.slow == worker.pulse:
+            return []
+        program = read(worker.trail_path)
+        if program is None or not program.ops:
+            return []
+        worker.slow = worker.pulse
+        at = f"operation {len(program.ops)} of a program, {program.ops[-1].name}, on {format_machine(program.machine)}"
+        return [Said(f"worker {worker.source} has been at one operation for {now - worker.alive:.0f} s: {at}")]
 
     def _forget(self, worker: Worker) -> None:
         assert worker.process.stdin is not None
@@ -331,21 +347,32 @@ class Local:
 
     def stop(self) -> list[Event]:
         events: list[Event] = []
+        begin = monotonic()
         for worker in self.workers.values():
             self._send(worker, {"stop": True})
             worker.done = True  # its end is no death any more
-        end = monotonic() + GRACE
-        while self.workers and monotonic() < end:
+        while self.workers and monotonic() < begin + GRACE:
             for key, _ in self._selector.select(0.05):
                 events += self._hear(key.data)
             for worker in self.workers.values():
                 self._push(worker)
+                at = pulse(worker.trail_path)
+                if at != worker.pulse:
+                    worker.pulse, worker.alive = at, monotonic()
         for worker in list(self.workers.values()):
+            stuck = worker.alive <= begin and worker.pulse != (0, 0)
+            program = read(worker.trail_path) if stuck else None
             os.killpg(worker.process.pid, signal.SIGKILL)
             sleep(0)
             events += self._hear(worker)
             events += self._ended(worker)
+            if stuck:
+                events.append(Died(worker.source, "hang", _no_operation(GRACE), program))
         return events
+
+
+def _no_operation(seconds: float) -> str:
+    return f"no operation in {seconds:.0f} s"
 
 
 def compilable(task: Task) -> bool:

@@ -124,6 +124,21 @@ def test_a_program_that_kills_or_hangs_is_quarantined(code: str, kind: str, camp
     assert parse(repro.read_text()) == program
 
 
+def test_an_operation_that_outlasts_the_campaign_is_no_secret(campaign: Start, tmp_path: Path) -> None:
+    """The time is up before the limit for one operation is."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time, fuzz.campaign.findings as f, fuzz.campaign.pool as p, fuzz.side as e\n"
+        "f.LIMIT, p.SLOW, p.GRACE = 3.0, 2.0, 4.0\n"
+        "e.ENTRIES['memory add'] = lambda side, args, result: time.sleep(1000)\n"
+    )
+    running = campaign("--seconds", "20", environment={"PYTHONPATH": str(tmp_path)})
+    assert running.end() == 1
+    assert "has been at one operation for 2 s: operation " in running.said()
+    assert "hung (no operation in 4 s)" in running.said()
+    records = [r for r in Store(running.folder).records().values() if r["stage"] == "quarantine"]
+    assert [(r["kind"], r["finding"]["operation"]) for r in records] == [("hang", "memory add")]
+
+
 def test_a_worker_that_cannot_begin_is_given_up(campaign: Start, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'fuzz.campaign.worker' in sys.orig_argv: sys.stderr.write('no luck today'); os._exit(1)\n"
