@@ -24,7 +24,7 @@ def boot_frames(k: Kernel, nid: int, count: int, n: int, owner: str) -> Extents:
     got = try_boot_frames(k, nid, count, n, owner)
     left = count * n - sum([m for _, m in got])
     if left:
-        raise KernelBug(f"panic: node {nid} has no boot memory for {owner} ({left} frames are missing)")
+        raise KernelBug(f"panic: Failed to allocate memmap for a section of node {nid}: {left} frames of {owner}")
     return got
 
 

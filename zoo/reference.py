@@ -386,7 +386,7 @@ BOOT_POPULATE_DROP: Final = Defect(
     layer="returns",
     spot="reference.hugetlb_boot:sparse_init_nid",
     replacement=_drop_what_has_no_memmap,
-    # The language fails no allocation of the boot.
+    # Only reservations of nearly all memory show it (corpus/history/boot-populate-drop.vmm): random programs do not.
     program=None,
 )
 

@@ -18,8 +18,8 @@ from fuzz.oracle import arches, known, laws, parting, rules, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
-from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
-from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, ROLLBACK, VERSION, History
+from fuzz.oracle.finding import NO_MEMMAP, Difference, Finding, Outcome, outcome_class
+from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, DROP, ROLLBACK, VERSION, History
 from fuzz.oracle.invariants import check, unmarked
 from fuzz.oracle.observe import (
     TailName,
@@ -187,6 +187,9 @@ class Oracle:
             clause = self._known(op, rc, rc2, diff)
             if clause is not None:
                 diff = None
+            elif self.history is not None and name == "boot" and self.history.dropped(rc, rc2):
+                clause = DROP
+                diff = None
             elif self.history is not None and self.history.altmap_in_error_path(name, rc, rc2):
                 clause = ALTMAP
                 diff = self._check_candidate(self.pieces.slack[1]) or self.history.left_of_block(rc)
@@ -288,7 +291,7 @@ class Oracle:
     def _returns(self, op: OpLike, rc: Outcome, rc2: Outcome) -> Difference | None:
         if isinstance(rc, str) or isinstance(rc2, str):
             a, b = outcome_class(rc), outcome_class(rc2)
-            if a == b and a.startswith("bug: panic"):
+            if a.startswith("bug: panic") and (a == b or (a.startswith(NO_MEMMAP) and b.startswith(NO_MEMMAP))):
                 return None
             field = "crash" if "crash: " in (a[:7], b[:7]) else "bug"
             return Difference("returns", field, "died", f"reference: {rc}; candidate: {rc2}")
@@ -574,10 +577,11 @@ class Oracle:
             return "memory-fork"
         room = self.accounting.room_before(ZONE_DEVICE, cma=True)
         rooms = [room, self.accounting.room_before(ZONE_MOVABLE, cma=False)]
-        fired = ref.faults.fired is not None, cand.faults.fired is not None
+        altmap = added is not None and added.altmap is not None
+        excused = altmap or ref.faults.fired is not None, altmap or cand.faults.fired is not None
         if op.name == "pages alloc":
             rooms = rooms[:1] if op.args["movable"] else rooms[1:]
-        if parting.memory_fork(op.name, rcs, lack, fired, rooms, refused, bool(ref.remaps)):
+        if parting.memory_fork(op.name, rcs, lack, excused, rooms, refused, bool(ref.remaps)):
             return "memory-fork"
         if op.name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
             return "placement-fork"

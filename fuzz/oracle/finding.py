@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 Outcome = int | str
 """What an operation returned: a count or negative errno, or "bug: ..." or "crash: ..." when the model died."""
@@ -13,6 +13,12 @@ Layer = Literal["returns", "mapping", "structpages", "accounting", "frames"]
 LAYERS: tuple[Layer, ...] = ("returns", "mapping", "structpages", "accounting", "frames")
 
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+
+
+NO_MEMMAP: Final = "bug: panic: Failed to allocate memmap for "
+"""The death of a kernel whose boot memory does not suffice for its memmap. It goes on to say what for: a section
+(mm/sparse.c:sparse_init_nid), or in 7.3 a HugeTLB page (mm/hugetlb_vmemmap.c:hugetlb_vmemmap_init_early), whose memmap
+the framework populates with its section (unified-framework.md 1.4, patch 10)."""
 
 
 def outcome_class(rc: Outcome) -> str:

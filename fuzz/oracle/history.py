@@ -16,12 +16,12 @@ from typing import Final, TypeVar
 
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.difference import runs_difference
-from fuzz.oracle.finding import Difference, Outcome
+from fuzz.oracle.finding import NO_MEMMAP, Difference, Outcome
 from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import ENOMEM
 from mm.kernel import MIGRATE_MOVABLE, Kernel
-from mm.mmzone import SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE
 from mm.page import Compound, Content, Poison, Row, Tail
 from mm.page_alloc import OWNER_MEMMAP, OWNER_MEMMAP_BOOT
 from mm.pgmap import PgMap
@@ -39,8 +39,11 @@ PROTECTION: Final = "history-prehvo-protection"
 ALTMAP: Final = "history-altmap-in-error-path"
 ADDR_PFN: Final = "history-powerpc-addr-pfn"
 ROLLBACK: Final = "history-rollback-of-head"
+DROP: Final = "history-boot-populate-drop"
 
 _NOT_RAM: Final = re.compile(r"bug: bad page state: frame (0x[0-9a-f]+) is freed but is not online RAM")
+
+_UNMAPPED: Final = re.compile(r"bug: page fault: struct page of pfn (0x[0-9a-f]+) is written but not mapped")
 
 V = TypeVar("V")
 Runs = list[tuple[int, int]]
@@ -239,6 +242,23 @@ class History:
         block, at = divmod(int(died[1], 16), ref.memory_blocks.pages)
         own = at * ref.arch.spp < ref.memory_blocks.pages and block not in ref.memory_blocks.altmaps
         return own and (rc2 == -ENOMEM or (rc2 == 0 and operation.startswith("dax")))
+
+    def dropped(self, rc: Outcome, rc2: Outcome) -> bool:
+        """Whether the candidate panicked because boot memory did not suffice for the memmap, and the reference has
+        dropped the sections that got none instead (sparse_init_nid), and maybe died over a struct page of one."""
+        if not isinstance(rc2, str) or not rc2.startswith(NO_MEMMAP):
+            return False
+        per = self.ref.arch.pages_per_section
+        missing = RunSet()
+        for _, lo, hi in self.ref.machine.ram_ranges():
+            missing.add(lo // per, -(-hi // per))
+        for lo, hi, word in self.ref.sections.flags.items():
+            if word & SECTION_HAS_MEM_MAP:
+                missing.remove(lo, hi)
+        died = _UNMAPPED.match(rc) if isinstance(rc, str) else None
+        if died is not None:
+            return int(died[1], 16) // per in missing
+        return rc == 0 and bool(missing.starts)
 
     def left_of_block(self, rc: Outcome) -> Difference | None:
         """What the candidate has left of the block that the reference died over with `rc`, if it got no block device

@@ -216,7 +216,7 @@ def memory_fork(
     operation: str,
     rcs: tuple[int, int],
     lack: Lack,
-    fired: tuple[bool, bool],
+    excused: tuple[bool, bool],
     rooms: Rooms,
     refused: tuple[int, ...],
     device: bool,
@@ -224,18 +224,19 @@ def memory_fork(
     """Whether a side ran out of memory that the other had, which may then have met what refuses it with one of
     `refused`.
 
-    `fired`: whether an injected failure hit a side; without one only a side that ran out says -ENOMEM or -EBUSY, unless
-    both do (a pool that may not grow, a gigantic page that cannot move). `device`: whether the operation adds or takes
-    away device memory; then it takes other amounts on the two sides, else the side that ran out must have had less.
-    What may differ is how far it got: it failed with -ENOMEM, a pool took what it could, a huge page that another moved
-    to stayed as it was, or a memmap got base pages for want of a block.
+    `excused`: whether a side had another reason to fail, an injected failure or an altmap that may be too small;
+    without one only a side that ran out says -ENOMEM or -EBUSY, unless both do (a pool that may not grow, a gigantic
+    page that cannot move). `device`: whether the operation adds or takes away device memory; then it takes other
+    amounts on the two sides, else the side that ran out must have had less. What may differ is how far it got: it
+    failed with -ENOMEM, a pool took what it could, a huge page that another moved to stayed as it was, or a memmap got
+    base pages for want of a block.
     """
     ran_out = [any(short) for short in zip(lack.pages, lack.blocks, strict=True)]
     if not any(ran_out):
         return False
     alike = rcs[0] == rcs[1] and operation not in ADDING
-    for rc, short, hit in zip(rcs, ran_out, fired, strict=True):
-        if rc < 0 and rc not in refused and not (rc in (-ENOMEM, -EBUSY) and (alike or short or hit)):
+    for rc, short, other in zip(rcs, ran_out, excused, strict=True):
+        if rc < 0 and rc not in refused and not (rc in (-ENOMEM, -EBUSY) and (alike or short or other)):
             return False
     if not device and not any(had_less(lack, room) for room in rooms):
         return False

@@ -54,7 +54,7 @@ def _memory(side: SideLike) -> str | None:
     for node in k.nodes:
         own = sum([hi - lo for nid, lo, hi in ranges if nid == node.nid])
         present = sum([zone.present_pages for zone in node.zones])
-        if own != present or not own:
+        if own != present:  # none, where the hole is as large as the node
             return f"node {node.nid} has {own} pages of RAM, {present} of them are present"
     for zone in (zone for node in k.nodes for zone in node.zones):
         if any(nid != zone.nid for nid, lo, hi in ranges if k.pages.zone_of.get(lo) is zone):

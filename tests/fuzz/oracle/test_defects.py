@@ -109,7 +109,11 @@ def run_with(text: str, tamper: tuple[str, Tamper] | None) -> RunOutcome:
     method, act = tamper
 
     def broken(self: UnifiedFramework, *args: Any) -> Any:
-        result = getattr(UnifiedFramework, method)(self, *args)
+        try:
+            result = getattr(UnifiedFramework, method)(self, *args)
+        except KernelBug:
+            act(self, args, None)
+            raise
         other = act(self, args, result)
         return result if other is None else other
 
@@ -500,6 +504,7 @@ DEFECTS = (
     historic("rollback-of-head", OPTIMIZE_ONE, head_becomes_tail, "structpages", "content"),
     historic("rollback-of-head", OPTIMIZE_ONE, leak, "accounting", "free pages"),
     historic("rollback-of-head", OPTIMIZE_ONE, count_one_more, "accounting", "nr_memmap"),
+    historic("boot-populate-drop", "mm_core_init_early", dies_at_boot, "returns", "bug"),
     historic("powerpc-addr-pfn", ADD, count_one_more, "accounting", "nr_memmap"),
     historic("powerpc-addr-pfn", ADD, writable_tail, "mapping", "protection"),
     historic("powerpc-addr-pfn", ADD, second_private_page, "mapping", "sharing"),
@@ -616,6 +621,8 @@ FORKS = (
     Fork("clause-kmem-meets-what-was-left", "memory-fork", "dax create", of_candidate(-E2BIG)),
     # The candidate has more pages that are not of CMA: it does not run out alone.
     Fork("clause-pages-not-of-cma", "memory-fork", "pages alloc", reference_has_it),
+    # An altmap that is too small and memory that runs out are no reason for other errnos.
+    Fork("clause-memory-or-altmap", "memory-fork", "dax create", of_candidate(-EINVAL)),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
     # A failure that meets another piece is no reason for another errno.
     Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),
