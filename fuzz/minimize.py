@@ -42,6 +42,8 @@ RUN_OUT = 1 << 10
 
 SIDES = ("reference", "candidate")
 OPPOSITE = {"+": "-", "-": "+"}
+DEATHS = ("bug: ", "crash: ")
+DIED = "died"
 
 Run = Callable[[Program], RunOutcome]
 Ops = tuple[Op, ...]
@@ -64,13 +66,22 @@ class OutOfBudget(Exception):
     """The executions are used up."""
 
 
+def deaths(finding: Finding) -> tuple[str, ...]:
+    """Of what each side died; empty where it did not."""
+    return tuple(outcome if outcome.startswith(DEATHS) else "" for outcome in finding.outcomes)
+
+
 def kin(target: Finding, found: Finding) -> bool:
-    """Whether two findings name the same bug: by their signature, or because an invariant of one side says what the
-    comparison says: that this side's counter is too high, or too low, after an operation that returned the same there.
-    Which of the two speaks first depends on what the ledger lets the other side do.
+    """Whether two findings name the same bug: by their signature, or because they say the same of one side.
+
+    One side died of the same in the same operation, whatever the other returned. Or an invariant of one side says what
+    the comparison says: that this side's counter is too high, or too low, after an operation that returned the same
+    there. Which of the two speaks first depends on what the ledger lets the other side do.
     """
     if found.signature == target.signature:
         return True
+    if target.drift == found.drift == DIED and found.operation == target.operation:
+        return deaths(found) == deaths(target)
     side, _, counter = target.field.rpartition(": ")
     if side not in SIDES or target.drift not in OPPOSITE:
         return False

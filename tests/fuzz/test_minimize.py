@@ -327,6 +327,9 @@ def finding(field: str, drift: str, outcomes: tuple[str, str] = ("-12", "-12")) 
         (finding("reference: n", "-"), finding("other", "+"), False),
         (finding("n", "+"), finding("reference: n", "-"), False),
         (finding("n", "+"), finding("n", "+", ("ok", "ok")), False),
+        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("bug: a", "ok")), True),
+        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("bug: b", "-12")), False),
+        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("-12", "bug: a")), False),
     ],
 )
 def test_kin(target: Finding, found: Finding, same: bool) -> None:
