@@ -84,13 +84,18 @@ def negation(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def deletion(node: ast.AST) -> Iterator[ast.AST]:
-    """A call for its effect, an assignment to a place that exists before, a `raise`, `continue` or `break` left out."""
+    """A call for its effect, an assignment to a place that exists before, a `raise`, `continue` or `break` left out.
+
+    Not a `raise AssertionError`, nor an `assert`: they say what cannot be.
+    """
     if isinstance(node, ast.Expr):
         gone = isinstance(node.value, ast.Call)
     elif isinstance(node, ast.Assign):
         gone = all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets)
     else:
         gone = isinstance(node, ast.AugAssign | ast.Raise | ast.Continue | ast.Break | ast.Delete)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            gone = ast.unparse(node.exc.func) != "AssertionError"
     if gone:
         yield ast.Pass()
 

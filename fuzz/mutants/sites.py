@@ -25,6 +25,11 @@ PACKAGES: Final = ("mm", "reference", "candidate", "fuzz.oracle")
 TEXTS: Final = frozenset({"fuzz.oracle.difference:show", "fuzz.oracle.accounting:_show"})
 """Functions whose result is put into a sentence for people and nowhere else; `__repr__` is another."""
 
+LOADED: Final = frozenset({"mm.arch:Arch.__post_init__"})
+"""Methods that run while the module is loaded and never again: the table of architectures is made there."""
+ENTRIES: Final = ("fuzz.side", "fuzz.execute")
+"""The modules that call the entry points of the models."""
+
 Def = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -54,7 +59,8 @@ class Mutant:
 
 
 class InvalidMutantError(Exception):
-    """The changed function does not fit where the original is (another closure); nothing was planted."""
+    """The changed function does not fit where the original is (another closure), or is the same to the interpreter;
+    nothing was planted."""
 
 
 def modules(names: tuple[str, ...] = PACKAGES) -> list[str]:
@@ -76,8 +82,12 @@ def mutants(module: str, source: str | None = None) -> Iterator[Mutant]:
     """All mutants of a module."""
     tree = ast.parse(source if source is not None else _read(module))
     loading = _at_import(tree)
+    asked = _names() if source is None and not module.startswith("fuzz.") else None
     for name, function in _functions(tree):
-        if name in loading or name.endswith("__repr__") or f"{module}:{name}" in TEXTS:
+        if name in loading or name.endswith("__repr__") or f"{module}:{name}" in TEXTS | LOADED:
+            continue
+        bare = name.rpartition(".")[2]
+        if asked is not None and bare not in asked and not bare.startswith("__"):
             continue
         for number, (operator, parent, field, at, new) in enumerate(_alternatives(function)):
             old = _get(parent, field, at)
@@ -105,6 +115,8 @@ def plant(mutant: Mutant) -> CodeType:
     """Put the mutant into this process for good; the code that now runs."""
     code = mutated_code(mutant)
     function = function_of(mutant.module, mutant.function)
+    if code == function.__code__:
+        raise InvalidMutantError("the same bytecode")
     try:
         function.__code__ = code
     except ValueError as error:
@@ -161,6 +173,20 @@ def _at_import(tree: ast.Module) -> set[str]:
     loading = names([node for node in tree.body if not isinstance(node, Def | ast.ClassDef)], True)
     private = {node.name for node in bodies if isinstance(node, Def) and node.name.startswith("_")}
     return private & loading - names([s for node in bodies for s in node.body], False)
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """Every name that the models, the oracle or their entry points speak of. A function of a model that is not among
+    them is for reports, the generator or a real kernel, and no behaviour of what is tested."""
+    found: set[str] = set()
+    for module in (*modules(), *ENTRIES):
+        for node in ast.walk(ast.parse(_read(module))):
+            if isinstance(node, ast.Name):
+                found.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                found.add(node.attr)
+    return frozenset(found)
 
 
 Place = tuple[ast.AST, str, int | None]

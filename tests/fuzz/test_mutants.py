@@ -10,8 +10,9 @@ from textwrap import dedent
 
 import pytest
 
+from fuzz.mutants import sites
 from fuzz.mutants.run import choose, interval
-from fuzz.mutants.sites import modules, mutants, mutated_code
+from fuzz.mutants.sites import InvalidMutantError, function_of, modules, mutants, mutated_code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,3 +173,19 @@ def test_a_mutant_that_never_ends_is_killed_by_its_time() -> None:
     # The folio that was to move stays in the range, and is to move again.
     (result,) = examine("mm.hugetlb_isolate", "migrate_hugetlb", "_swap_places(h, folio, target)", "pass")
     assert (result["status"], result["by"]) == ("killed", "timeout")
+
+
+def test_what_cannot_be_and_what_nobody_asks_is_left_out() -> None:
+    bug, never = (f"def f(a):\n    if a:\n        raise {name}(a)\n" for name in ("KernelBug", "AssertionError"))
+    assert [m.operator for m in mutants("mm.errno", bug)] == ["negation", "deletion"]
+    assert [m.operator for m in mutants("mm.errno", never)] == ["negation"]
+    assert list(mutants("mm.errno")) == []  # errno_name is for reports
+    assert not any(m.function == "Arch.__post_init__" for m in mutants("mm.arch"))
+    assert any(m.function == "record" for m in mutants("mm.tlb"))  # named by fuzz.execute
+
+
+def test_the_same_bytecode_is_no_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = next(mutants("mm.runs"))
+    monkeypatch.setattr(sites, "mutated_code", lambda mutant: function_of(mutant.module, mutant.function).__code__)
+    with pytest.raises(InvalidMutantError, match="bytecode"):
+        sites.plant(mutant)
