@@ -28,6 +28,11 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         return text
     if k.hugetlb_cma.only is not (only and k.hugetlb_cma.size > 0):
         return f"hugetlb_cma_only is {k.hugetlb_cma.only}, with areas of {k.hugetlb_cma.size} bytes"
+    areas = [area for area in k.hugetlb_cma.areas if area is not None]
+    if k.arch.hugetlb_cma_shift and bool(areas) is not (k.hugetlb_cma.size > 0):
+        return f"areas of {k.hugetlb_cma.size} bytes were made, on {len(areas)} nodes"
+    if any(not area.activated for area in areas):
+        return "an area that spans zones is used"  # cma_validate_zones
     if k.hugetlb_cma.size > size:
         return f"areas of {k.hugetlb_cma.size} bytes were made, {size} were asked for"
     for order, h in k.hstates.items():

@@ -335,6 +335,11 @@ def _one_page_more(side: Side, args: Args) -> None:
 
 AFTERWARDS: dict[str, tuple[str, Callable[[Side, Args], None]]] = {
     "boot": (BEFORE, lambda side, args: setattr(side.kernel.hugetlb_cma, "only", True)),
+    "boot area": (BEFORE, lambda side, args: setattr(side.kernel.hugetlb_cma, "size", 1 << 30)),
+    "boot zones of an area": (
+        BEFORE.replace("boot", "reserve cma size=1G\nboot"),
+        lambda side, args: setattr(side.kernel.hugetlb_cma.areas[0], "activated", False),
+    ),
     "boot pool": (BEFORE, _one_page_more),
     "boot resv": (BEFORE, _more("resv")),
     "boot zones": (BEFORE, lambda side, args: setattr(_zone(side.kernel), "present_pages", 1)),
