@@ -12,6 +12,7 @@ from mm.hugetlb import (
     account_new_hugetlb_folio,
     enqueue_hugetlb_folio,
     folio_at,
+    free_hpage_workfn,
     remove_hugetlb_folio,
     update_and_free_hugetlb_folio,
     wait_for_freed_hugetlb_folios,
@@ -48,7 +49,9 @@ def alloc_contig_range(k: Kernel, start: int, end: int, owner: str, cma: bool = 
         if not pages.isolated_free.covers(start, end):
             rc = -EBUSY
     pages.unisolate(zone)
-    if not rc:
+    if rc:
+        free_hpage_workfn(k)  # nobody has waited for it, but it was scheduled, and runs
+    else:
         pages.take(zone, start, end, owner)
     return rc
 

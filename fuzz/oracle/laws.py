@@ -200,6 +200,24 @@ def section_words(k: Kernel) -> Broken | None:
     return None
 
 
+def memory_maps(k: Kernel) -> Broken | None:
+    """Each subsection that is valid has its struct pages mapped: pfn_valid says that they can be read
+    (include/linux/mmzone.h). Not so where an open finding takes or misses a neighbour's: vmemmap pages that describe
+    more than a subsection (docs/findings/0004, 0008), and what goes with a shared PMD leaf (0008, 0009)."""
+    arch = k.arch
+    shared_leaf = arch.vmemmap_frees_shared and arch.vmemmap_leaf_for_part
+    if shared_leaf or arch.spp > arch.pages_per_subsection:
+        return None
+    pages = arch.pages_per_subsection // arch.spp
+    for lo, hi in k.sections.subsections.items():
+        holes = k.tables.holes(lo * pages, hi * pages)
+        if holes:
+            return Broken(
+                "mapping", "memory map", "missing", f"vmemmap page {holes[0][0]:#x} of a valid pfn is unmapped"
+            )
+    return None
+
+
 def resources(k: Kernel) -> Broken | None:
     """Whatever has struct pages, a block device or a device's page map was reserved in the resource tree before
     (register_memory_resource, mm/memory_hotplug.c; dev_dax_probe, drivers/dax/device.c)."""
@@ -343,6 +361,7 @@ LAWS: Final[tuple[Law, ...]] = (
     page_tables,
     blocks,
     section_words,
+    memory_maps,
     resources,
     pageblocks,
     altmaps,

@@ -95,6 +95,10 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "pieces": (_split, "free"),
     "count": (lambda k: setattr(_zone(k).blocks, "total", 1), "free"),
     "no table": (lambda k: k.tables.tables[PMD_TABLE].clear(*k.tables.tables[PMD_TABLE].items()[0][:2]), "page table"),
+    "unmapped": (
+        lambda k: k.tables.entries.clear(0x300000000 // 4096 // 64 + 7, 0x300000000 // 4096 // 64 + 8),
+        "memory map",
+    ),
     "isolated": (lambda k: setattr(k.pages, "isolated", (0, 512)), "isolated"),
     "offline": (_offline, "memory block"),
     "online": (_online, "memory block"),
