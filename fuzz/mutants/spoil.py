@@ -376,8 +376,8 @@ def page_map(k: Kernel, draw: Random) -> str | None:
         del k.pgmaps[i]
         return f"page map {i} is gone"
     if how < 0.5:
-        pgmap.altmap = None
-        return f"page map {i} has no altmap"
+        was, pgmap.altmap = pgmap.altmap, None
+        return None if was is None else f"page map {i} has no altmap"
     if how < 0.8:
         return _attribute(f"page map {i}", pgmap, ("vmemmap_shift", "nid"), draw)
     start, end = pgmap.ranges[0]

@@ -287,6 +287,8 @@ class Accounting:
         if x.touched or y.touched or everything:
             if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
                 return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
+            if x.nid.vals != y.nid.vals or x.nid.starts != y.nid.starts or x.nid.ends != y.nid.ends:
+                return runs_difference("accounting", "memory block's node", x.nid.items(), y.nid.items())
         if x.altmaps or y.altmaps or not self._no_altmaps():
             mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
             mine += [_altmap(altmap) for altmap in x.altmaps.values()]

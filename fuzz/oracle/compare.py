@@ -164,7 +164,7 @@ class Oracle:
                 diff = self._touched(rc)
             else:
                 diff = self._pageblocks(rc) or self._accounting(quiet=True)
-            diff = diff or self._translations()
+            diff = diff or self._translations(name)
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = op.args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
@@ -395,7 +395,10 @@ class Oracle:
             self.clauses.add("section-preinit")
         u, w = a.usage, b.usage
         if u.starts != w.starts or u.ends != w.ends or u.vals != w.vals:
-            return runs_difference("structpages", "usage", a.usage.items(), b.usage.items())
+            return runs_difference("structpages", "usage", u.items(), w.items())
+        m, n = a.nid, b.nid
+        if m.starts != n.starts or m.ends != n.ends or m.vals != n.vals:
+            return runs_difference("structpages", "section node", m.items(), n.items())
         return None
 
     # -- accounting -------------------------------------------------------------------------------------------------
@@ -489,10 +492,10 @@ class Oracle:
                     return Difference("frames", "candidate: references", drift, detail)
         return None
 
-    def _translations(self) -> Difference | None:
+    def _translations(self, operation: str) -> Difference | None:
         for k, side in ((self.ref, "reference"), (self.cand, "candidate")):
             if k.tlb.violations:
-                diff = tlb.violated(k, side, self.clauses)
+                diff = tlb.violated(k, side, operation, self.clauses)
                 if diff is not None:
                     return diff
         return None

@@ -102,7 +102,8 @@ def free_areas(k: Kernel) -> Broken | None:
 
 def totals(k: Kernel) -> Broken | None:
     """The number of free pages that a zone counts (NR_FREE_PAGES, __free_one_page and __rmqueue in mm/page_alloc.c) is
-    that of the pages in its free areas."""
+    that of the pages in its free areas, and they are its own (bad_range there)."""
+    zone_of, order = k.pages.zone_of, k.pages.block_order
     for node in k.nodes:
         for zone in node.zones:
             for name, free in (("blocks", zone.blocks), ("frags", zone.frags), ("cma", zone.cma)):
@@ -110,6 +111,14 @@ def totals(k: Kernel) -> Broken | None:
                 if free.total != there:
                     drift = "+" if free.total > there else "-"
                     return Broken("accounting", "free", drift, f"{zone!r}: {free.total} {name} counted, {there} there")
+            runs = [
+                *zone.frags.items(),
+                *zone.cma.items(),
+                *((lo << order, hi << order) for lo, hi in zone.blocks.items()),
+            ]
+            for lo, hi in runs:
+                if [own for _, _, own in zone_of.runs(lo, hi)] != [zone]:
+                    return Broken("frames", "free", "zone", f"{zone!r} has {lo:#x}..{hi:#x} of others")
     return None
 
 

@@ -14,11 +14,15 @@ CLAUSE = "hot-remove-frees-before-flush"
 """docs/findings/0007."""
 
 
-def violated(k: Kernel, side: str, used: set[str]) -> Difference | None:
+LASTING = frozenset({"memory online", "memory offline", "dax online", "dax offline"})
+"""Operations that change sections and leave the memory map where it is."""
+
+
+def violated(k: Kernel, side: str, operation: str, used: set[str]) -> Difference | None:
     """What went wrong in the operation in progress."""
     for text in k.tlb.violations:
         stale = text.startswith("frame ")
-        if stale and k.arch.vmemmap_flush_late and k.sections.touched:
+        if stale and k.arch.vmemmap_flush_late and k.sections.touched and operation not in LASTING:
             used.add(CLAUSE)  # memory came or went, or failed to come
             continue
         field = "stale translation" if stale else "break before make"

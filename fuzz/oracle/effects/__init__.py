@@ -74,6 +74,7 @@ LAWS: Final = {
     "subblock unplug": Effect(memory.subblock_before, memory.unplugged, answers.subblock_unplug),
     "subblock plug": Effect(memory.subblock_before, memory.plugged, answers.subblock_plug),
     "hugetlb resize": Effect(huge.pool_before, huge.resized, answers.resize),
+    "sysctl": Effect(nothing, huge.switched, answers.anything),
     "hugetlb overcommit": Effect(nothing, huge.overcommitted, answers.anything),
     "hugetlb demote": Effect(huge.pool_before, huge.demoted, answers.demote),
     "hugetlb map": Effect(huge.pool_before, huge.mapped, answers.mapped),

@@ -53,6 +53,15 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     return None
 
 
+def switched(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """The sysctl vm.hugetlb_optimize_vmemmap (mm/hugetlb_vmemmap.c), which is there if some size can be optimized."""
+    paths, pools = side.kernel.paths, side.kernel.hstates.values()
+    if rc:
+        return "some huge pages can be optimized" if any(map(paths.hugetlb_vmemmap_optimizable, pools)) else None
+    value = paths.vmemmap_optimize_enabled
+    return None if value is args["hugetlb_optimize_vmemmap"] else f"the switch is {value}"
+
+
 def overcommitted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """nr_overcommit_hugepages_store (mm/hugetlb_sysfs.c)."""
     h = side.kernel.hstates.get(side.order(args["size"]))

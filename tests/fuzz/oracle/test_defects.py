@@ -173,6 +173,14 @@ REMOVED = (
 )
 
 
+OFFLINED = (
+    "machine arch=x86_64 page=4K ram=1G nodes=1\nboot\nm0 = memory add at=0x140000000 size=128M\nmemory remove m0\n"
+    "m1 = memory add at=0x140000000 size=128M\nmemory online m1 block=0 zone=movable\nhugetlb resize size=2M to=32\n"
+    "memory offline m1 block=0"
+)
+"""Going offline changes sections too, and dissolves huge pages, which are optimized."""
+
+
 def freed_while_stale(f: UnifiedFramework, args: tuple[Any, ...], rc: Any) -> None:
     """As if the last flush had been forgotten."""
     f.k.tlb.violations.append("frame 0x1000 is freed while a translation of vmemmap pages 0x1..0x8 is stale")
@@ -411,6 +419,7 @@ class Defect:
 
 ADD, REMOVE, DEVICE = "sparse_add_section", "sparse_remove_section", "memmap_init_zone_device"
 LATE, OPTIMIZE = "page_alloc_init_late", "hugetlb_vmemmap_optimize_folios"
+RESTORE = "hugetlb_vmemmap_restore_folio"
 OPTIMIZE_ONE = "hugetlb_vmemmap_optimize_folio"
 
 
@@ -421,6 +430,7 @@ def historic(patch: str, method: str, tamper: Tamper, layer: str, field: str) ->
 
 DEFECTS = (
     Defect("hot-remove-frees-before-flush", REMOVED, OPTIMIZE, freed_while_stale, "frames", STALE),
+    Defect("hot-remove-frees-before-flush", OFFLINED, RESTORE, freed_while_stale, "frames", STALE),
     Defect("riscv-compound-under-leaf", RISCV_LEAF, LATE, dies_at_boot, "returns", "bug"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_BOOT, LATE, leak, "mapping", "owner"),

@@ -69,6 +69,14 @@ def _cut_run(k: Kernel) -> None:
     own.vals.insert(0, own.vals[0])
 
 
+def _other_zone(k: Kernel) -> None:
+    zone = next(zone for node in k.nodes for zone in node.zones if zone.blocks.starts)
+    other = next(z for node in k.nodes for z in node.zones if z.blocks.starts and z is not zone)
+    first = zone.blocks.starts[0]
+    zone.blocks.remove(first, first + 1)
+    other.blocks.add(first, first + 1)
+
+
 def _take_pageblock(k: Kernel) -> None:
     k.pageblocks.clear(16, 17)
 
@@ -94,6 +102,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "span": (lambda k: setattr(_zone(k), "end_pfn", 1), "zone.span"),
     "pieces": (_split, "free"),
     "count": (lambda k: setattr(_zone(k).blocks, "total", 1), "free"),
+    "free in another zone": (_other_zone, "free"),
     "no table": (lambda k: k.tables.tables[PMD_TABLE].clear(*k.tables.tables[PMD_TABLE].items()[0][:2]), "page table"),
     "unmapped": (
         lambda k: k.tables.entries.clear(0x300000000 // 4096 // 64 + 7, 0x300000000 // 4096 // 64 + 8),
@@ -159,6 +168,16 @@ def test_a_law_is_broken(busy: Lockstep, name: str) -> None:
         assert found.field == f"x: {field}"
 
 
+@pytest.mark.parametrize("field", ["section node", "memory block's node"])
+def test_nodes_are_compared(busy: Lockstep, field: str) -> None:
+    k = busy.candidate.kernel
+    runs = k.sections.nid if field == "section node" else k.memory_blocks.nid
+    runs.set(runs.starts[0], runs.starts[0] + 1, 1)
+    found = busy.finish()
+    assert found is not None
+    assert found.field == field
+
+
 def test_equal_mistakes_on_both_sides_are_found_at_the_end(busy: Lockstep) -> None:
     for side in (busy.reference, busy.candidate):
         side.kernel.memory_blocks.nr_hwpoison.clear()
@@ -197,6 +216,7 @@ IDLE = {
     "dax state": KMEM + "dax state d0 state=unplugged",
     "dax online": KMEM + "dax online d0 block=0 zone=movable",
     "dax offline": KMEM + "dax online d0 block=0 zone=movable\ndax offline d0 block=0",
+    "sysctl": BEFORE + "sysctl hugetlb_optimize_vmemmap=off",
     "pages free": BEFORE + "p0 = pages alloc count=10 node=0\npages free p0",
 }
 """Programs whose last operation has an effect."""
