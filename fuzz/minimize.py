@@ -37,6 +37,9 @@ PAIRS_UP_TO = 24
 ARMED = (*range(1, 9), 12, 16, 24, 32, 48, 64)
 """Allocation points of the last operation that are tried in place of memory that runs out."""
 
+BOTH = 3
+"""Of them, how many are tried in two operations at once."""
+
 RUN_OUT = 1 << 10
 """Points in a row that fail as if memory had run out: a section has some hundred."""
 
@@ -257,16 +260,24 @@ class Minimizer:
         self.attempt(keep)
 
     def armed(self) -> None:
-        """Where memory runs out in the last operation or the one before, have allocations fail there instead: then
-        nothing has to use the memory up. The program is one operation longer, and is kept if it gets shorter without
-        the others, or fills less memory.
+        """Where memory runs out in the last operation, the one before or both, have allocations fail there instead:
+        then nothing has to use the memory up. The program is longer by that, and is kept if it gets shorter without the
+        others, or fills less memory.
         """
         before = self.machine, self.ops, self.finding
         ops, n, fillers = self.ops, len(self.ops), self._fillers()
         places = [at for at in (n - 1, n - 2) if at > 1 and FAULT not in (ops[at].name, ops[at - 1].name)]
         numbers = dict.fromkeys((*ARMED, *last_points(self.machine, ops)))
-        for at, nth, times in product(places, numbers, (1, RUN_OUT)):
-            if nth and self.attempt([*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:]]):
+        variants = [
+            (*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:])
+            for at, nth, times in product(places, numbers, (1, RUN_OUT))
+            if nth
+        ]
+        if len(places) == 2:
+            first, last = ([make_op(FAULT, nth=nth, times=RUN_OUT) for nth in ARMED[:BOTH]] for _ in places)
+            variants += [(*ops[:-2], a, ops[-2], b, ops[-1]) for a, b in product(first, last)]
+        for variant in variants:
+            if self.attempt(variant):
                 self.related()
                 self.chunks()
                 if (len(self.ops), self._fillers()) < (n, fillers):

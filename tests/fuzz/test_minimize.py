@@ -289,6 +289,17 @@ def test_a_failure_stands_in_for_memory_that_runs_out(defect: str, machine: str,
             5,
         ),
         (
+            # Memory runs out in two operations: in both of them allocations fail instead.
+            "HPG-2022-63",
+            "arch=x86_64 page=4K ram=2870M nodes=1",
+            (
+                "boot\nm0 = memory add at=0x80000000 size=256M\nmemory online m0 block=1\nhugetlb resize size=1G to=1\n"
+                "memory online m0 block=0\np0 = pages alloc count=517125 movable=on\n"
+                "memory hard_offline at=0x40000000\nhugetlb demote size=1G count=2\n"
+            ),
+            6,
+        ),
+        (
             # A map that gets less than it asks for gives pages back by itself.
             "ACC-2024-35",
             "arch=x86_64 page=4K ram=512M nodes=1",
