@@ -38,7 +38,7 @@ HEAD: Final = ("vmm-answers", "kernel", "made", "program")
 """First words of the lines before the first step, in order."""
 SIZES: Final = {9: "2M", 18: "1G"}
 ORDERS: Final = {size: order for order, size in SIZES.items()}
-COUNTERS: Final = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "managed")
+COUNTERS: Final = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "managed", "poisoned")
 POOL_LISTS: Final = ("nr", "free", "surplus")
 POOL_NUMBERS: Final = ("resv", "overcommit")
 

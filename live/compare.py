@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from fuzz.oracle.finding import Difference, Outcome
 from live.folios import HugeFolio
-from live.mirror import model_blocks, model_ptes
+from live.mirror import model_blocks, model_ptes, poisoned
 from live.pagetable import PTRS, Entry, Leaf, decode
 from live.placement import GIGANTIC, ToldAllocator
 from live.snapshot import Snapshot
@@ -115,6 +115,7 @@ class Comparison:
         rows = [
             ("nr_memmap", nr_memmap - start.nr_memmap, live.nr_memmap - base.nr_memmap),
             ("nr_memmap_boot", boot - start.nr_memmap_boot, live.nr_memmap_boot - base.nr_memmap_boot),
+            ("HardwareCorrupted", poisoned(self.k), live.poisoned),
             ("MemTotal", managed - start.managed, live.managed - base.managed),
         ]
         live_tables = live.nr_page_table_pages - base.nr_page_table_pages

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from fuzz.program.model import Op, make_op
 from live.layout import SECTION
+from live.pagetable import SECTION_PFNS
 from live.snapshot import Snapshot
 from live.translate import Names
 from mm.dax import LEAST_NAMESPACE
@@ -56,6 +57,9 @@ WEIGHTS: Final = {
     "hugetlb demote": 6,
     "hugetlb dissolve": 5,
     "sysctl": 6,
+    "memory hard_offline": 4,
+    "memory soft_offline": 4,
+    "memory unpoison": 3,
     "memory add": 9,
     "memory online": 13,
     "memory offline": 9,
@@ -68,6 +72,8 @@ WEIGHTS: Final = {
     "dax online": 5,
     "dax offline": 3,
 }
+
+_DRIVERS: Final = ("devdax", "kmem", "kmem", "fsdev", "none")
 
 FAULTS: Final = {"fail alloc": 24}
 """The same on a kernel where allocations can be made to fail."""
@@ -164,6 +170,31 @@ def _sysctl(d: Draw, names: Names, seen: Snapshot) -> Op:
     return make_op("sysctl", hugetlb_optimize_vmemmap=d.random.random() < 0.6)
 
 
+def _poison_address(d: Draw, names: Names, seen: Snapshot) -> int:
+    """A byte in a huge page, in a page that was poisoned, or anywhere in the region."""
+    r = d.random
+    if names.poisoned and r.random() < 0.15:
+        return r.choice(sorted(names.poisoned)) << 12
+    if seen.folios and r.random() < 0.8:
+        folio = r.choice(list(seen.folios.values()))
+        return folio.pfn + r.choice((0, 0, 1, 63, 64, 511)) << 12
+    return names.region[0] + r.randrange(names.region[1]) & -4096
+
+
+def _hard_offline(d: Draw, names: Names, seen: Snapshot) -> Op:
+    return make_op("memory hard_offline", at=_poison_address(d, names, seen))
+
+
+def _soft_offline(d: Draw, names: Names, seen: Snapshot) -> Op:
+    return make_op("memory soft_offline", at=_poison_address(d, names, seen))
+
+
+def _unpoison(d: Draw, names: Names, seen: Snapshot) -> Op:
+    if names.poisoned and d.random.random() < 0.9:
+        return make_op("memory unpoison", at=d.random.choice(sorted(names.poisoned)) << 12)
+    return make_op("memory unpoison", at=_poison_address(d, names, seen))
+
+
 def _gaps(names: Names) -> list[tuple[int, int]]:
     """Parts of the region that nothing uses, as address and size."""
     at, end = names.region[0], sum(names.region)
@@ -213,6 +244,13 @@ def _offline(d: Draw, names: Names, seen: Snapshot) -> Op:
     if not names.memory:
         return _resize(d, names, seen)
     handle, block = _some_block(d, names)
+    busy = {f.pfn // SECTION_PFNS for f in seen.folios.values() if not f.free}
+    for name in names.memory if d.random.random() < 0.5 else ():
+        # Rather one from which a huge page has to move.
+        at, size = names.memory[name].ranges[0]
+        for index in range(size // SECTION):
+            if at // SECTION + index in busy:
+                handle, block = name, index
     return make_op("memory offline", m=handle, block=block)
 
 
@@ -238,7 +276,7 @@ def _create(d: Draw, names: Names, seen: Snapshot) -> Op:
     if not ranges:
         return _destroy(d, names, seen)
     at_list, sizes = zip(*ranges, strict=True)
-    driver = "devdax" if r.random() < 0.75 else "kmem"
+    driver = r.choices(("devdax", "kmem", "fsdev"), (65, 22, 13))[0]
     args = {"at": at_list, "size": sizes, "align": align, "node": d.machine.nodes - 1, "driver": driver}
     return make_op("dax create", d.handle("d"), **args)
 
@@ -273,7 +311,9 @@ def _rebind(d: Draw, names: Names, seen: Snapshot) -> Op:
     found = [name for name, device in names.devices.items() if not device.nvdimm]
     if not found:
         return _create(d, names, seen)
-    return make_op("dax rebind", d=d.random.choice(found), driver=d.random.choice(("devdax", "kmem", "kmem", "none")))
+    return make_op(
+        "dax rebind", d=d.random.choice(found), driver=d.random.choice(("devdax", "kmem", "kmem", "fsdev", "none"))
+    )
 
 
 def _set(d: Draw, names: Names, seen: Snapshot) -> Op:
@@ -314,6 +354,9 @@ _DRAWS: Final[dict[str, Callable[[Draw, Names, Snapshot], Op]]] = {
     "hugetlb demote": _demote,
     "hugetlb dissolve": _dissolve,
     "sysctl": _sysctl,
+    "memory hard_offline": _hard_offline,
+    "memory soft_offline": _soft_offline,
+    "memory unpoison": _unpoison,
     "memory add": _add,
     "memory online": _online,
     "memory offline": _offline,

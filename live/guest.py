@@ -41,6 +41,7 @@ class Guest:
         blocks: dict[int, str] | None,
         namespaces: dict[tuple[int, int], str] | None = None,
         faults: Ranges | None = None,
+        fsdev: bool = False,
     ) -> None:
         self.qemu = qemu
         self.agent = Agent(qemu.agent)
@@ -51,6 +52,7 @@ class Guest:
         """(address, size) -> number of the nvdimm region that is this one namespace."""
         self.faults = faults
         """Where allocations can be made to fail, None on a kernel that cannot."""
+        self.fsdev = fsdev
         self.made = 0
         """Devices made of namespaces so far."""
         self.blocks = blocks
@@ -75,6 +77,8 @@ class Template:
         self.devices: list[str] = []
         self.namespaces: dict[tuple[int, int], str] = {}
         self.faults: Ranges | None = None
+        self.fsdev = False
+        """Whether the kernel has the driver fsdev (7.3)."""
         self.release = ""
         """Of its kernel, as uname says it."""
         self.log = ""
@@ -107,7 +111,7 @@ class Template:
             self._alive.close()
         qemu = Qemu.resume(self.hardware, self.saved, self._ram)
         nodes = len(self.hardware.nodes)
-        self._alive = Guest(qemu, nodes, self.devices, self.first.blocks, self.namespaces, self.faults)
+        self._alive = Guest(qemu, nodes, self.devices, self.first.blocks, self.namespaces, self.faults, self.fsdev)
         return self._alive
 
     def close(self) -> None:
@@ -154,6 +158,9 @@ class Template:
         names = sorted(agent.names(DEVICES), key=lambda name: int(name.rpartition(".")[2]))
         # A region offers itself to kmem; naming a device makes it acceptable to device_dax too.
         rcs += agent.steps([(f"{DRIVERS}/device_dax/new_id", name) for name in names])
+        self.fsdev = "fsdev_dax" in agent.names(DRIVERS)
+        if self.fsdev:
+            agent.steps([(f"{DRIVERS}/fsdev_dax/new_id", name) for name in names])
         if rcs and rcs[-1] < 0:
             raise SetupError(f"the region's devices cannot be made: error {-rcs[-1]}")
         return names

@@ -20,7 +20,7 @@ from live.errors import LiveError
 
 AGENT = Path(__file__).with_name("agent.c")
 
-MODULES = ("device_dax", "dax_pmem", "nd_e820", "dax_hmem", "hwpoison_inject", "kmem")
+MODULES = ("device_dax", "dax_pmem", "nd_e820", "dax_hmem", "hwpoison_inject", "fsdev_dax", "kmem")
 """What the agent loads at boot, in this order, as far as the kernel has it. Not nd_pmem, which would take the
 namespaces for block devices; kmem last, since it takes the devices that a soft-reserved region begins with."""
 

@@ -19,7 +19,7 @@ def model_snapshot(k: Kernel) -> Snapshot:
     """What a guest in the model's state would show."""
     assert isinstance(k.pages, ToldAllocator)
     v = k.vmstat
-    out = Snapshot(v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, k.pages.all_managed())
+    out = Snapshot(v.nr_memmap, v.nr_memmap_boot, v.nr_page_table_pages, k.pages.all_managed(), poisoned(k))
     out.free = [k.pages.node_free(node.nid) for node in k.nodes]
     for order, h in k.hstates.items():
         out.pools[order] = Pool(list(h.nr), [len(f) for f in h.free], list(h.surplus), h.resv, h.nr_overcommit)
@@ -37,6 +37,11 @@ def model_snapshot(k: Kernel) -> Snapshot:
             if section not in out.mapping:
                 out.mapping[section] = model_entry(k, section)
     return out
+
+
+def poisoned(k: Kernel) -> int:
+    """Pages that are out of use."""
+    return sum(k.memory_blocks.nr_hwpoison.values())
 
 
 def model_blocks(k: Kernel) -> dict[int, str]:

@@ -20,6 +20,7 @@ NODE: Final = "/sys/devices/system/node/node{}/hugepages/hugepages-{}/"
 BLOCKS: Final = "/sys/devices/system/memory"
 
 _VMSTAT = re.compile(rb"^(nr_memmap_pages|nr_memmap_boot_pages|nr_page_table_pages) (\d+)$", re.M)
+_POISONED = re.compile(rb"^HardwareCorrupted: +(\d+) kB", re.M)
 _ZONE = re.compile(rb"^Node (\d+), zone|^  pages free +(\d+)|^        managed +(\d+)|^ +count: +(\d+)", re.M)
 _COMPLAINT = re.compile(
     r"BUG[: ]|WARNING: |Bad page|Oops|general protection|Kernel panic|kernel BUG|refcount|unable to handle"
@@ -35,7 +36,7 @@ class Observer:
         self.memory = memory
         self.cr3 = cr3
         self.nodes = nodes
-        self._paths = ["/proc/vmstat", "/proc/zoneinfo"]
+        self._paths = ["/proc/vmstat", "/proc/zoneinfo", "/proc/meminfo"]
         for size in ORDERS.values():
             for nid in range(nodes):
                 folder = NODE.format(nid, size)
@@ -48,16 +49,18 @@ class Observer:
         self.agent.write("/proc/sys/vm/stat_refresh", "1")
         files = self.agent.read(self._paths)
         out = Snapshot(complaints=complaints(console))
-        vmstat, zoneinfo = files[0], files[1]
+        vmstat, zoneinfo, meminfo = files[:3]
         assert isinstance(vmstat, bytes)
         assert isinstance(zoneinfo, bytes)
+        poisoned = _POISONED.search(meminfo) if isinstance(meminfo, bytes) else None
+        out.poisoned = int(poisoned[1]) // 4 if poisoned else 0
         for name, value in _VMSTAT.findall(vmstat):
             # The file prints a negative counter as a large unsigned one.
             number = int(value)
             number -= 1 << 64 if number >> 63 else 0
             setattr(out, "nr_page_table_pages" if name == b"nr_page_table_pages" else name[:-6].decode(), number)
         self._zones(out, zoneinfo)
-        numbers = iter([int(data) if isinstance(data, bytes) else 0 for data in files[2:]])
+        numbers = iter([int(data) if isinstance(data, bytes) else 0 for data in files[3:]])
         for order in ORDERS:
             rows = [[next(numbers) for _ in range(3)] for _ in range(self.nodes)]
             nr, free, surplus = ([row[i] for row in rows] for i in range(3))

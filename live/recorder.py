@@ -70,6 +70,6 @@ def _lost(said: list[Answer], kept: tuple[Answer, ...]) -> int | None:
 def _plain(seen: Snapshot) -> tuple[object, ...]:
     """What a snapshot says, without the bits of page table entries that nobody looks at."""
     mapping = {section: decode(e) if isinstance(e, bytes) else e for section, e in seen.mapping.items()}
-    numbers = (seen.nr_memmap, seen.nr_memmap_boot, seen.nr_page_table_pages, seen.managed, seen.free)
+    numbers = (seen.nr_memmap, seen.nr_memmap_boot, seen.nr_page_table_pages, seen.managed, seen.poisoned, seen.free)
     log = [line.strip() for line in seen.complaints]
     return *numbers, seen.pools, seen.blocks, seen.folios, mapping, log

@@ -28,6 +28,8 @@ class Snapshot:
     nr_page_table_pages: int = 0
     managed: int = 0
     """MemTotal: pages that the buddy allocator manages, all zones."""
+    poisoned: int = 0
+    """HardwareCorrupted: pages that memory_failure and soft_offline_page took out of use."""
     free: list[int] = field(default_factory=list)
     """Free pages of each node, per-cpu lists included."""
     pools: dict[int, Pool] = field(default_factory=dict)

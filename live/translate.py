@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fuzz.program.model import Op
-from fuzz.program.real import WITHOUT_COUNTERPART
+from fuzz.program.real import WITHOUT_INTERFACE
 from live.faults import NEEDED, ONCE
+from live.folios import HugeFolio
 from live.guest import DEVICES, DRIVERS, NVDIMM, NVDIMM_DRIVERS, Guest
 from live.observe import BLOCKS, HUGEPAGES, NODE, ORDERS
 from live.pagetable import SECTION_PFNS
@@ -27,7 +28,8 @@ M: Final = 1 << 20
 SECTION: Final = 128 * M
 SPARE: Final = 96 * M // PAGE
 """Free pages that a program must leave to the guest's kernel on each node."""
-POISON: Final = "/sys/devices/system/memory/soft_offline_page"
+HARD: Final = "/sys/devices/system/memory/hard_offline_page"
+SOFT: Final = "/sys/devices/system/memory/soft_offline_page"
 UNPOISON: Final = "/sys/kernel/debug/hwpoison/unpoison-pfn"
 
 CHANGES_BLOCKS: Final = frozenset(
@@ -36,7 +38,8 @@ CHANGES_BLOCKS: Final = frozenset(
         *("dax create", "dax destroy", "dax rebind", "dax state", "dax online", "dax offline"),
     }
 )
-BUS_DRIVERS: Final = {"devdax": "device_dax", "kmem": "kmem", "none": ""}
+NO_FSDEV: Final = "the guest's kernel has no fsdev driver"
+BUS_DRIVERS: Final = {"devdax": "device_dax", "fsdev": "fsdev_dax", "kmem": "kmem", "none": ""}
 """Drivers of the language by their names on the dax bus."""
 
 
@@ -68,6 +71,8 @@ class Names:
     devices: dict[str, Range] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
     next_slot: int = 0
+    poisoned: set[int] = field(default_factory=set)
+    """Single pages that the program has taken out of use."""
 
     def block(self, handle: str, index: int) -> int | None:
         """Number of a range's memory block, None if there is none."""
@@ -87,8 +92,9 @@ class Names:
 
 def refusal(op: Op, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     """Why this operation cannot be done on this guest now, or None."""
-    if op.name in WITHOUT_COUNTERPART:
-        return WITHOUT_COUNTERPART[op.name]
+    names.poisoned = {pfn for pfn in names.poisoned if pfn // SECTION_PFNS in seen.blocks}
+    if op.name in WITHOUT_INTERFACE:
+        return WITHOUT_INTERFACE[op.name]
     if op.name == "fail alloc":
         if guest.faults is None:
             return NEEDED
@@ -150,15 +156,50 @@ def _check_demote(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str
 
 
 def _check_dissolve(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    folio = _folio(args["at"] // PAGE, seen)
+    if folio is not None:
+        if folio.refcount:
+            return "soft offline moves a page in use instead of refusing it"
+        pool = seen.pools[folio.order]
+        return "soft offline waits for a reserved page" if sum(pool.free) == pool.resv else None
+    return "soft offline of a page that is not huge would take that page out of use"
+
+
+def _check_poison(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     pfn = args["at"] // PAGE
+    if pfn in names.poisoned:
+        return None
+    folio = _folio(pfn, seen)
+    if folio is None:
+        if seen.blocks.get(pfn // SECTION_PFNS, "offline") == "offline":
+            return None
+        return "the guest's own pages are somewhere in memory that is online"
+    pool = seen.pools[folio.order]
+    if pool.resv or (folio.free and folio.refcount):
+        return "pages that are reserved or counted wrongly stay huge, and poisoned"
+    if folio.optimized and not folio.free and any(pool.surplus):
+        return "whether the worker that frees a surplus page is done by then is a race"
+    if folio.order != 9 and not folio.free:
+        return "a gigabyte takes the emulated kernel seconds to copy"
+    return None
+
+
+def _folio(pfn: int, seen: Snapshot) -> HugeFolio | None:
+    """The huge page over a pfn."""
     for head in (pfn & -512, pfn & -(1 << 18)):
         folio = seen.folios.get(head)
         if folio is not None and pfn < head + (1 << folio.order):
-            if folio.refcount:
-                return "soft offline moves a page in use instead of refusing it"
-            pool = seen.pools[folio.order]
-            return "soft offline waits for a reserved page" if sum(pool.free) == pool.resv else None
-    return "soft offline of a page that is not huge would take that page out of use"
+            return folio
+    return None
+
+
+def _check_unpoison(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
+    pfn = args["at"] // PAGE
+    if pfn in names.poisoned or _folio(pfn, seen) is not None:
+        return None
+    if seen.blocks.get(pfn // SECTION_PFNS, "offline") == "offline":
+        return None
+    return "the guest's own pages are somewhere in memory that is online"
 
 
 def _in_region(names: Names, ranges: list[tuple[int, int]], node: int) -> str | None:
@@ -225,8 +266,8 @@ def _device_block(args: Args, names: Names) -> int | None:
 def _check_device(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
     """For what unbinds a device."""
     device = names.devices.get(args["d"])
-    if args.get("driver", "none") not in BUS_DRIVERS:
-        return "the guest has no fsdev driver"
+    if args.get("driver") == "fsdev" and not guest.fsdev:
+        return NO_FSDEV
     if device is not None and device.nvdimm and "driver" in args:
         return "a namespace has the driver that it was made with"
     if device is not None and device.driver == "kmem":
@@ -248,8 +289,8 @@ def _check_device_offline(args: Args, guest: Guest, names: Names, seen: Snapshot
 
 
 def _check_dax(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
-    if args["driver"] not in BUS_DRIVERS:
-        return "the guest has no fsdev driver"
+    if args["driver"] == "fsdev" and not guest.fsdev:
+        return NO_FSDEV
     ranges = list(zip(args["at"], args["size"], strict=True))
     if len(ranges) == 1 and ranges[0] in names.namespaces:
         return _check_namespace(args, names)
@@ -283,7 +324,7 @@ def _check_namespace(args: Args, names: Names) -> str | None:
 
 
 def _check_unmap(args: Args, guest: Guest, names: Names, seen: Snapshot) -> str | None:
-    return None if args["flush"] else WITHOUT_COUNTERPART["hugetlb flush"]
+    return None if args["flush"] else WITHOUT_INTERFACE["hugetlb flush"]
 
 
 _CHECKS: Final = {
@@ -295,6 +336,9 @@ _CHECKS: Final = {
     "memory add": _check_add,
     "memory offline": _check_offline,
     "memory remove": _check_remove,
+    "memory hard_offline": _check_poison,
+    "memory soft_offline": _check_poison,
+    "memory unpoison": _check_unpoison,
     "dax create": _check_dax,
     "dax destroy": _check_device,
     "dax rebind": _check_device,
@@ -364,10 +408,33 @@ def _dissolve(args: Args, result: str | None, guest: Guest, names: Names) -> int
     # Soft offline dissolves, and then takes the one page out of use; only the first is asked for. Its result speaks of
     # both, so whether the huge page is gone decides.
     pfn = args["at"] // PAGE
-    if guest.agent.write(POISON, hex(args["at"])) >= 0:
+    if guest.agent.write(SOFT, hex(args["at"])) >= 0:
         guest.agent.write(UNPOISON, str(pfn))
     left = guest.look().folios
     return -errno.EBUSY if any(f.pfn <= pfn < f.pfn + (1 << f.order) for f in left.values()) else 0
+
+
+def _poison(file: str, args: Args, guest: Guest, names: Names) -> int:
+    rc = guest.agent.write(file, hex(args["at"]))
+    if rc >= 0:
+        names.poisoned.add(args["at"] // PAGE)
+    settle(guest)
+    return rc
+
+
+def _hard_offline(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return _poison(HARD, args, guest, names)
+
+
+def _soft_offline(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    return _poison(SOFT, args, guest, names)
+
+
+def _unpoison(args: Args, result: str | None, guest: Guest, names: Names) -> int:
+    rc = guest.agent.write(UNPOISON, str(args["at"] // PAGE))
+    if rc >= 0:
+        names.poisoned.discard(args["at"] // PAGE)
+    return rc
 
 
 def _sysctl(args: Args, result: str | None, guest: Guest, names: Names) -> int:
@@ -550,6 +617,9 @@ _ACTIONS: Final = {
     "hugetlb map": _map,
     "hugetlb unmap": _unmap,
     "hugetlb dissolve": _dissolve,
+    "memory hard_offline": _hard_offline,
+    "memory soft_offline": _soft_offline,
+    "memory unpoison": _unpoison,
     "sysctl": _sysctl,
     "memory add": _add,
     "memory online": _online,

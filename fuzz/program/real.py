@@ -16,13 +16,3 @@ WITHOUT_INTERFACE: Final = {
     "subblock unplug": _VIRTIO,
     "subblock plug": _VIRTIO,
 }
-
-_POISON: Final = "takes pages of the guest's memory out of use for good"
-
-WITHOUT_COUNTERPART: Final = {
-    **WITHOUT_INTERFACE,
-    "memory hard_offline": _POISON,
-    "memory soft_offline": _POISON,
-    "memory unpoison": _POISON,
-}
-"""The same for `vmemmap-fuzz live`, whose guest is used for one program after another."""

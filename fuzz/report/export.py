@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fuzz.execute import Profile
 from fuzz.program.model import Program
-from fuzz.program.real import WITHOUT_COUNTERPART
+from fuzz.program.real import WITHOUT_INTERFACE
 from fuzz.program.text import format as format_program
 from fuzz.report.shell import to_shell
 from fuzz.trace import SideStep, trace
@@ -103,13 +103,13 @@ def to_live(program: Program) -> str:
         head.append(f"Not done live: the guest is x86_64 with pages of 4K, this is {machine.arch}.")
     ops = []
     for op in program.ops:
-        why = WITHOUT_COUNTERPART.get(op.name)
+        why = WITHOUT_INTERFACE.get(op.name)
         if op.name == "hugetlb unmap" and not op.args["flush"]:
-            why = WITHOUT_COUNTERPART["hugetlb flush"]
+            why = WITHOUT_INTERFACE["hugetlb flush"]
         if op.name == "fail alloc":
             why = "only on a kernel with fault injection (--kernel, docs/live.md), and one failure a program line"
         ops.append(replace(op, above=(*op.above, f"# not done live: {why}")) if why else op)
-    left = sum(op.name in WITHOUT_COUNTERPART for op in program.ops)
+    left = sum(op.name in WITHOUT_INTERFACE for op in program.ops)
     if left:
         head.append(f"{left} of {len(ops)} operations have no counterpart there; the others are run.")
     return format_program(

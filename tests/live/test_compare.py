@@ -83,6 +83,7 @@ DEVIATIONS: dict[str, Callable[[Snapshot], None]] = {
     "nr_memmap": lambda s: setattr(s, "nr_memmap", s.nr_memmap + 1),
     "nr_memmap_boot": lambda s: setattr(s, "nr_memmap_boot", s.nr_memmap_boot - 1),
     "nr_page_table_pages": lambda s: setattr(s, "nr_page_table_pages", s.nr_page_table_pages + 1),
+    "HardwareCorrupted": lambda s: setattr(s, "poisoned", 1),
     "MemTotal": lambda s: setattr(s, "managed", s.managed - 1),
     "node0.free": lambda s: setattr(s, "free", [s.free[0] - 200]),
     "surplus_hugepages.9": lambda s: s.pools.update({9: replace(s.pools[9], surplus=[1])}),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.program.model import Program, make_op
+from live.beside import BOOT
 from live.conform import beside_model, conform, make_template
 from live.crew import Task, run_crew
 from live.diff import diff
@@ -21,7 +22,7 @@ from live.generate import PROFILES, Profile
 from live.install import Kit, Unavailable, make_kit
 from live.pagetable import Leaf
 from live.pair import Pair
-from live.runner import BOOT, Step
+from live.runner import Step
 from mm.machine import Machine
 from zoo import find, planted
 
@@ -55,6 +56,47 @@ def test_the_measured_table(kit: Kit) -> None:
         assert after.nr_memmap_boot - before.nr_memmap_boot == -8
         assert after.nr_page_table_pages - before.nr_page_table_pages == 1
         assert after.managed - before.managed == 8
+    finally:
+        pair.close()
+        template.close()
+
+
+def test_a_poisoned_huge_page(kit: Kit) -> None:
+    """Hard offline of a free optimized page: its memmap is restored (+7), 511 of its pages are free again
+    (separate-paths.md 3.21; the row "poison/offline a free HVO page"); unpoisoned, so is the last.
+    """
+    profile = Profile(Machine(ram=G))
+    template = make_template(kit, profile)
+    pair = Pair(profile, template)
+    try:
+        assert pair.step(make_op("hugetlb resize", size=2 * M, to=2)) == Step((0, 0))
+        before = pair.seen
+        at = max(before.folios) + 3 << 12
+        for name, nr_memmap, poisoned in (("memory hard_offline", 7, 1), ("memory unpoison", 7, 0)):
+            op = make_op(name, at=at)
+            assert pair.refusal(op) is None
+            assert pair.step(op) == Step((0, 0))
+            assert pair.seen.nr_memmap - before.nr_memmap == nr_memmap
+            assert pair.seen.poisoned == poisoned
+        assert len(pair.seen.folios) == 1
+    finally:
+        pair.close()
+        template.close()
+
+
+def test_a_device_of_the_driver_fsdev_shares_nothing(kit: Kit) -> None:
+    """drivers/dax/fsdev.c does not set vmemmap_shift, so that a section has all of its 512 vmemmap pages."""
+    profile = Profile(Machine(ram=G))
+    template = make_template(kit, profile)
+    pair = Pair(profile, template)
+    try:
+        before = pair.seen
+        op = make_op("dax create", "d0", at=(0x48000000,), size=(128 * M,), driver="fsdev")
+        assert pair.refusal(op) is None
+        assert pair.step(op) == Step((0, 0))
+        assert pair.seen.nr_memmap - before.nr_memmap == 512
+        assert pair.step(make_op("dax rebind", d="d0", driver="devdax")) == Step((0, 0))
+        assert pair.seen.nr_memmap - before.nr_memmap == 128
     finally:
         pair.close()
         template.close()

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fuzz.cli import app
 from fuzz.program import parse
 from fuzz.program.operations import OPERATIONS
-from fuzz.program.real import WITHOUT_COUNTERPART, WITHOUT_INTERFACE
+from fuzz.program.real import WITHOUT_INTERFACE
 from fuzz.program.text import parse_file
 from fuzz.report.export import to_itf, to_live, to_pytest, to_python
 from fuzz.report.shell import _COMMANDS, to_shell
@@ -131,8 +131,8 @@ def test_live_file_is_the_program_with_reasons(path: Path) -> None:
     program = parse_file(path)
     text = to_live(program)
     assert parse(text).bare() == program.bare()
-    for name in {op.name for op in program.ops} & set(WITHOUT_COUNTERPART):
-        assert f"# not done live: {WITHOUT_COUNTERPART[name]}" in text
+    for name in {op.name for op in program.ops} & set(WITHOUT_INTERFACE):
+        assert f"# not done live: {WITHOUT_INTERFACE[name]}" in text
 
 
 def test_itf_shows_a_planted_defect() -> None:
