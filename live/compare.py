@@ -37,7 +37,8 @@ BOOT_TAIL_REFCOUNT: Final = "boot-tail-refcount"
 """Linux 7.3: the tail frame of gigantic pages optimized at boot (pre-HVO) shows a page reference count of 1 instead of
 0, because memmap_init writes it through its writable aliases and init_compound_tail leaves the count alone. Huge pages
 that later begin at such a struct page (demoted, or allocated where a gigantic page was that shared the frame, which
-those made later in the zone do too) are free with a count of 1, and cannot be dissolved. See docs/live.md."""
+those made later in the zone do too) are free with a count of 1, and cannot be dissolved. Nor does take_page_off_buddy
+(mm/page_alloc.c) find such a page: poisoning one is -EBUSY after the huge page was dissolved. See docs/live.md."""
 SPP: Final = 64
 
 K = TypeVar("K")
@@ -208,13 +209,17 @@ class Comparison:
                         return Difference("structpages", "free_list", "changed", text, size)
         return None
 
+    def boot_tail(self, pfn: int) -> bool:
+        """Whether the struct page of `pfn` may have the reference count of BOOT_TAIL_REFCOUNT."""
+        return any(lo + SPP <= pfn < lo + GIGANTIC for lo in self.boot_hvo)
+
     def _stale_refcount(self, mine: Folio, its: HugeFolio) -> bool:
         """The kernel's known deviation BOOT_TAIL_REFCOUNT; the model's folio is made to agree, since it decides later
         results.
         """
         if its.refcount != 1 or mine.refcount:
             return False
-        if not any(lo + SPP <= its.pfn < lo + GIGANTIC for lo in self.boot_hvo):
+        if not self.boot_tail(its.pfn):
             return False
         self.explained.add(BOOT_TAIL_REFCOUNT)
         mine.refcount = 1

@@ -9,7 +9,7 @@ from fuzz.oracle.finding import Difference, Outcome
 from fuzz.program.model import Op
 from live.agent import GuestDied
 from live.answers import Answer
-from live.beside import DAX_REUSE_THROUGH_LEAF, Beside, MakePaths, walks_through_leaf
+from live.beside import DAX_REUSE_THROUGH_LEAF, Beside, MakePaths
 from live.faults import BEYOND, EXPECTED, RETRIES, Target, arm, disarm, number, points, target
 from live.generate import Profile
 from live.guest import Guest, Template
@@ -82,9 +82,10 @@ class Pair:
         before, mine = self.seen, self.beside.run(op, seen)
         answer = Answer(self.answers[-1].at + 1, op.name, rc, seen)
         times.append(time.perf_counter())
-        if rc == 0 and walks_through_leaf(mine) and self._through_leaf(before):
-            self.explained.add(DAX_REUSE_THROUGH_LEAF)
-            self.answers.append(answer._replace(deviation=DAX_REUSE_THROUGH_LEAF))
+        deviation = self.beside.deviation(op, mine, rc)
+        if deviation and (deviation != DAX_REUSE_THROUGH_LEAF or self._through_leaf(before)):
+            self.explained.add(deviation)
+            self.answers.append(answer._replace(deviation=deviation))
             return Step((mine, rc), ended=True)
         self.answers.append(answer)
         step = self._step(op.name, (mine, rc), self.beside.compare(op, mine, rc))

@@ -11,7 +11,7 @@ from fuzz.oracle.finding import Difference, Finding, Outcome, outcome_class
 from fuzz.program.model import Program
 from fuzz.program.text import parse_file
 from live.answers import SUFFIX, Answers, AnswersError, read_answers
-from live.beside import LINE, Beside, MakePaths, walks_through_leaf
+from live.beside import LINE, Beside, MakePaths
 from reference.paths import SeparatePaths
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "corpus" / "live"
@@ -75,7 +75,7 @@ def replay(recorded: Recorded, make_paths: MakePaths = SeparatePaths, until: int
         mine = beside.run(op, step.seen)
         out.outcomes.append(mine)
         out.operations += 1
-        if step.deviation and walks_through_leaf(mine):
+        if step.deviation and step.deviation == beside.deviation(op, mine, step.returned):
             out.explained.add(step.deviation)
             break
         found = beside.compare(op, mine, step.returned)

@@ -1,6 +1,7 @@
 """Recorded answers: the words, the text, what is refused, and that a wrong model is seen by them."""
 
 import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from fuzz.program.model import Program, make_op
 from fuzz.program.text import parse
 from live.answers import Answer, Answers, AnswersError, digest, format_answers, parse_answers, read_answers
-from live.beside import Beside
+from live.beside import DAX_REUSE_THROUGH_LEAF, Beside
 from live.choose import choose, cut
 from live.compact import pack_entries, pack_folios, unpack_entries, unpack_folios
+from live.compare import BOOT_TAIL_REFCOUNT
 from live.folios import HugeFolio
 from live.mirror import model_snapshot
 from live.pagetable import Leaf
@@ -19,6 +21,7 @@ from live.recorded import Recorded, load, replay
 from live.recorder import Recorder
 from live.snapshot import Pool, Snapshot
 from mm.kernel import Kernel
+from mm.machine import Machine
 from reference.paths import SeparatePaths
 from zoo import find, planted
 
@@ -146,8 +149,6 @@ def test_a_step_tells_what_changed_and_no_more() -> None:
 
 def other(answers: Answers, at: int, **changes: object) -> Answers:
     """The answers with one snapshot changed."""
-    from dataclasses import replace
-
     steps = list(answers.steps)
     steps[at] = steps[at]._replace(seen=replace(steps[at].seen, **changes))  # type: ignore[arg-type]
     return replace(answers, steps=tuple(steps))
@@ -287,3 +288,30 @@ def test_only_as_many_operations_as_wanted() -> None:
     recorded = Recorded(Path("x"), program, wrong)
     assert replay(recorded, SeparatePaths, 4).finding is None
     assert replay(recorded, SeparatePaths, 5).finding is not None
+
+
+def test_a_stale_count_explains_what_cannot_be_poisoned() -> None:
+    """take_page_off_buddy (mm/page_alloc.c) stops at a count above 0, which tails of gigantic boot pages have but for
+    those in the first vmemmap page, 64 struct pages of 64 bytes.
+    """
+    beside = Beside(Machine(ram=G), (), Snapshot(pools={9: Pool([0], [0], [0], 0, 0)}))
+    beside.comparison.boot_hvo = {0x8000}
+    for name in ("memory hard_offline", "memory soft_offline"):
+        op = make_op(name, at=0x8000 + 64 << 12)
+        assert beside.deviation(op, 0, -16) == BOOT_TAIL_REFCOUNT
+        assert beside.deviation(op, 0, -5) == ""
+        assert beside.deviation(op, -16, 0) == ""
+        assert beside.deviation(make_op(name, at=0x8000 + 63 << 12), 0, -16) == ""
+        assert beside.deviation(make_op(name, at=0x7FFF << 12), 0, -16) == ""
+    assert beside.deviation(make_op("hugetlb dissolve", at=0x8000 + 64 << 12), 0, -16) == ""
+
+
+def test_the_replay_ends_where_the_kernel_deviates() -> None:
+    """Only with the note that the recorder made, and only if the model agrees that this is it."""
+    program, answers = made()
+    steps = list(answers.steps)
+    for deviation, operations in (("", 5), (DAX_REUSE_THROUGH_LEAF, 5)):
+        steps[5] = steps[5]._replace(returned=-16, deviation=deviation)
+        out = replay(Recorded(Path("x"), program, replace(answers, steps=tuple(steps))))
+        assert out.operations == operations
+        assert out.finding is not None
