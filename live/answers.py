@@ -174,7 +174,7 @@ def _leaves(leaves: list[tuple[int, Leaf]]) -> Iterator[str]:
         leaves = leaves[n:]
 
 
-def _patches(was: list[int] | None, now: list[int]) -> Iterator[str]:
+def _patches(was: tuple[int, ...] | None, now: tuple[int, ...]) -> Iterator[str]:
     """What changed in a table; all of it if it was none."""
     if was is None:
         yield f"0 {pack_entries(now)}"

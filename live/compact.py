@@ -21,7 +21,7 @@ Huge pages are numbered by their size (pfn >> order) and come in the order of th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -42,7 +42,7 @@ Unit = tuple[str, int, int]
 """(what, frame or first page, what goes with it); units of one kind and companion form ranges of frames."""
 
 
-def pack_entries(entries: list[int]) -> str:
+def pack_entries(entries: Sequence[int]) -> str:
     """Entries as words."""
     return " ".join(_joined(_units([(pte, len(list(same))) for pte, same in groupby(entries)])))
 

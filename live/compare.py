@@ -291,14 +291,16 @@ def _section_pairs(
     if isinstance(entry, Leaf):
         return frozenset({(frame_at(runs[0][2], section * PTRS), entry.frame)})
     model, kernel = model_ptes(section, runs), decode(entry)
-    for at, (a, b) in enumerate(zip(model, kernel, strict=True)):
+    pairs = set(zip(model, kernel, strict=True))
+    alike = all((a < 0) == (b < 0) and not (a ^ b) & 1 for a, b in pairs)
+    for at, (a, b) in enumerate(zip(model, kernel, strict=True)) if not alike else ():
         if (a < 0) != (b < 0):
             text = f"{where}, page {at}: {_pte(a)} in the model, {_pte(b)} in the kernel"
             return Difference("mapping", "present", "+" if a < 0 else "-", text)
         if a >= 0 and (a ^ b) & 1:
             text = f"{where}, page {at}: {_pte(a)} in the model, {_pte(b)} in the kernel"
             return Difference("mapping", "writable", "+" if b & 1 else "-", text)
-    return frozenset((a >> 1, b >> 1) for a, b in zip(model, kernel, strict=True) if a >= 0)
+    return frozenset((a >> 1, b >> 1) for a, b in pairs if a >= 0)
 
 
 def _pte(pte: int) -> str:

@@ -120,7 +120,7 @@ def folio_maps(first: Snapshot, now: Snapshot) -> str | None:
     """An optimized page keeps its first vmemmap page, writable; the others share one frame, read-only. The memory map
     of another huge page is its own and writable.
     """
-    tables: dict[int, list[int]] = {}
+    tables: dict[int, tuple[int, ...]] = {}
     tails: defaultdict[int, set[int]] = defaultdict(set)
     for f in now.folios.values():
         ptes = _ptes(f, now, tables)
@@ -142,7 +142,7 @@ def folio_maps(first: Snapshot, now: Snapshot) -> str | None:
     return None
 
 
-def _ptes(f: HugeFolio, now: Snapshot, tables: dict[int, list[int]]) -> list[int]:
+def _ptes(f: HugeFolio, now: Snapshot, tables: dict[int, tuple[int, ...]]) -> list[int]:
     """The entries of a huge page's memory map; of a leaf, as if it were a table."""
     out: list[int] = []
     vpn, end = f.pfn // SPP, (f.pfn + (1 << f.order)) // SPP

@@ -8,6 +8,7 @@ number and section number are the same number.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 VMEMMAP_START: Final = 0xFFFFEA0000000000
@@ -107,9 +108,11 @@ def sections(memory: GuestMemory, cr3: int) -> dict[int, Entry]:
     return out
 
 
-def decode(table: bytes) -> list[int]:
-    """Each entry of a PTE table as frame * 2 + writable, -1 where nothing is mapped."""
-    return [(pte & FRAME) >> 11 | (pte & WRITABLE) >> 1 if pte & PRESENT else -1 for pte in memoryview(table).cast("Q")]
+@lru_cache(maxsize=256)
+def decode(table: bytes) -> tuple[int, ...]:
+    """Each entry of a PTE table as frame * 2 + writable, -1 where nothing is mapped. Many look at the same table."""
+    words = memoryview(table).cast("Q")
+    return tuple([(pte & FRAME) >> 11 | (pte & WRITABLE) >> 1 if pte & PRESENT else -1 for pte in words])
 
 
 class StructPages:
@@ -118,7 +121,7 @@ class StructPages:
     def __init__(self, memory: GuestMemory, mapping: dict[int, Entry]) -> None:
         self.memory = memory
         self.mapping = mapping
-        self._decoded: dict[int, list[int]] = {}
+        self._decoded: dict[int, tuple[int, ...]] = {}
 
     def address(self, pfn: int) -> int | None:
         """Physical address of the struct page of `pfn`; None when it is not mapped."""

@@ -183,7 +183,8 @@ def given_up(before: Snapshot, after: Snapshot) -> list[int]:
         if entry == was or was is None or isinstance(entry, Leaf) or section not in after.blocks:
             continue
         new = decode(entry)
-        old = [(was.frame + i) * 2 + 1 for i in range(len(new))] if isinstance(was, Leaf) else decode(was)
+        first = was.frame * 2 + 1 if isinstance(was, Leaf) else 0
+        old = tuple(range(first, first + 2 * len(new), 2)) if isinstance(was, Leaf) else decode(was)
         for at in range(0, len(new), VPNS_2M):
             pfn = section * SECTION_PFNS + at * 64
             if new[at : at + VPNS_2M] != old[at : at + VPNS_2M] and not covered(pfn, before.folios, after.folios):

@@ -46,7 +46,7 @@ def test_sections(ram: Ram) -> None:
     assert found[0] == Leaf(0x200, True)
     table = found[3]
     assert isinstance(table, bytes)
-    assert decode(table) == [0x300 * 2 + 1, 0x301 * 2] + [-1] * 510
+    assert decode(table) == (0x300 * 2 + 1, 0x301 * 2, *[-1] * 510)
 
 
 def test_struct_page_addresses(ram: Ram) -> None:
