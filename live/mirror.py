@@ -41,7 +41,7 @@ def model_snapshot(k: Kernel) -> Snapshot:
 
 def poisoned(k: Kernel) -> int:
     """Pages that are out of use."""
-    return sum(k.memory_blocks.nr_hwpoison.values())
+    return k.memory_blocks.num_poisoned_pages
 
 
 def model_blocks(k: Kernel) -> dict[int, str]:

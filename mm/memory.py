@@ -16,7 +16,7 @@ from mm.runs import RunMap, RunSet
 class MemoryBlocks:
     """All memory block devices by block number; a block is one section or, on powerpc, a row of them."""
 
-    __slots__ = ("altmaps", "nid", "nr_hwpoison", "pages", "touched", "tried", "unplugged", "zone")
+    __slots__ = ("altmaps", "elsewhere", "nid", "nr_hwpoison", "pages", "touched", "tried", "unplugged", "zone")
 
     OFFLINE: Final = (-1, -1)
 
@@ -29,13 +29,20 @@ class MemoryBlocks:
         self.altmaps: dict[int, Altmap] = {}
         """Blocks whose memmap lies in themselves."""
         self.nr_hwpoison: dict[int, int] = {}
-        """Block -> poisoned pages counted in it (memblk_nr_poison); their sum is HardwareCorrupted."""
+        """Block -> poisoned pages counted in it (memblk_nr_poison)."""
+        self.elsewhere = 0
+        """Poisoned pages counted that lie in no block: a device's. They are never given back."""
         self.unplugged = RunSet()
         """Frames of unplugged subblocks of virtio-mem, in blocks that exist."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of block numbers that changed since the oracle last looked."""
         self.tried: list[tuple[int, int]] = []
         """Frames that were to go, of blocks or parts of blocks, since the oracle last looked."""
+
+    @property
+    def num_poisoned_pages(self) -> int:
+        """HardwareCorrupted (mm/memory-failure.c), in pages."""
+        return sum(self.nr_hwpoison.values()) + self.elsewhere
 
     def put(self, lo: int, hi: int, nid: int, zone: tuple[int, int]) -> None:
         """Blocks [lo, hi) exist, with this state."""

@@ -30,9 +30,12 @@ from mm.page_alloc import (
 
 
 def num_poisoned_pages_add(k: Kernel, pfn: int, n: int) -> None:
-    """num_poisoned_pages_inc, num_poisoned_pages_sub: of the memory block of `pfn`."""
+    """num_poisoned_pages_inc, num_poisoned_pages_sub: in all, and of the memory block of `pfn` if it has one."""
     block = pfn // k.memory_blocks.pages
     counts = k.memory_blocks.nr_hwpoison
+    if k.memory_blocks.zone.get(block) is None:
+        k.memory_blocks.elsewhere += n
+        return
     counts[block] = counts.get(block, 0) + n
     if not counts[block]:
         del counts[block]
@@ -126,7 +129,8 @@ def memory_failure(k: Kernel, pfn: int) -> int:
 
 
 def _memory_failure_not_online(k: Kernel, pfn: int) -> int:
-    """memory_failure of what is no online page: nothing is marked.
+    """memory_failure of what is no online page: nothing is marked, but a device's page is counted all the same
+    (memory_failure_dev_pagemap, action_result).
 
     -EBUSY where there is no struct page (memory_failure_pfn), and for a device's page that nobody has mapped
     (mf_generic_kill_procs); else -ENXIO.
@@ -136,6 +140,7 @@ def _memory_failure_not_online(k: Kernel, pfn: int) -> int:
     for pgmap in k.pgmaps:
         for start, end in pgmap.ranges[: pgmap.nr_range]:
             if start <= pfn < end:
+                action_result(k, pfn, False)
                 # pgmap_pfn_valid
                 reserved = start + pgmap.altmap.offset() if pgmap.altmap is not None else start
                 return -ENXIO if pfn < reserved else -EBUSY

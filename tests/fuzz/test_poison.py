@@ -28,6 +28,7 @@ class Lab:
     """One side that runs lines of a program one after the other."""
 
     def __init__(self, make: Callable[[Kernel], VmemmapPaths], machine: str = "ram=2G") -> None:
+        self.make = make
         self.machine = machine
         self.side = Side(parse(f"vmm 1\nmachine {machine}\nboot\n").machine, make)
         self.text = f"vmm 1\nmachine {machine}\nboot\n"
@@ -58,7 +59,7 @@ class Lab:
         k = self.kernel
         free = sum(zone.free_pages(9) for node in k.nodes for zone in node.zones)
         pool = sum(k.hstates[9].nr)
-        return k.vmstat.nr_memmap + k.vmstat.nr_memmap_boot, free, pool, sum(k.memory_blocks.nr_hwpoison.values())
+        return k.vmstat.nr_memmap + k.vmstat.nr_memmap_boot, free, pool, k.memory_blocks.num_poisoned_pages
 
     def delta(self, *lines: str) -> tuple[Any, tuple[int, ...]]:
         before = self.counts()
@@ -221,6 +222,17 @@ def test_what_is_not_online_memory(lab: Lab) -> None:
         for what in ("hard_offline", "soft_offline", "unpoison")
     ]
     assert answers == [-EBUSY, -ENXIO, -EIO, -ENXIO, -EIO, -EIO, -EBUSY, -EIO, -EIO]
+    # memory_failure_dev_pagemap counts what it could not recover; so does a real 7.3.4.
+    assert lab.kernel.memory_blocks.num_poisoned_pages == 1
+    assert not lab.kernel.memory_blocks.nr_hwpoison
+
+
+def test_a_device_page_counts_in_the_block_that_it_lies_in(lab: Lab) -> None:
+    """memblk_nr_poison_inc looks the block up by the page: here the last one of boot memory, which ends within it."""
+    lab = Lab(lab.make, "ram=1088M")
+    assert lab.do("d0 = dax create at=0x46000000 size=2M align=4K") == 0
+    assert lab.delta("memory hard_offline at=0x46000000") == (-EBUSY, (0, 0, 0, 1))
+    assert lab.kernel.memory_blocks.nr_hwpoison == {8: 1}
 
 
 def test_a_block_with_poison_goes_offline_and_stays_so(lab: Lab) -> None:
