@@ -28,7 +28,6 @@ def test_there_are_programs_and_they_stay_small() -> None:
     ("module", "function", "number"),
     [
         ("mm.hugetlb_resize", "_grow", 8),  # the order of the free lists, on both sides
-        ("mm.memory_online", "_empty", 3),  # what is in use does not move when its block goes offline
         ("mm.memory_online", "_empty", 13),  # a poisoned page keeps its block online
     ],
 )
