@@ -50,11 +50,14 @@ def load(path: Path) -> Recorded:
 
 
 def programs(paths: Iterable[Path]) -> list[Path]:
-    """The programs that paths stand for; of a folder, those with answers."""
-    out = []
+    """The programs that paths stand for; of a folder, those with answers. AnswersError for a folder without any."""
+    out: list[Path] = []
     for path in paths:
         if path.is_dir():
-            out += sorted(found.with_suffix(".vmm") for found in path.rglob(f"*{SUFFIX}"))
+            found = sorted(answers.with_suffix(".vmm") for answers in path.rglob(f"*{SUFFIX}"))
+            if not found:
+                raise AnswersError(f"{path}: there are no recorded answers in this folder")
+            out += found
         else:
             out.append(path.with_suffix(".vmm") if path.suffix == SUFFIX else path)
     return out

@@ -17,7 +17,7 @@ from live.folios import HugeFolio
 from live.mirror import model_snapshot
 from live.pagetable import Leaf
 from live.placement import IMAGINARY
-from live.recorded import Recorded, load, replay
+from live.recorded import Recorded, load, programs, replay
 from live.recorder import Recorder
 from live.snapshot import Pool, Snapshot
 from mm.kernel import Kernel
@@ -232,6 +232,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_answers(file)
     (tmp_path / "x.vmm").write_text(TEXT)
     file.unlink()
+    with pytest.raises(AnswersError, match=r"there are no recorded answers"):
+        programs([tmp_path])
     with pytest.raises(AnswersError, match=r"there is no x\.answers beside it"):
         load(tmp_path / "x.vmm")
 
