@@ -23,11 +23,12 @@ from live.faults import AREAS, Target, arm, disarm
 from live.generate import PROFILES, Profile
 from live.guest import Guest, Template
 from live.install import Kit
+from live.names import Names
 from live.pagetable import SECTION_PFNS, Leaf, decode
 from live.runner import Engine, Item, MakeStage, Match, Step
 from live.snapshot import Snapshot
 from live.tally import Tally
-from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
+from live.translate import CHANGES_BLOCKS, UnexpectedRefusal, perform, refusal
 from live.triage import triage
 
 FREE_STEP: Final = 64

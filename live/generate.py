@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from fuzz.program.model import Op, make_op
 from live.layout import SECTION
+from live.names import Names
 from live.pagetable import SECTION_PFNS
 from live.snapshot import Snapshot
-from live.translate import Names
 from mm.dax import LEAST_NAMESPACE
 from mm.machine import Machine
 

@@ -13,11 +13,12 @@ from live.beside import DAX_REUSE_THROUGH_LEAF, Beside, MakePaths
 from live.faults import BEYOND, EXPECTED, RETRIES, Target, arm, disarm, number, points, target
 from live.generate import Profile
 from live.guest import Guest, Template
+from live.names import Names
 from live.pagetable import FRAME, PTRS, Leaf, decode
 from live.placement import new_folios
 from live.runner import Step
 from live.snapshot import Snapshot
-from live.translate import CHANGES_BLOCKS, Names, UnexpectedRefusal, perform, refusal
+from live.translate import CHANGES_BLOCKS, UnexpectedRefusal, perform, refusal
 from live.triage import triage
 from reference.paths import SeparatePaths
 

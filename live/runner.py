@@ -18,10 +18,10 @@ from fuzz.program.model import Op, Program
 from live.answers import Answer, digest
 from live.beside import BOOT
 from live.generate import Draw, Profile
+from live.names import Names
 from live.recorder import Recorder
 from live.snapshot import Snapshot
 from live.tally import Disagreement, Tally
-from live.translate import Names
 
 LENGTH: Final = 20
 """Operations of a random program."""

@@ -53,11 +53,6 @@ class OpLike(Protocol):
     def args(self) -> Mapping[str, Any]: ...
 
 
-def span(op: OpLike) -> tuple[int, int]:
-    """The range that an operation names, in bytes: first, end."""
-    return op.args["at"], op.args["at"] + op.args["size"]
-
-
 class Oracle:
     """Holds the two kernels of a pair and says after each operation whether they still agree."""
 
@@ -589,7 +584,7 @@ class Oracle:
         if op.name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
             return "placement-fork"
         contig = op.name == "pages contig"
-        if contig and parting.contig_fork(ref, cand, rcs, *(n >> ref.arch.page_shift for n in span(op))):
+        if contig and parting.contig_fork(ref, cand, rcs, *parting.span(ref, op.args)):
             return "placement-fork"
         if rc == rc2 and (op.name in parting.MOVING or op.name.startswith("hugetlb")):
             huge = "size" in op.args and not contig

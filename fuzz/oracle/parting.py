@@ -312,6 +312,11 @@ def crowded_fork(
     return short[stuck] > 0 and to_move[stuck] > to_move[1 - stuck]
 
 
+def span(k: Kernel, args: Mapping[str, Any]) -> tuple[int, int]:
+    """The frames that an operation names: first, end."""
+    return args["at"] >> k.arch.page_shift, (args["at"] + args["size"]) >> k.arch.page_shift
+
+
 def contig_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lo: int, hi: int) -> bool:
     """Whether a range that was to be allocated holds a frame that cannot move on one side only, which said -EBUSY."""
     if rcs.count(-EBUSY) != 1:

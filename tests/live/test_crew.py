@@ -19,11 +19,11 @@ from live.errors import LiveError
 from live.generate import PROFILES, Profile
 from live.layout import layout
 from live.mirror import model_snapshot
+from live.names import Names
 from live.placement import told
 from live.runner import BOOT, Engine, Match, Runner, Stage, Step
 from live.snapshot import Snapshot
 from live.tally import Tally
-from live.translate import Names
 from mm.machine import Machine
 from reference.paths import SeparatePaths
 from zoo import find, planted

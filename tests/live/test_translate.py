@@ -7,8 +7,9 @@ import pytest
 from fuzz.program.model import make_op
 from live.folios import HugeFolio
 from live.guest import Guest
+from live.names import Names
 from live.snapshot import Pool, Snapshot
-from live.translate import Names, refusal
+from live.translate import refusal
 from mm.machine import Machine
 
 M, G = 1 << 20, 1 << 30
