@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from fuzz.oracle.effects.common import Args, SideLike, subsections_of
+from fuzz.oracle.effects.common import Args, SideLike, dax_aligns, self_hosted, subsections_of
 from fuzz.oracle.effects.memory import block_before
 from mm.errno import (
     E2BIG,
@@ -40,6 +40,7 @@ from mm.page_alloc import (
     OWNER_PAGES_MOVABLE,
     OWNER_PGTABLE,
 )
+from mm.runs import RunSet
 
 Answers = frozenset[int] | None
 """None: any."""
@@ -118,8 +119,7 @@ def removed(side: SideLike, args: Args) -> Answers:
     first, last = lo // blocks.pages, (lo + n) // blocks.pages
     if any(state != MemoryBlocks.OFFLINE for _, _, state in blocks.zone.runs(first, last)):
         return one(EBUSY)
-    hosted = sum([first <= block < last for block in blocks.altmaps])
-    return OK if hosted in (0, last - first) else one(EINVAL)
+    return OK if self_hosted(side.kernel, first, last) is not None else one(EINVAL)
 
 
 def unplugged(side: SideLike, args: Args) -> Answers:
@@ -138,12 +138,25 @@ def _ranges(k: Kernel, ranges: Iterable[tuple[int, int]]) -> Answers:
     out: set[int] = set()
     for lo, hi in ranges:
         for first, last, state in k.memory_blocks.zone.runs(lo // per, hi // per):
-            for block in range(first, last) if state != MemoryBlocks.OFFLINE else ():
+            for block in _not_empty(k, first, last) if state != MemoryBlocks.OFFLINE else ():
                 answers = _offline(k, block, state) or OK
                 out |= answers - OK
                 if 0 not in answers:
                     return frozenset(out)
     return OK | out
+
+
+def _not_empty(k: Kernel, first: int, last: int) -> Iterable[int]:
+    """Of the blocks [first, last), ascending, those that may not simply go offline; of 16 TiB most are empty."""
+    pages, per = k.pages, k.memory_blocks.pages
+    lo, hi = first * per, last * per
+    whole = pages.zone_of.run(lo)
+    if k.arch.boot_memory_stays or whole is None or whole[1] < hi:
+        return range(first, last)
+    blocks = RunSet()
+    for s, e in [*((s, e) for s, e, _ in pages.owners.runs(lo, hi)), *pages.cma.runs(lo, hi)]:
+        blocks.add(s // per, -(-e // per))
+    return (block for s, e in blocks.items() for block in range(s, e))
 
 
 def added(side: SideLike, args: Args) -> Answers:
@@ -364,12 +377,11 @@ def created(side: SideLike, args: Args) -> Answers:
     ranges = [(at // page, (at + size) // page) for at, size in zip(args["at"], args["size"], strict=True) if size]
     if not ranges:
         return one(ENXIO)
-    arch = k.arch
-    if args["align"] not in (page, 1 << arch.pmd_shift, 1 << arch.pud_shift if arch.pud_thp else 0):
+    if args["align"] not in dax_aligns(k.arch):
         return one(EINVAL)
     if args["altmap"]:
         return one(EINVAL) if len(ranges) > 1 else None
-    granule = max(args["align"] // page, arch.pages_per_subsection)
+    granule = max(args["align"] // page, k.arch.pages_per_subsection)
     if any((hi - lo) % granule for lo, hi in ranges):
         return one(EINVAL)
     return _probe(k, ranges, args["align"] // page, args["driver"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from mm.arch import Arch
 from mm.kernel import Kernel
 
 Args = Mapping[str, Any]
@@ -46,3 +47,15 @@ def subsections_of(k: Kernel, lo: int, hi: int) -> tuple[int, int]:
     """The subsections that meet frames [lo, hi)."""
     per = k.arch.pages_per_subsection
     return lo // per, -(-hi // per)
+
+
+def self_hosted(k: Kernel, first: int, last: int) -> bool | None:
+    """Whether all memory blocks of [first, last) hold their own memmap, or none does; None for some of them."""
+    hosted = sum([first <= block < last for block in k.memory_blocks.altmaps])
+    return None if 0 < hosted < last - first else hosted > 0
+
+
+def dax_aligns(arch: Arch) -> list[int]:
+    """Alignments of devices that page table entries have, in bytes (dax_align_valid, drivers/dax/dax-private.h)."""
+    shifts = [arch.page_shift, arch.pmd_shift, *([arch.pud_shift] if arch.pud_thp else [])]
+    return [1 << shift for shift in shifts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle.effects.common import Args, Before, SideLike, states_of, subsections_of
+from fuzz.oracle.effects.common import Args, Before, SideLike, dax_aligns, self_hosted, states_of, subsections_of
 from mm.errno import ENODEV, ENOENT, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.kmem import kmem_ranges
@@ -63,10 +63,8 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"the ranges are {device.ranges}"
     if args["altmap"] and not all(asked[0][0] < lo and hi <= asked[0][1] for lo, hi in device.ranges):
         return f"the data are {device.ranges}"
-    arch = k.arch
-    shifts = [arch.page_shift, arch.pmd_shift, *([arch.pud_shift] if arch.pud_thp else [])]
-    if args["align"] not in [1 << shift for shift in shifts]:
-        return "no page table has entries of that alignment"  # dax_align_valid
+    if args["align"] not in dax_aligns(k.arch):
+        return "no page table has entries of that alignment"
     granule = max(device.align, k.arch.pages_per_subsection)
     if any((hi - lo) % granule for lo, hi in device.ranges):
         return f"the ranges {device.ranges} are not whole pages"
@@ -96,9 +94,8 @@ def destroyed(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     per = k.memory_blocks.pages
     for lo, hi in was[3]:
         states = states_of(k, lo, hi)
-        hosted = sum(lo // per <= block < hi // per for block in k.memory_blocks.altmaps)
         offline = states and all(state == MemoryBlocks.OFFLINE for _, _, state in states)
-        if offline and hosted in (0, (hi - lo) // per):
+        if offline and self_hosted(k, lo // per, hi // per) is not None:
             return f"{lo:#x}..{hi:#x} is still memory"
     return None
 
