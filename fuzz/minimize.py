@@ -205,6 +205,7 @@ class Minimizer:
         if finding is None:
             raise ValueError("the program has no finding")
         self.finding = self.target = finding
+        self._failed: tuple[Machine, Ops, str | None] = self.machine, (), None
 
     def _execute(self, machine: Machine, ops: Ops) -> RunOutcome:
         if self.executions >= self.budget:
@@ -237,7 +238,15 @@ class Minimizer:
         shorter = repair(self.machine, ops)
         if not shorter or len(shorter) >= len(self.ops):
             return False
-        return any(self.attempt(other) for other in adapted(self.machine, shorter, fired(self.machine, self.ops)))
+        return any(self.attempt(other) for other in adapted(self.machine, shorter, self._kind()))
+
+    def _kind(self) -> str | None:
+        """Kind of the allocation point that the program's last `fail alloc` failed; asked for every drop that fails."""
+        machine, ops, kind = self._failed
+        if machine is not self.machine or ops is not self.ops:
+            kind = fired(self.machine, self.ops)
+            self._failed = self.machine, self.ops, kind
+        return kind
 
     # -- passes -----------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 Three parts. The corpus is replayed, and held against what a real kernel answered. Known defects are planted, one after
 the other, and each must be found, minimized and reported within `PLANT_PROGRAMS` programs: a fuzzer that finds nothing
-must first show that it would. Which ones follows from the sources
-(`rotation`). Then both models are fuzzed as they are.
+must first show that it would. Which ones follows from the sources (`rotation`). Then both models are fuzzed as they
+are.
 """
 
 from __future__ import annotations
