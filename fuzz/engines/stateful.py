@@ -67,6 +67,8 @@ class PairMachine(RuleBasedStateMachine):
     """Both models, one operation a step; the end of an example is the full comparison."""
 
     profile: ClassVar[Profile] = "posted"
+    deep_share: ClassVar[float] = 1.0
+    """The chance that an example is looked at deeply."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +80,8 @@ class PairMachine(RuleBasedStateMachine):
     def boot(self, raw: bytes) -> None:
         """Choose a machine and reserves, and boot."""
         draw = draws(raw)
-        self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY)
+        deep = self.deep_share >= 1 or draw() < self.deep_share
+        self.pair = pair = Lockstep(choose_machine(draw), self.profile, full_every=FULL_EVERY, deep=deep)
         self.live = Live(pair.reference.kernel, pair.candidate.kernel)
         note(Line(format_machine, pair.reference.kernel.machine))
         for line in reserves(draw, self.live):
@@ -95,7 +98,7 @@ class PairMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Compare everything."""
         if self.pair is not None and not self.pair.over:
-            self.differs(self.pair.finish())
+            self.differs(self.pair.finish(deep=self.pair.deep))
 
     def _step(self, op: Op) -> None:
         assert self.pair is not None
