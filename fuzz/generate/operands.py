@@ -114,6 +114,7 @@ def fit(kernel: Kernel, pool: HState, nid: int | None) -> int:
 def pool_target(draw: Draw, live: Live, pool: HState, nid: int | None) -> int:
     """nr_hugepages: near the present number, none, half, all that fit, one more than that."""
     now = pool.persistent if nid is None or nid >= len(pool.nr) else pool.nr[nid] - pool.surplus[nid]
+    now = max(0, now)  # there may be more surplus pages than pages (docs/findings/0002)
     x = draw()
     if x < 0.6:
         return max(0, now + _NEAR[int(draw() * len(_NEAR))])
