@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.compiled import VARIABLE
 from fuzz.coverage import features
 from fuzz.execute import run_program
 from fuzz.findings import slug
@@ -99,6 +100,11 @@ def test_two_runs_of_one_campaign_exclude_each_other(campaign: Start) -> None:
 # -- programs that kill or hang -------------------------------------------------------------------------------------
 
 
+def patched(folder: Path) -> dict[str, str]:
+    """Environment of processes that replace functions by the folder's sitecustomize, which compiled ones do not let."""
+    return {"PYTHONPATH": str(folder), VARIABLE: "0"}
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [("os.kill(os.getpid(), 11)", "death"), ("os._exit(7)", "death"), ("time.sleep(1000)", "hang")],
@@ -110,7 +116,7 @@ def test_a_program_that_kills_or_hangs_is_quarantined(code: str, kind: str, camp
         f"def bad(side, args, result): {code}; return 0\n"
         "e.ENTRIES['hugetlb demote'] = bad\n"
     )
-    running = campaign("--seconds", "600", "--hang", "3", environment={"PYTHONPATH": str(tmp_path)})
+    running = campaign("--seconds", "600", "--hang", "3", environment=patched(tmp_path))
     wait_for(lambda: "quarantined: returns" in running.said())
     running.process.terminate()  # as a service manager does: the same as Ctrl-C
     assert running.end() == 1
@@ -131,7 +137,7 @@ def test_an_operation_that_outlasts_the_campaign_is_no_secret(campaign: Start, t
         "f.LIMIT, p.SLOW, p.GRACE = 3.0, 2.0, 4.0\n"
         "e.ENTRIES['memory add'] = lambda side, args, result: time.sleep(1000)\n"
     )
-    running = campaign("--seconds", "20", environment={"PYTHONPATH": str(tmp_path)})
+    running = campaign("--seconds", "20", environment=patched(tmp_path))
     assert running.end() == 1
     assert "has been at one operation for 2 s: operation " in running.said()
     assert "hung (no operation in 4 s)" in running.said()
@@ -143,7 +149,7 @@ def test_a_worker_that_cannot_begin_is_given_up(campaign: Start, tmp_path: Path)
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'fuzz.campaign.worker' in sys.orig_argv: sys.stderr.write('no luck today'); os._exit(1)\n"
     )
-    running = campaign("--seconds", "600", environment={"PYTHONPATH": str(tmp_path)})
+    running = campaign("--seconds", "600", environment=patched(tmp_path))
     assert running.end() == 2
     assert "5 workers died before they had a result" in running.said()
     assert "error: no luck today" in running.said()
