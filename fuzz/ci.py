@@ -54,8 +54,7 @@ def found(result: SmokeResult) -> Iterator[tuple[Report, str]]:
 
 
 def _tell(report: Report, sort: str) -> str:
-    seen = "seen again in a fresh process" if report.confirmed else "NOT seen again in a fresh process"
-    return f"{sort}, {seen}\n\n{format_program(report.program)}"
+    return f"{sort}, {report.seen}\n\n{format_program(report.program)}"
 
 
 def relative(path: Path) -> str:

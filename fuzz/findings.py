@@ -40,8 +40,9 @@ class Report:
     original: int
     """Operations of the program as it was found."""
     engine: str
-    confirmed: bool = False
-    """Whether a fresh process saw the same difference; one that did not depends on what ran before it."""
+    confirmed: bool | None = None
+    """Whether a fresh process saw the same difference; one that did not depends on what ran before it. None: it has not
+    been run again yet, as what is found last when a campaign is ended early."""
     one_minimal: bool = False
     """Whether it is certain that nothing more can be left out."""
     page: str = ""
@@ -51,6 +52,13 @@ class Report:
     def name(self) -> str:
         """Of its folder."""
         return slug(self.finding.signature)
+
+    @property
+    def seen(self) -> str:
+        """What became of it in a fresh process, in words."""
+        if self.confirmed is None:
+            return "not minimized nor run again yet"
+        return f"{'seen' if self.confirmed else 'NOT seen'} again in a fresh process"
 
 
 def slug(signature: str) -> str:

@@ -57,7 +57,7 @@ def record_row(name: str, record: Record, status: str) -> Row:
         "profile": record["profile"],
         "reference": record.get("reference", "v7.3"),  # earlier campaigns know no other
         "operations": len(record["program"].splitlines()) - 2,
-        "confirmed": int(record["confirmed"]),
+        "confirmed": int(bool(record["confirmed"])),
         "one_minimal": int(record["one_minimal"]),
         "of": record.get("of") or "",
         "text": record["program"],

@@ -168,7 +168,7 @@ def summary(done: Summary, folder: Path) -> None:
         right=1,
     )
     for report in done.reports:
-        seen = "" if report.confirmed else ", NOT seen again in a fresh process"
+        seen = "" if report.confirmed else f", {report.seen}"
         size = f"{len(report.program.ops)} operations{seen}"
         print(f"finding: {report.finding.signature}\n  {report.finding.detail}")
         print(f"  {size}: {folder / report.name}\n")

@@ -6,7 +6,7 @@ from time import monotonic, sleep
 import pytest
 
 from fuzz.campaign import findings as module
-from fuzz.campaign.findings import Findings, Keeper
+from fuzz.campaign.findings import Findings, Keeper, found_report
 from fuzz.campaign.settings import Settings
 from fuzz.engines.protocol import Discovery
 from fuzz.findings import Report
@@ -84,6 +84,13 @@ def test_what_is_found_is_written_first_and_announced_last() -> None:
     assert disk.kept("report") == disk.announced == ["accounting|a|boot|ok/ok||+"]
     assert disk.records[1]["of"] == "1"
     assert disk.reports[0].confirmed is False  # the models agree on it
+    assert disk.reports[0].seen == "NOT seen again in a fresh process"
+
+
+def test_what_was_not_run_again_is_not_said_to_be_gone() -> None:
+    report = found_report(discovery("a"))
+    assert report.confirmed is None
+    assert report.seen == "not minimized nor run again yet"
 
 
 def test_nothing_is_announced_while_the_disk_is_full() -> None:
