@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from fuzz.engines.stateful import DRAWS, PairMachine, Stateful, draws
+from fuzz.engines.stateful import BOOT_DRAWS, DRAWS, PairMachine, Stateful, draws
 from fuzz.execute import Lockstep
 from fuzz.generate.live import Live
-from fuzz.generate.operations import MAKERS
+from fuzz.generate.operations import MAKERS, generate_op, reserves
 from fuzz.generate.weights import WEIGHTS, choose_machine
 from fuzz.program.model import Op
+from fuzz.program.text import parse
+from fuzz.races.trial import Key, race
 from mm.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +45,43 @@ def test_zeros_make_an_operation_of_each_kind() -> None:
 
         MAKERS[name](zero, live)
         assert used <= DRAWS
+
+
+def test_there_are_draws_enough() -> None:
+    """What comes behind the last draw is always the plainest choice, so an operation that wants more is never varied.
+
+    The most that 200 random programs take, which is the length of the longest chain of choices.
+    """
+    random = Random(1)
+    used = 0
+
+    def draw() -> float:
+        nonlocal used
+        used += 1
+        return random.random()
+
+    table = tuple(MAKERS.values())
+    boots = longest = 0
+    for _ in range(200):
+        used = 0
+        pair = Lockstep(choose_machine(draw))
+        live = Live(pair.reference.kernel, pair.candidate.kernel)
+        for line in reserves(draw, live):
+            pair.step(line)
+        boots = max(boots, used)
+        pair.step(Op("boot"))
+        for _ in range(20):
+            if pair.over:
+                break
+            used = 0
+            op = generate_op(draw, live, table)
+            longest = max(longest, used)
+            rc = pair.step(op).rcs[0]
+            if not pair.over and isinstance(rc, int):
+                live.advance(op, rc)
+        pair.close()
+    assert 24 < boots <= BOOT_DRAWS
+    assert 18 < longest - 1 <= DRAWS  # one draw chose the operation
 
 
 def test_the_pair_agrees() -> None:
@@ -99,3 +139,22 @@ def test_as_an_engine() -> None:
     assert engine.statistics.programs >= 5
     assert engine.statistics.operations > 50
     assert len(found) == engine.statistics.findings
+
+
+def test_a_slice_of_one_example_is_not_the_plainest_one() -> None:
+    """Hypothesis begins each run with all zeros; an engine that is asked for one program at a time ran nothing else."""
+    engine = Stateful(1)
+    programs = []
+    for _ in range(6):
+        engine.advance(0.0, 1)
+        programs += [parse(fresh["program"]) for fresh in engine.statistics.coverage.drain()["fresh"]]
+    assert engine.statistics.programs == 6
+    assert len(set(programs)) > 3
+    assert any(program.machine != Machine() for program in programs)
+
+
+def test_it_finds_what_is_planted() -> None:
+    """A defect of nearly every device: any engine shows it within a few programs (docs/zoo.md)."""
+    trial = race(Key("stateful", "ACC-2026-03", 1), 60.0)
+    assert trial.detected is not None
+    assert trial.programs < 50
