@@ -9,7 +9,6 @@ points of that kind the operation has now, and where the huge pages are.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 from candidate.framework import UnifiedFramework
@@ -50,7 +49,7 @@ def adapted(machine: Machine, ops: Ops, kind: str | None) -> Iterator[Ops]:
         if at is not None and kind is not None:
             for nth in _points(machine, moved, at, kind):
                 fault = moved[at]
-                yield (*moved[:at], replace(fault, args={**fault.args, "nth": nth}), *moved[at + 1 :])
+                yield (*moved[:at], fault.changed({**fault.args, "nth": nth}), *moved[at + 1 :])
         if moved is not ops:
             yield moved
 
@@ -99,7 +98,7 @@ def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
     kernel = _run(machine, ops[:-1]).kernel
     at = last.args["at"]
     for place in _huge_pages(kernel, at >> kernel.arch.page_shift):
-        yield (*ops[:-1], replace(last, args={**last.args, "at": place << kernel.arch.page_shift}))
+        yield (*ops[:-1], last.changed({**last.args, "at": place << kernel.arch.page_shift}))
 
 
 def _huge_pages(kernel: Kernel, pfn: int) -> list[int]:

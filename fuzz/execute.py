@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from candidate.framework import UnifiedFramework
-from fuzz.oracle import effects
 from fuzz.oracle.compare import Oracle
+from fuzz.oracle.effects import effect
 from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
 from fuzz.side import MakePaths, Side
@@ -102,17 +102,17 @@ class Lockstep:
             TRAIL.step(op)
         oracle = self.oracle
         oracle.before(op)
-        law = effects.LAWS.get(op.name) if self.deep else None
+        law = effect.LAWS.get(op.name) if self.deep else None
         if law is not None:
-            seen = effects.before(law, op, self.reference), effects.before(law, op, self.candidate)
+            seen = effect.before(law, op, self.reference), effect.before(law, op, self.candidate)
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
         full = self.full_every > 0 and self.steps % self.full_every == 0
         finding = oracle.after(op, rc, rc2, full)
         if law is not None and finding is None:
-            found = effects.missing(law, op, self.reference, rc, seen[0], "reference")
-            found = found or effects.missing(law, op, self.candidate, rc2, seen[1], "candidate")
+            found = effect.missing(law, op, self.reference, rc, seen[0], "reference")
+            found = found or effect.missing(law, op, self.candidate, rc2, seen[1], "candidate")
             finding = None if found is None else oracle.effect(op, found, (rc, rc2))
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True

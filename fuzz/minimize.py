@@ -169,10 +169,10 @@ def simpler_ops(op: Op) -> Iterator[Op]:
     if lists and len(op.args[lists[0]]) > 1:
         for i in range(len(op.args[lists[0]])):
             shorter = {name: (*op.args[name][:i], *op.args[name][i + 1 :]) for name in lists}
-            yield replace(op, args={**op.args, **shorter})
+            yield op.changed({**op.args, **shorter})
     for argument in operation.arguments:
         for value in simpler(argument, op.args[argument.name]):
-            yield replace(op, args={**op.args, argument.name: value})
+            yield op.changed({**op.args, argument.name: value})
 
 
 def simpler_machines(machine: Machine) -> Iterator[Machine]:
@@ -317,7 +317,7 @@ class Minimizer:
         last = self.ops[-1]
         for i, op in enumerate(self.ops[:-1]):
             if op.name == last.name == "hugetlb map":
-                more = replace(op, args={**op.args, "count": op.args["count"] + 1}, result=last.result)
+                more = op.changed({**op.args, "count": op.args["count"] + 1}, result=last.result)
                 if self.drop((*self.ops[:i], *self.ops[i + 1 : -1], more)):
                     return True
         return False

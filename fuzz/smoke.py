@@ -24,7 +24,7 @@ from fuzz.campaign.helper import settle
 from fuzz.campaign.settings import Settings
 from fuzz.campaign.start import Options
 from fuzz.engines import DEFAULT, make
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile, run_program
 from fuzz.findings import Report, write
 from fuzz.program.errors import ProgramError

@@ -20,7 +20,7 @@ from fuzz.campaign.numbers import Numbers
 from fuzz.campaign.pool import LEARNED, Broken, Died, Event, Got, Pool
 from fuzz.campaign.settings import EVENTS, METRICS, STATISTICS, CampaignError, Settings, State
 from fuzz.engines.handover import discovery_from_json
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.findings import Report, write
 from fuzz.progress import Progress
 from fuzz.store.files import Corrupt, Store

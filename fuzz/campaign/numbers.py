@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 
 PREFIX: Final = "vmemmap_fuzz"
 

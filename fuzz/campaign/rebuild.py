@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fuzz.campaign.helper import LIMIT, Helper
 from fuzz.campaign.settings import Settings, State
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.store.files import QUARANTINE, REPORT, Record, Store
 from fuzz.store.index import COLUMNS, Index, Row, feature_row
 from fuzz.store.journal import Journal

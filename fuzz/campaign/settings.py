@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fuzz.coverage import Coverage
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile
 from fuzz.store.files import put
 from zoo import Version

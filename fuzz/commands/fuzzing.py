@@ -38,7 +38,7 @@ from fuzz.commands.common import (
 
 if TYPE_CHECKING:
     from fuzz.campaign.campaign import Summary
-    from fuzz.engines.protocol import Statistics
+    from fuzz.engines.statistics import Statistics
     from fuzz.findings import Report
 
 

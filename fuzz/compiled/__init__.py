@@ -29,7 +29,10 @@ BUILDS: Final = ROOT / "build" / "compiled"
 VARIABLE: Final = "VMEMMAP_FUZZ_COMPILED"
 """Environment variable: 0 to run on the sources all the same, or the folder of a build to use, whatever its sources."""
 PACKAGES: Final = ("mm", "reference", "candidate", "fuzz/oracle", "fuzz/generate")
-MODULES: Final = ("fuzz/execute.py", "fuzz/side.py", "fuzz/program/model.py")
+MODULES: Final = (
+    *("fuzz/execute.py", "fuzz/side.py", "fuzz/program/model.py"),
+    *("fuzz/coverage.py", "fuzz/engines/statistics.py"),
+)
 COLD: Final = ("fuzz/oracle/canonical.py", "fuzz/oracle/ledger.py")
 """Modules of these packages that searching does not run."""
 SUFFIX: Final[str] = sysconfig.get_config_var("EXT_SUFFIX")

@@ -22,7 +22,8 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 from fuzz.engines.collector import paused
-from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.engines.protocol import Discovery
+from fuzz.engines.statistics import Statistics
 from fuzz.engines.universe import UNIVERSES, Universe, glance
 from fuzz.execute import Lockstep, Profile, StepResult
 from fuzz.oracle.canonical import canonical

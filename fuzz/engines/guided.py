@@ -27,7 +27,7 @@ from typing import Final
 
 from fuzz.engines.inprocess import InProcess
 from fuzz.engines.novelty import FAULT, Feature, Watch
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import DEEP, run_affordable, run_generated

@@ -5,7 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 
 from fuzz.engines.collector import paused
-from fuzz.engines.protocol import Discovery, Memoryless, Statistics
+from fuzz.engines.protocol import Discovery, Memoryless
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import RunOutcome
 from fuzz.program.model import Program
 

@@ -24,7 +24,8 @@ from time import monotonic, sleep
 from typing import Final
 
 from fuzz.engines.handover import STATS, STOP, discovery_from_json
-from fuzz.engines.protocol import Discovery, EngineError, Statistics
+from fuzz.engines.protocol import Discovery, EngineError
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile
 from fuzz.generate.program import run_generated
 from fuzz.program.codec import encode

@@ -22,7 +22,8 @@ with atheris.instrument_imports(include=["mm", "reference", "candidate"]):
 from fuzz.engines.counters import StateCounters
 from fuzz.engines.handover import STATS, STOP, discovery_to_json, put
 from fuzz.engines.novelty import Watch
-from fuzz.engines.protocol import Discovery, Statistics
+from fuzz.engines.protocol import Discovery
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile
 from fuzz.generate.program import run_affordable
 from fuzz.lifeline import die_with_parent

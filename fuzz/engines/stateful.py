@@ -27,7 +27,8 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from fuzz.engines.protocol import Discovery, Memoryless, Statistics
+from fuzz.engines.protocol import Discovery, Memoryless
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Lockstep, Profile, RunOutcome, StepResult
 from fuzz.generate.live import Live
 from fuzz.generate.operations import MAKERS, reserves

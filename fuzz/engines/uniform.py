@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from fuzz.engines.inprocess import InProcess
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile, RunOutcome
 from fuzz.generate.operations import ALL, swarm
 from fuzz.generate.program import run_generated

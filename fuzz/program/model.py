@@ -1,33 +1,64 @@
 """Programs and operations as values.
 
-Both are immutable. `Op.args` is a plain dict, because it is read in the inner loop of both models, and is never changed
-after the Op is made; it always holds every argument of the operation, in the registry's order, defaults included.
+Neither is changed after it was made. An operation is no frozen dataclass, because making one of those takes four times
+as long (compiled, twenty times), and each operation that is run is made. `Op.args` is a plain dict, because it is read
+in the inner loop of both models; it always holds every argument of the operation, in the registry's order, defaults
+included.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
 
 from fuzz.program.operations import OPERATIONS, VERSION
 from mm.machine import Machine
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Op:
-    """One operation of a program."""
+    """One operation of a program.
 
-    name: str
-    args: dict[str, Any] = field(default_factory=dict)
-    result: str | None = None
-    """The handle it makes."""
-    comment: str = ""
-    """The comment after it, on its line."""
-    above: tuple[str, ...] = ()
-    """The comment lines above it."""
+    `result` is the handle it makes; `comment` stands after it, on its line, and `above` are the comment lines above it.
+    """
+
+    __slots__ = ("above", "args", "comment", "name", "result")
+
+    def __init__(
+        self,
+        name: str,
+        args: dict[str, Any] | None = None,
+        result: str | None = None,
+        comment: str = "",
+        above: tuple[str, ...] = (),
+    ) -> None:
+        self.name: Final = name
+        self.args: Final[dict[str, Any]] = {} if args is None else args
+        self.result: Final = result
+        self.comment: Final = comment
+        self.above: Final = above
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.name, self.args, self.result, self.comment, self.above
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Op) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash((self.name, self.result, tuple(self.args.values())))
+
+    def __repr__(self) -> str:
+        return f"Op{self._key()}"
+
+    def changed(self, args: dict[str, Any], *, result: str | None = None, above: tuple[str, ...] | None = None) -> Op:
+        """This operation with other arguments, and another handle or other lines above it if they are given."""
+        return Op(
+            self.name,
+            args,
+            self.result if result is None else result,
+            self.comment,
+            self.above if above is None else above,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 from fuzz.campaign.slices import Task
 from fuzz.engines import make
 from fuzz.engines.libfuzzer import LibFuzzer
-from fuzz.engines.protocol import Discovery, Engine, Statistics
+from fuzz.engines.protocol import Discovery, Engine
+from fuzz.engines.statistics import Statistics
 from fuzz.execute import Profile, RunOutcome, run_program
 from fuzz.minimize import minimize
 from fuzz.program.model import Program

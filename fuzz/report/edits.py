@@ -88,7 +88,7 @@ def _edits(program: Program) -> Iterator[tuple[int, str, str, str, Program]]:
         for argument in OPERATIONS[op.name].arguments:
             value = op.args[argument.name]
             for other in nudges(argument, value):
-                edited: Op = replace(op, args={**op.args, argument.name: other})
+                edited: Op = op.changed({**op.args, argument.name: other})
                 was, now = format_value(argument, value), format_value(argument, other)
                 yield (
                     i + 1,

@@ -108,7 +108,7 @@ def to_live(program: Program) -> str:
             why = WITHOUT_INTERFACE["hugetlb flush"]
         if op.name == "fail alloc":
             why = "only on a kernel with fault injection (--kernel, docs/live.md), and one failure a program line"
-        ops.append(replace(op, above=(*op.above, f"# not done live: {why}")) if why else op)
+        ops.append(op.changed(op.args, above=(*op.above, f"# not done live: {why}")) if why else op)
     left = sum(op.name in WITHOUT_INTERFACE for op in program.ops)
     if left:
         head.append(f"{left} of {len(ops)} operations have no counterpart there; the others are run.")

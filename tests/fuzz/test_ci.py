@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from fuzz import ci
 from fuzz.campaign.campaign import Summary
 from fuzz.cli import app
-from fuzz.engines.protocol import Statistics
+from fuzz.engines.statistics import Statistics
 from fuzz.findings import Report
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import Op, Program

@@ -138,7 +138,7 @@ def test_a_member_notices_when_it_is_not_seen_any_more(monkeypatch: pytest.Monke
     panel.plant(one, finding.signature, text)
     (member,) = panel.members
     assert member.look(0) is None
-    monkeypatch.setattr("fuzz.oracle.effects.missing", lambda *args: None)
+    monkeypatch.setattr("fuzz.oracle.effects.effect.missing", lambda *args: None)
     monkeypatch.setattr("fuzz.oracle.laws.LAWS", ())
     kill = member.look(0)
     assert kill is not None

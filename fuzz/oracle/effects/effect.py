@@ -1,0 +1,93 @@
+"""What an operation must have done if it says that it did, on one side alone.
+
+The two sides share the entry points, so an operation that returns 0 and does nothing, or fails and leaves something
+behind, does so on both. A law here compares what the operation returned with the state it left: 0 means that the effect
+is there, a number of huge pages moves towards the one that was asked for and stops short of it for a reason only, and
+an errno needs the state that justifies it. Each costs what the operation touches.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from fuzz.oracle import tlb
+from fuzz.oracle.effects import answers, boot, device, huge, memory, pages
+from fuzz.oracle.effects.common import Args, Before, Law, Look, OpLike, SideLike
+from fuzz.oracle.finding import Difference, Outcome
+
+
+class Effect(NamedTuple):
+    """What is asked about an operation."""
+
+    look: Look
+    """What the law wants to know of the state before."""
+    law: Law
+    rule: answers.Rule
+    """Which answers the state before allows."""
+
+
+Seen = tuple[Before, answers.Answers, int]
+"""The state before an operation, as far as its law and its rule want it, and the huge pages that wait for the work
+item."""
+
+
+def before(effect: Effect, op: OpLike, side: SideLike) -> Seen:
+    """Look at a side before the operation."""
+    waiting = len(side.kernel.hpage_freelist)
+    return effect.look(side, op.args), answers.allowed(effect.rule, side, op.args), waiting
+
+
+def missing(effect: Effect, op: OpLike, side: SideLike, rc: Outcome, seen: Seen, name: str) -> Difference | None:
+    """How the state that an operation left contradicts what it returned, or the state that it found, or what every
+    operation leaves."""
+    if isinstance(rc, str):
+        return None
+    then, allowed, waiting = seen
+    text = effect.law(side, op.args, rc, then, op.result)
+    if text is None and (rc > 0 or (allowed is not None and rc not in allowed)):
+        text = f"the state before allows {sorted(allowed or ())}"
+    if text is None and len(side.kernel.hpage_freelist) > waiting and op.args.get("flush", True):
+        # Whoever frees a huge page in atomic context schedules the work, and it runs (free_huge_folio, mm/hugetlb.c).
+        text = "more huge pages wait for the work item"
+    if text is None:
+        return tlb.left(side.kernel, name)
+    drift = "ok" if rc >= 0 else str(rc)
+    return Difference("returns", f"{name}: effect", drift, f"{name}: {op.name} returned {rc}, but {text}")
+
+
+def nothing(side: SideLike, args: Args) -> None:
+    """The state before is of no interest."""
+
+
+LAWS: Final = {
+    "boot": Effect(boot.command_line, boot.booted, answers.anything),
+    "memory online": Effect(memory.online_before, memory.online, answers.onlined),
+    "memory offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "dax online": Effect(memory.online_before, memory.online, answers.onlined),
+    "dax offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "memory add": Effect(memory.range_before, memory.added, answers.added),
+    "memory remove": Effect(memory.ranges_before, memory.removed, answers.removed),
+    "memory unplug": Effect(memory.ranges_before, memory.gone, answers.unplugged),
+    "subblock unplug": Effect(memory.subblock_before, memory.unplugged, answers.subblock_unplug),
+    "subblock plug": Effect(memory.subblock_before, memory.plugged, answers.subblock_plug),
+    "hugetlb resize": Effect(huge.pool_before, huge.resized, answers.resize),
+    "sysctl": Effect(nothing, huge.switched, answers.anything),
+    "hugetlb overcommit": Effect(nothing, huge.overcommitted, answers.anything),
+    "hugetlb demote": Effect(huge.pool_before, huge.demoted, answers.demote),
+    "hugetlb map": Effect(huge.pool_before, huge.mapped, answers.mapped),
+    "hugetlb unmap": Effect(huge.user_before, huge.unmapped, answers.unmapped),
+    "hugetlb flush": Effect(nothing, huge.flushed, answers.flush),
+    "hugetlb dissolve": Effect(huge.dissolve_before, huge.dissolved, answers.dissolve),
+    "memory hard_offline": Effect(huge.at_before, huge.failed, answers.hard_offline),
+    "memory soft_offline": Effect(huge.at_before, huge.soft_offlined, answers.soft_offline),
+    "memory unpoison": Effect(huge.at_before, huge.unpoisoned, answers.unpoison),
+    "dax create": Effect(device.iomem_before, device.created, answers.created),
+    "dax destroy": Effect(device.device_before, device.destroyed, answers.destroyed),
+    "dax rebind": Effect(device.device_before, device.rebound, answers.rebound),
+    "dax set": Effect(device.device_before, device.set, answers.attribute),
+    "dax state": Effect(device.device_before, device.state, answers.kmem_state),
+    "pages alloc": Effect(nothing, pages.allocated, answers.allocated),
+    "pages contig": Effect(nothing, pages.contiguous, answers.contiguous),
+    "pages free": Effect(pages.extents_before, pages.freed, answers.freed),
+}
+"""By operation."""
