@@ -8,7 +8,9 @@
   engine is faster than one of `uniform` (0.5: equal; 0.71 and more is called a large effect).
 - *scaling*: operations of two processes over those of one, per second of wall time, and per second of CPU time, which
   is what sharing costs where the machine is busy with other things; beside it the same of an empty loop (`ceiling`),
-  and of whole campaigns of `run`, whose main process wants some of the time too (`campaign`).
+  and of whole campaigns of `run`, whose main process wants some of the time too (`campaign`). `campaign_cpu` is what
+  the latter would be on idle cores, from CPU times: of two workers and a main process that share two cores, over one
+  worker that has a core of its own. CPU times do not count what is done before the first worker starts.
 - *instrumentation*: time of the same programs as they are, with state novelty watched, and with atheris' branch
   coverage of the models on top.
 
@@ -25,12 +27,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -151,7 +154,7 @@ def _idle_loop(first: int, stride: int, seconds: float) -> tuple[int, float]:
 
 def scaling(rounds: int, seconds: float) -> dict[str, float]:
     """Two workers over one; the same of an empty loop, the most that the machine gives at this time; and campaigns."""
-    ratios: dict[str, list[float]] = {"wall": [], "cpu": [], "ceiling": [], "campaign": []}
+    ratios: dict[str, list[float]] = {"wall": [], "cpu": [], "ceiling": [], "campaign": [], "campaign_cpu": []}
     with get_context("spawn").Pool(2) as pool:
         pool.starmap(_work, [(0, 2, 0.1), (1, 2, 0.1)])
         for _ in range(rounds):
@@ -159,8 +162,14 @@ def scaling(rounds: int, seconds: float) -> dict[str, float]:
             ratios["wall"].append(wall)
             ratios["cpu"].append(2 * cpu)
             ratios["ceiling"].append(_there_and_back(lambda workers: _rates(pool, _idle_loop, workers, seconds / 2))[0])
-    for _ in range(rounds):
-        ratios["campaign"].append(_there_and_back(lambda workers: _campaign(workers, 5 * seconds))[0])
+    # Folders go at the end: ext4 is slow to make files for a minute after as many were deleted.
+    with TemporaryDirectory() as folder:
+        places = (Path(folder) / str(number) for number in count())
+        idle = _campaign(next(places), 1, ["--programs", "1"])
+        for _ in range(rounds):
+            wall, cpu = _there_and_back(lambda workers: _campaign_rates(next(places), workers, 5 * seconds, idle.main))
+            ratios["campaign"].append(wall)
+            ratios["campaign_cpu"].append(cpu)
     return {name: statistics.median(values) for name, values in ratios.items()}
 
 
@@ -170,14 +179,34 @@ def _there_and_back(rates: Callable[[int], Rates]) -> Rates:
     return (second[0] + third[0]) / (first[0] + last[0]), (second[1] + third[1]) / (first[1] + last[1])
 
 
-def _campaign(workers: int, seconds: float) -> Rates:
-    """Operations of a campaign of `run`, the start included, which takes as long for any number of workers."""
-    with TemporaryDirectory() as folder:
-        place = ["--campaign", f"{folder}/campaign", "--reports", f"{folder}/reports"]
-        words = ["--engine", BASELINE, "--workers", str(workers), "--seconds", str(seconds), "--json", *place]
-        run = subprocess.run([COMMAND, "run", *words], check=False, capture_output=True, text=True)
-        operations = json.loads(run.stdout)["operations"]
-    return operations / seconds, operations / seconds
+class Spent(NamedTuple):
+    """What a campaign did, and the CPU seconds of its processes."""
+
+    operations: int
+    main: float
+    workers: float
+
+
+def _campaign(folder: Path, workers: int, until: Sequence[str]) -> Spent:
+    place = ["--campaign", str(folder / "campaign"), "--reports", str(folder / "reports")]
+    words = ["--engine", BASELINE, "--workers", str(workers), "--json", *until, *place]
+    folder.mkdir()
+    with (folder / "out").open("w+") as out, subprocess.Popen([COMMAND, "run", *words], stdout=out, stderr=out) as run:
+        os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)  # dead, and its numbers are still there
+        fields = Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system, below, system_below = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:15])
+        run.wait()
+        out.seek(0)
+        text = out.read()
+    return Spent(json.loads(text[text.index("{") :])["operations"], user + system, below + system_below)
+
+
+def _campaign_rates(folder: Path, workers: int, seconds: float, start: float) -> Rates:
+    """Operations of a campaign of `run`, by the clock, the start included, which takes as long for any number of
+    workers; and by the CPU time that they take of two cores."""
+    spent = _campaign(folder, workers, ["--seconds", str(seconds)])
+    cores = spent.workers if workers == 1 else (spent.workers + spent.main - start) / 2
+    return spent.operations / seconds, spent.operations / cores
 
 
 def _rates(pool: Pool, work: Callable[[int, int, float], tuple[int, float]], workers: int, seconds: float) -> Rates:

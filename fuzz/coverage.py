@@ -157,14 +157,15 @@ class Coverage:
     @property
     def singletons(self) -> int:
         """Features that only one program has shown."""
-        return sum(owner != OFTEN for owner in self.owners.values())
+        return len(self.owners) - list(self.owners.values()).count(OFTEN)
 
     @property
     def chance(self) -> float:
         """Estimate of the chance that the next program shows something new: 1 while nothing is known."""
         if not self.programs:
             return 1.0
-        alone = {owner for owner in self.owners.values() if owner != OFTEN}
+        alone = set(self.owners.values())
+        alone.discard(OFTEN)
         return min(1.0, len(alone) / self.programs)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -228,8 +229,8 @@ def corpus(db: sqlite3.Connection, wanted: Filter, most: int = PAGE) -> Programs
         where.append("instr(text, ?)")
         values.append(word)
     if wanted.feature:
-        where.append("program in (select program from program_features where feature = ?)")
-        values.append(wanted.feature)
+        where.append("instr(features, ?)")
+        values.append(json.dumps(wanted.feature))
     clause = " and ".join(where)
     total = db.execute(f"select count(*) from programs where {clause}", values).fetchone()[0]
     order = ORDERS.get(wanted.order, ORDERS["shortest"])

@@ -9,6 +9,7 @@ the index until there is room again, nothing else.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -28,6 +29,13 @@ of pages."""
 
 Row = dict[str, Any]
 
+SHOWN: Final = "program_features"
+MAKE_SHOWN: Final = (
+    f"create view {SHOWN} as select p.program as program, j.value as feature from programs p, json_each(p.features) j"
+)
+"""Which program shows what. A hundred features a program, each a row of its own, took two thirds of the index's time
+and room."""
+
 KEYS: Final[dict[str, str | tuple[str, ...]]] = {
     "runs": "run",
     "workers": ("run", "worker"),
@@ -35,7 +43,6 @@ KEYS: Final[dict[str, str | tuple[str, ...]]] = {
     "engines": ("run", "engine"),
     "programs": "program",
     "features": "feature",
-    "program_features": ("program", "feature"),
     "findings": "record",
     "coverage": ("operation", "outcome"),
     "clauses": "clause",
@@ -81,9 +88,16 @@ COLUMNS: Final[dict[str, dict[str, type]]] = {
         "seconds": float,
         "differing": int,
     },
-    "programs": {"program": str, "operations": int, "arch": str, "engine": str, "run": int, "text": str},
+    "programs": {
+        "program": str,
+        "operations": int,
+        "arch": str,
+        "engine": str,
+        "run": int,
+        "text": str,
+        "features": str,
+    },
     "features": {"feature": str, "kind": str, "arch": str, "operation": str, "outcome": str, "programs": str},
-    "program_features": {"program": str, "feature": str},
     "findings": {
         "record": str,
         "stage": str,
@@ -119,8 +133,6 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._rows: dict[str, dict[Any, Row]] = {}
-        self._features: dict[tuple[str, str], None] = {}
-        """Rows of program_features, by far the most, which are all key."""
         self._db: Database | None = None
 
     def add(self, table: str, row: Row) -> None:
@@ -128,16 +140,15 @@ class Index:
         key = KEYS[table]
         name = row[key] if isinstance(key, str) else tuple(row[part] for part in key)
         rows = self._rows.setdefault(table, {})
-        rows[name] = {**rows.get(name, {}), **row}
+        known = rows.get(name)
+        rows[name] = row if known is None else {**known, **row}
 
     def add_program(self, row: Row, features: Iterable[str]) -> None:
         """Gather a program's row and what it showed."""
-        self.add("programs", row)
-        program = row["program"]
-        for feature in features:
-            self._features[program, feature] = None
-            if feature.startswith("clause "):
-                self.add("clauses", {"clause": feature.removeprefix("clause "), "program": program})
+        shown = sorted(features)
+        self.add("programs", {**row, "features": json.dumps(shown)})
+        for clause in [feature[7:] for feature in shown if feature[:7] == "clause "]:
+            self.add("clauses", {"clause": clause, "program": row["program"]})
 
     @property
     def opened(self) -> bool:
@@ -147,7 +158,7 @@ class Index:
     @property
     def waiting(self) -> int:
         """Rows not written yet."""
-        return len(self._features) + sum(map(len, self._rows.values()))
+        return sum(map(len, self._rows.values()))
 
     def open(self) -> bool:
         """Open the database, or make it; whether it was made. Raises BrokenIndex for one that is broken."""
@@ -158,10 +169,12 @@ class Index:
                 raise BrokenIndex("it does not pass SQLite's check")
             db.enable_wal()
             for table, columns in COLUMNS.items():
-                if not made and not db[table].exists():
-                    raise BrokenIndex(f"it has no table {table}")
+                if not made and not (db[table].exists() and columns.keys() <= db[table].columns_dict.keys()):
+                    raise BrokenIndex(f"it has no table {table} of this version")
                 if made:
                     db[table].create(columns, pk=KEYS[table])  # type: ignore[union-attr]
+            if made:
+                db.execute(MAKE_SHOWN)
         except sqlite3.Error as error:
             raise BrokenIndex(str(error)) from None
         self._db = db
@@ -188,9 +201,6 @@ class Index:
             with self._db.atomic():
                 for table, rows in self._rows.items():
                     self._write(table, rows)
-                # upsert_all takes ten times as long, and the workers have to share their cores with this process.
-                statement = "insert or ignore into program_features (program, feature) values (?, ?)"
-                self._db.conn.executemany(statement, self._features)
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "locked" in str(error) or "disk I/O" in str(error):
                 raise OSError(28, str(error), str(self.path)) from None
@@ -200,7 +210,7 @@ class Index:
         self._forget()
 
     def _forget(self) -> None:
-        self._rows, self._features = {}, {}
+        self._rows = {}
 
     def _look(self) -> None:
         """Whether the file is still a database, by its header: SQLite works from its cache, and would notice only when
@@ -217,13 +227,24 @@ class Index:
             raise BrokenIndex("it was truncated or overwritten")
 
     def _write(self, table: str, rows: dict[Any, Row]) -> None:
-        """One statement a set of columns: partial rows keep what they do not name."""
-        by_columns: dict[tuple[str, ...], list[Row]] = {}
+        """One statement a set of columns: partial rows keep what they do not name.
+
+        `upsert_all` of sqlite-utils takes ten times as long, and the workers have to share their cores with this
+        process.
+        """
+        by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
         for row in rows.values():
-            by_columns.setdefault(tuple(row), []).append(row)
+            by_columns.setdefault(tuple(row), []).append(tuple(row.values()))
         assert self._db is not None
-        for group in by_columns.values():
-            self._db[table].upsert_all(group, pk=KEYS[table])  # type: ignore[union-attr]
+        key = KEYS[table]
+        keys = (key,) if isinstance(key, str) else key
+        for columns, group in by_columns.items():
+            rest = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in keys)
+            statement = (
+                f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "
+                f"on conflict ({', '.join(keys)}) do {f'update set {rest}' if rest else 'nothing'}"
+            )
+            self._db.conn.executemany(statement, group)
 
     def set_aside(self) -> Path:
         """Close a broken database and move it away, with what belongs to it; where it is now."""
@@ -244,16 +265,19 @@ class Index:
             self._db = None
 
 
+_LONGEST_FIRST: Final = sorted(OPERATIONS, key=len, reverse=True)
+"""So that "reserve cma ok" is none of "reserve"."""
+
+
 def feature_row(feature: str, often: bool) -> Row:
     """A feature's row, its text taken apart."""
     programs = "several" if often else "one"
-    if feature.startswith("clause "):
-        return {"feature": feature, "kind": "clause", "arch": "", "operation": "", "outcome": "", "programs": programs}
     if " > " in feature:
         return {"feature": feature, "kind": "pair", "arch": "", "operation": "", "outcome": "", "programs": programs}
+    if feature.startswith("clause "):
+        return {"feature": feature, "kind": "clause", "arch": "", "operation": "", "outcome": "", "programs": programs}
     arch, _, rest = feature.partition(": ")
-    # The longest: "reserve cma ok" is none of "reserve".
-    operation = max((name for name in OPERATIONS if rest.startswith(f"{name} ")), key=len, default=rest)
+    operation = next((name for name in _LONGEST_FIRST if rest.startswith(f"{name} ")), rest)
     outcome = rest[len(operation) + 1 :]
     return {
         "feature": feature,
