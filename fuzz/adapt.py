@@ -36,7 +36,7 @@ def fired(machine: Machine, ops: Ops) -> str | None:
     at = _last_fault(ops)
     if at is None:
         return None
-    side = _run(machine, ops[: at + 2])
+    side = run(machine, ops[: at + 2])
     return side.kernel.faults.fired
 
 
@@ -57,7 +57,7 @@ def adapted(machine: Machine, ops: Ops, kind: str | None) -> Iterator[Ops]:
 def last_points(machine: Machine, ops: Ops) -> list[int]:
     """Number of the last allocation point that the last operation reaches on each side: one that only one side has is
     among them."""
-    sides = _run(machine, ops), _run(machine, ops, UnifiedFramework)
+    sides = run(machine, ops), run(machine, ops, UnifiedFramework)
     return sorted({side.kernel.faults.reached for side in sides})
 
 
@@ -66,7 +66,8 @@ def _last_fault(ops: Ops) -> int | None:
     return next((i for i in range(len(ops) - 2, -1, -1) if ops[i].name == FAULT), None)
 
 
-def _run(machine: Machine, ops: Ops, paths: MakePaths = SeparatePaths) -> Side:
+def run(machine: Machine, ops: Ops, paths: MakePaths = SeparatePaths) -> Side:
+    """One side after a program, or when it died."""
     side = Side(machine, paths)
     for op in ops:
         if isinstance(side.run(op), str):
@@ -76,7 +77,7 @@ def _run(machine: Machine, ops: Ops, paths: MakePaths = SeparatePaths) -> Side:
 
 def _points(machine: Machine, ops: Ops, at: int, kind: str) -> list[int]:
     """Numbers of the points of `kind` that the operation behind the failure at `at` reaches without it."""
-    side = _run(machine, ops[:at])
+    side = run(machine, ops[:at])
     faults = side.kernel.faults
     faults.points = []
     side.run(ops[at + 1])
@@ -95,18 +96,18 @@ def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
     last = ops[-1]
     if last.name not in AT_A_HUGE_PAGE:
         return
-    kernel = _run(machine, ops[:-1]).kernel
-    at = last.args["at"]
-    for place in _huge_pages(kernel, at >> kernel.arch.page_shift):
+    kernel = run(machine, ops[:-1]).kernel
+    pfn = last.args["at"] >> kernel.arch.page_shift
+    if any(pfn & -pool.pages in pool.folios for pool in kernel.hstates.values()):
+        return
+    for place in huge_pages(kernel):
         yield (*ops[:-1], last.changed({**last.args, "at": place << kernel.arch.page_shift}))
 
 
-def _huge_pages(kernel: Kernel, pfn: int) -> list[int]:
-    """First frames of huge pages of the pools; none if one of them covers `pfn`."""
+def huge_pages(kernel: Kernel) -> list[int]:
+    """First frames of huge pages of the pools."""
     out: list[int] = []
     for pool in kernel.hstates.values():
-        if pfn & -pool.pages in pool.folios:
-            return []
         there = sorted(pool.folios)
         out += dict.fromkeys(there[:: max(1, len(there) - 1)][:PLACES])
     return out

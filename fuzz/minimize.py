@@ -26,6 +26,7 @@ from fuzz.program.arguments import LISTS, Argument, G, M, Type
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import AFTER_BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
+from fuzz.resynthesis import BY_ITSELF, ONLINE, RUN_OUT, Resynthesis
 from mm.machine import Machine
 
 BUDGET = 4000
@@ -40,10 +41,11 @@ ARMED = (*range(1, 9), 12, 16, 24, 32, 48, 64)
 BOTH = 3
 """Of them, how many are tried in two operations at once."""
 
-RUN_OUT = 1 << 10
-"""Points in a row that fail as if memory had run out: a section has some hundred."""
+EARLY = 5
+"""Operations of a program that is cut before any other way to make it short is tried."""
 
 SIDES = ("reference", "candidate")
+ANSWERS = tuple({"rc", f"{side}: effect"} for side in SIDES)
 OPPOSITE = {"+": "-", "-": "+"}
 DEATHS = ("bug: ", "crash: ")
 DIED = "died"
@@ -79,12 +81,15 @@ def kin(target: Finding, found: Finding) -> bool:
 
     One side died of the same in the same operation, whatever the other returned. Or an invariant of one side says what
     the comparison says: that this side's counter is too high, or too low, after an operation that returned the same
-    there. Which of the two speaks first depends on what the ledger lets the other side do.
+    there. Which of the two speaks first depends on what the ledger lets the other side do. Where it lets one side fail,
+    it is the law of an operation's answer that speaks of what the two returned, not the comparison.
     """
     if found.signature == target.signature:
         return True
     if target.drift == found.drift == DIED and found.operation == target.operation:
         return deaths(found) == deaths(target)
+    if target.layer == found.layer == "returns" and {target.field, found.field} in ANSWERS:
+        return (found.operation, found.outcomes) == (target.operation, target.outcomes)
     side, _, counter = target.field.rpartition(": ")
     if side not in SIDES or target.drift not in OPPOSITE:
         return False
@@ -149,7 +154,7 @@ def _numbers(kind: Type, value: int, minimum: int) -> Iterator[int]:
         proposals += [value // unit * unit for unit in (G, 128 * M, 2 * M)]
         proposals += [value - unit for unit in (G, 128 * M, 2 * M)]
     else:
-        proposals = [minimum, minimum + 1, value // 2, value - value // 4, value - 1]
+        proposals = [minimum, minimum + 1, value // 2, *(value - (value >> n) for n in (2, 4, 8, 12, 16)), value - 1]
     seen = {value}
     for proposal in proposals:
         if proposal < minimum or proposal in seen:
@@ -322,6 +327,20 @@ class Minimizer:
                     return True
         return False
 
+    def online(self) -> bool:
+        """Memory that goes online by itself, in place of operations that set it online."""
+        rest = tuple(op for op in self.ops if op.name not in ONLINE)
+        if len(rest) == len(self.ops):
+            return False
+        return any(self.attempt(rest, replace(self.machine, memhp_default_state=state)) for state in BY_ITSELF)
+
+    def anew(self, early: bool = False) -> bool:
+        """A shorter program that was not cut from this one; `early`: of what the last operation's handle needs."""
+        if len(self.ops) < 3 or self.finding.operation != self.ops[-1].name:
+            return False
+        search = Resynthesis(self.machine, self.ops, self.finding, early)
+        return any(self.attempt(ops, machine) for machine, ops in search.proposals())
+
     def chunks(self) -> None:
         """Delta debugging: drop ever smaller runs of operations."""
         size = len(self.ops) // 2
@@ -367,8 +386,10 @@ class Minimizer:
         try:
             self.related()
             self.chunks()
+            if len(self.ops) > EARLY:
+                self.anew(early=True)
             self.armed()
-            while self.singles() or self.surplus() or self.excess() or self.pairs():
+            while self.singles() or self.surplus() or self.excess() or self.online() or self.pairs() or self.anew():
                 pass
             done = True
         except OutOfBudget:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from candidate.framework import UnifiedFramework
+from fuzz.adapt import run as side_after
 from fuzz.execute import RunOutcome, run_program
 from fuzz.minimize import Minimized, Minimizer, complexity, kin, minimize, simpler, simpler_machines, simpler_ops
 from fuzz.oracle.finding import Finding
@@ -16,6 +17,8 @@ from fuzz.program.arguments import G, M
 from fuzz.program.operations import MACHINE
 from fuzz.program.repair import repair
 from fuzz.program.text import format as text
+from fuzz.resynthesis import Resynthesis
+from fuzz.side import Side
 from mm.machine import Machine
 from zoo import find, planted
 
@@ -322,8 +325,140 @@ def test_what_stands_for_something_follows_it(defect: str, machine: str, operati
     assert kin(before, small.finding)
 
 
+@pytest.mark.parametrize(
+    ("defect", "machine", "operations", "most"),
+    [
+        (
+            # Boot memory in place of memory that is added and set online.
+            "HPG-2024-40",
+            "arch=x86_64 page=4K ram=512M nodes=1",
+            (
+                "boot\nm0 = memory add at=0x20000000 size=128M\nmemory online m0 block=0\nhugetlb resize size=2M to=1\n"
+                "memory offline m0 block=0\n"
+            ),
+            3,
+        ),
+        (
+            # Memory that goes online by itself, where it has to be that of a device.
+            "HPG-2024-40",
+            "arch=x86_64 page=4K ram=512M nodes=1",
+            (
+                "boot\nd0 = dax create at=0x20000000 size=128M align=4K driver=kmem\ndax online d0 block=0\n"
+                "hugetlb resize size=2M to=1\ndax offline d0 block=0\n"
+            ),
+            4,
+        ),
+        (
+            # A map gives back what an earlier map of a page of the pool had to be unmapped for.
+            "ACC-2024-35",
+            "arch=x86_64 page=4K ram=512M nodes=1",
+            (
+                "boot\nhugetlb resize size=2M to=1\nu0 = hugetlb map size=2M count=1\nfail alloc nth=3\n"
+                "p0 = pages contig at=0x3000000 size=2M\nhugetlb unmap u0 flush=off\nfail alloc nth=2\n"
+                "u1 = hugetlb map size=2M count=2\n"
+            ),
+            4,
+        ),
+        (
+            # Memory runs out in the operation before the last.
+            "DAX-2026-20",
+            "arch=x86_64 page=4K ram=2816M nodes=1",
+            (
+                "reserve size=1G count=1\nboot\nhugetlb resize size=1G to=0\np0 = pages alloc count=700406\n"
+                "d0 = dax create at=0x80000000 size=128M\ndax rebind d0 driver=fsdev\npages free p0\n"
+                "dax rebind d0 driver=fsdev\n"
+            ),
+            5,
+        ),
+        (
+            # Memory that runs out for want of other pages, which one allocation can take.
+            "PPC-2023-56",
+            "arch=ppc64_radix page=64K ram=5200M nodes=1 memmap_on_memory=force",
+            (
+                "reserve size=2M count=8\nboot\nhugetlb resize size=1G to=2\np0 = pages alloc count=49556\n"
+                "p1 = pages alloc count=8\nm0 = memory add at=0x200000000 size=512M memmap_on_memory=on\n"
+            ),
+            3,
+        ),
+        (
+            # The law of an answer speaks where the ledger lets one side fail, the comparison where it does not.
+            "HPG-2023-47",
+            "arch=x86_64 page=4K ram=5G nodes=1",
+            (
+                "reserve size=1G count=1\nboot\nm0 = memory add at=0x80000000 size=128M\n"
+                "memory online m0 block=0 zone=kernel\np0 = pages alloc count=1052654\n"
+                "d0 = dax create at=0x208000000 size=128M\nhugetlb dissolve at=0x180000000\n"
+            ),
+            4,
+        ),
+    ],
+)
+def test_short_programs_are_written_anew(defect: str, machine: str, operations: str, most: int) -> None:
+    """Programs that stayed long, since they are 1-minimal: two changes at once are needed."""
+    program = parse(f"vmm 1\nmachine {machine}\n{operations}")
+    with planted(find(defect)):
+        before = run_program(program, full_every=1).finding
+        small = minimize(program)
+        again = run_program(small.program, full_every=1).finding
+    assert before is not None
+    assert len(small.program.ops) == most
+    assert again == small.finding
+    assert kin(before, small.finding)
+    assert small.one_minimal
+
+
+def resynthesis() -> Resynthesis:
+    program = parse(
+        "vmm 1\nmachine arch=x86_64 page=4K ram=512M nodes=1\nboot\nhugetlb resize size=2M to=3\n"
+        "u0 = hugetlb map size=2M count=2\nm0 = memory add at=0x40000000 size=128M\nhugetlb unmap u0\n"
+        "fail alloc nth=1\nhugetlb dissolve at=0x3000000\n"
+    )
+    outcome = Finding("returns", "rc", "hugetlb dissolve", ("-12", "ok"), "", "changed", "")
+    return Resynthesis(program.machine, program.ops, outcome, early=False)
+
+
+def test_what_is_written_anew_is_shorter_and_fails_as_the_finding_says() -> None:
+    found = list(resynthesis().proposals())
+    assert found == list(resynthesis().proposals())
+    assert found
+    for machine, ops in found:
+        ops = repair(machine, ops)
+        assert len(ops) < 7
+        assert ops[-1].name == "hugetlb dissolve"
+        with_both = run_program(Program(machine, ops))
+        assert with_both.rcs[-1][0] == -12
+
+
+def test_writing_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each choice of operations costs so many runs of one side, and the few that one more look at a prefix takes."""
+    ran = 0
+
+    def counted(machine: Machine, *what: Any) -> Side:
+        nonlocal ran
+        ran += 1
+        return side_after(machine, *what)
+
+    monkeypatch.setattr("fuzz.resynthesis.run", counted)
+    list(resynthesis().proposals())
+    unbounded, ran = ran, 0
+    monkeypatch.setattr("fuzz.resynthesis.RUNS", 40)
+    list(resynthesis().proposals())
+    assert ran <= 3 * 40 + 12 < unbounded
+
+
 def finding(field: str, drift: str, outcomes: tuple[str, str] = ("-12", "-12")) -> Finding:
     return Finding("accounting", field, "dax create", outcomes, "", drift, "")
+
+
+def test_kin_of_answers() -> None:
+    """The law of an answer says of one side what the comparison says of the two."""
+    rc = Finding("returns", "rc", "hugetlb dissolve", ("-12", "ok"), "", "changed", "")
+    effect = Finding("returns", "candidate: effect", "hugetlb dissolve", ("-12", "ok"), "", "ok", "")
+    other = Finding("returns", "candidate: effect", "hugetlb dissolve", ("ok", "ok"), "", "ok", "")
+    assert kin(effect, rc)
+    assert kin(rc, effect)
+    assert not kin(rc, other)
+    assert not kin(effect, other)
 
 
 @pytest.mark.parametrize(
