@@ -99,8 +99,8 @@ def fault_fork(
 ) -> bool:
     """Whether the injected failures hit different points because the sides' points differ as they should.
 
-    Up to the armed number both sides must have reached the same points once the kinds that may differ are out, as far
-    as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
+    One must have been hit. Up to the armed number both sides must have reached the same points once the kinds that may
+    differ are out, as far as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
     failed allocation must have failed with -ENOMEM, and only then; a side that got further may have met what refuses it
     with one of `refused`. And it must have got further on one side: a failure in the same piece of the `device` that is
     added is undone to the same state.
@@ -123,7 +123,7 @@ def fault_fork(
                 return False
     nth = ref.faults.first
     a, b = ref.faults.points, cand.faults.points
-    if not nth or a is None or b is None:
+    if not nth or a is None or b is None or not (ref.faults.fired or cand.faults.fired):
         return False
     moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
     if device is not None and ref.arch.tails_beside_leaves:
@@ -131,6 +131,11 @@ def fault_fork(
         moved |= TABLE_POINTS
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
+    if adding and any(
+        rc == 0 and k.faults.fired is None and not other <= own
+        for rc, k, own, other in zip(rcs, (ref, cand), (mine, theirs), (theirs, mine), strict=True)
+    ):
+        return False  # it did all of it, so it passed whatever the other passed until that failed
     if several:
         all_out, all_out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
         if all_out != all_out2:

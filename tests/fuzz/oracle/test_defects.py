@@ -658,6 +658,28 @@ def test_a_wrong_answer_where_two_sides_part_is_found(fork: Fork, monkeypatch: p
     assert (out.finding.layer, out.finding.operation) == ("returns", fork.operation)
 
 
+@pytest.mark.parametrize("name", ["clause-dax-failures-in-other-pieces", "clause-table-of-one-side"])
+def test_a_side_that_does_without_allocations_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fault-fork: one that is done has passed the points that the other passed until its failure."""
+    program = parse((REGRESSIONS / f"{name}.vmm").read_text(encoding="utf-8"))
+    entry, last = sides.ENTRIES["dax create"], program.ops[-1]
+
+    def planted(side: sides.Side, args: dict[str, Any], result: str | None) -> int:
+        faults = side.kernel.faults
+        if args != last.args or not isinstance(side.kernel.paths, UnifiedFramework):
+            return entry(side, args, result)
+        faults.armed = 0
+        rc = entry(side, args, result)
+        if faults.points is not None:
+            faults.points.clear()
+        return rc
+
+    monkeypatch.setitem(sides.ENTRIES, "dax create", planted)
+    out = run_program(program, full_every=1)
+    assert out.finding is not None
+    assert (out.finding.layer, out.finding.operation) == ("returns", "dax create")
+
+
 def test_a_panic_over_a_frame_of_the_same_user_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """placement-fork lets one side die over a frame only where the sides use it for different things."""
 
