@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fuzz.campaign.settings import LOCK
+from fuzz.campaign.settings import LOCK, CampaignError, Settings
 from fuzz.store.index import NAME
 from fuzz.surface import reachable
 from mm.errno import errno_name
@@ -113,6 +113,14 @@ def sides(db: sqlite3.Connection) -> tuple[str, str]:
     """Which kernel the reference models, and which form of the framework the candidate: "v7.3", "posted"."""
     row = db.execute("select reference, profile from runs order by run desc limit 1").fetchone()
     return (row[0] or "v7.3", row[1] or "posted") if row else ("v7.3", "posted")
+
+
+def planted(folder: Path) -> str | None:
+    """The names of the defects that the campaign is run with, if there are any (`campaign.json`)."""
+    try:
+        return Settings.load(folder).defect
+    except CampaignError:
+        return None  # no campaign, but an index
 
 
 # -- findings -------------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class Site:
                 "events": data.events(db),
                 "runs": data.runs(db),
                 "sides": data.sides(db),
+                "planted": data.planted(shown.folder),
                 "coverage": data.coverage(db),
                 "clauses": data.clauses(db),
                 "plot": curves([(shown.name, data.curve(db))], "overview"),

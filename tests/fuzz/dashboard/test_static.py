@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import pytest
 
+from fuzz.campaign.settings import Settings
 from fuzz.dashboard import data
+from fuzz.dashboard.pages import Shown, Site
 from fuzz.dashboard.ready import make_ready
-from fuzz.dashboard.static import write_site
+from fuzz.dashboard.static import FileLinks, write_site
 from fuzz.findings import FINDING, PAGE, REPRO
 from fuzz.program.text import format as format_program
 from tests.fuzz.browser import Visit
@@ -32,6 +35,19 @@ def test_every_link_leads_somewhere(site: Path) -> None:
     assert len(links) > 20
     for page, link in links:
         assert link.startswith("data:") or (page.parent / link).is_file(), (page, link)
+
+
+def test_the_first_page_says_what_was_planted(site: Path, made: Made, tmp_path: Path) -> None:
+    """Whoever looks at a campaign's findings must know whether they are Linux's."""
+    assert "was planted" not in (site / "night" / "index.html").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(made.folder, other)
+    settings = Settings.load(other)
+    replace(settings, defect="ACC-2026-03").save(other)
+    pages = Site((Shown("other", other),), FileLinks(False))
+    assert "The defect <code>ACC-2026-03</code> was planted for this campaign" in pages.overview(
+        pages.campaigns[0], None
+    )
 
 
 def test_pages_say_what_the_index_says(site: Path, made: Made) -> None:
