@@ -100,10 +100,10 @@ def fault_fork(
     """Whether the injected failures hit different points because the sides' points differ as they should.
 
     One must have been hit. Up to the armed number both sides must have reached the same points once the kinds that may
-    differ are out, as far as the one came that got less far; and the kinds that may differ must differ. Adding memory without a way round the
-    failed allocation must have failed with -ENOMEM, and only then; a side that got further may have met what refuses it
-    with one of `refused`. And it must have got further on one side: a failure in the same piece of the `device` that is
-    added is undone to the same state.
+    differ are out, as far as the one came that got less far; and the kinds that may differ must differ. Adding memory
+    without a way round the failed allocation must have failed with -ENOMEM, and only then; a side that got further may
+    have met what refuses it with one of `refused`. And it must have got further on one side: a failure in the same
+    piece of the `device` that is added is undone to the same state.
     """
     adding = device is not None or operation == "memory add"
     several = ref.faults.last > ref.faults.first
