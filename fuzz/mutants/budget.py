@@ -21,7 +21,7 @@ from fuzz.execute import run_program
 from fuzz.generate.program import run_affordable
 from fuzz.mutants.covering import Covering
 from fuzz.mutants.panel import Panel, spoiled
-from fuzz.mutants.planted import Source
+from fuzz.mutants.planted import Source, answers_of
 from fuzz.mutants.searches import SEARCHES, counts
 from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import MERGED, PAST, POSTED, Kill, Setting, Trial, corpus_trials, judge, random_trials
@@ -128,12 +128,12 @@ class Budget:
 
     def _time(self, trial: Trial) -> Kill | None:
         begin = process_time()
-        programs: list[tuple[Setting, Program]] = []
+        programs: list[Source] = []
         kill = self._trial(trial, programs)
         spent = self.times[trial.name] = process_time() - begin
         plant = trial.program is not None or trial.numbers.start // len(trial.numbers) % PLANTED_EVERY == 0
         if plant and spent < SLOW * len(programs):
-            self.sources += [Source(setting, trial.name, program) for setting, program in programs]
+            self.sources += programs
         if kill is not None:
             self.unclean[trial.name] = kill
         return kill
@@ -148,15 +148,15 @@ class Budget:
         (SIGPROF)."""
         end = process_time() + (self.seconds if seconds is None else seconds)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        parents: list[tuple[Setting, Program]] = []
+        parents: list[Source] = []
         try:
             for kill in self._parts(mutant, parents, kernel=seconds is None):
                 if kill is not None or process_time() > end:
                     return kill
             rng = Random(self.seed)
             while parents and process_time() < end:
-                setting, parent = parents[int(rng.random() * len(parents))]
-                program = mutate(parent, rng)
+                parent = parents[int(rng.random() * len(parents))]
+                setting, program = parent.setting, mutate(parent.program, rng)
                 kill = self._near(setting, program)
                 if kill is not None:
                     with spoiled(mutant, original):
@@ -169,7 +169,7 @@ class Budget:
             signal.setitimer(signal.ITIMER_PROF, 0)
         return None
 
-    def _parts(self, mutant: Mutant, parents: list[tuple[Setting, Program]], kernel: bool) -> Iterator[Kill | None]:
+    def _parts(self, mutant: Mutant, parents: list[Source], kernel: bool) -> Iterator[Kill | None]:
         """What runs the mutant's line, part by part, the quickest first; what a kernel answered only if wanted."""
         names = self.covering.of_line(mutant)
         trials = sorted((name for name in names if name in self.trials), key=lambda name: self.times[name])
@@ -215,14 +215,14 @@ class Budget:
                 _rearm()
                 yield self._trial(self.trials[name], parents)
 
-    def _trial(self, trial: Trial, parents: list[tuple[Setting, Program]] | None = None) -> Kill | None:
+    def _trial(self, trial: Trial, parents: list[Source] | None = None) -> Kill | None:
         used: set[str] = set()
         for name, program, outcome in trial.runs(self.seed):
             if kill := judge(name, program, outcome):
                 return kill._replace(where=f"{trial.name}: {name}") if trial.program is None else kill
             used |= outcome.clauses
             if parents is not None and len(parents) < PARENTS:
-                parents.append((trial.setting, program.bare()))
+                parents.append(Source(trial.setting, trial.name, program.bare(), answers_of(outcome)))
         if trial.program is not None:
             self.used[trial.name] = used
         return None

@@ -24,7 +24,7 @@ MODELS: Final = ("reference", "candidate", "mm")
 ALIKE: Final = 3
 """Mutants of the panel that show the same signature."""
 PLANTED_ALIKE: Final = 2
-"""Planted faults that do."""
+"""Planted faults that do, and of which the same sentence is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Panel:
     def __init__(self) -> None:
         self.members: list[Member | Seen] = []
         self._alike: Counter[str] = Counter()
-        self._planted_alike: Counter[str] = Counter()
+        self._planted_alike: Counter[tuple[str, str]] = Counter()
 
     def offer(self, mutant: Mutant, kill: Kill, trials: dict[str, Trial], seed: int) -> None:
         """Take a fault that was found, if few show the same, and if it is found here as well."""
@@ -73,10 +73,10 @@ class Panel:
             self.members.append(member)
             self._alike[kill.what] += 1
 
-    def plant(self, fault: Fault, signature: str, text: str) -> None:
+    def plant(self, fault: Fault, signature: str, text: str, sentence: str) -> None:
         """Take a planted fault, if few show the same."""
-        if self._planted_alike[signature] < PLANTED_ALIKE:
-            self._planted_alike[signature] += 1
+        if self._planted_alike[signature, sentence] < PLANTED_ALIKE:
+            self._planted_alike[signature, sentence] += 1
             self.members.append(Seen(fault, text, signature))
 
 

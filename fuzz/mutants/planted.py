@@ -3,9 +3,9 @@
 The panel of `fuzz.mutants.panel` has mutants of the models; they show what mistakes in functions do, and leave most of
 what the oracle compares alone, and all that it concludes from return codes. Here every fault is made at the very place
 that a comparison reads: after the operation one value of one kernel's state is a neighbour of what it was
-(`fuzz.mutants.spoil`), or something of the candidate is as the reference has it (`fuzz.mutants.mimic`), or the
-operation answers something else, is not run at all, or is run with an argument that is one off. On one side the
-comparison must see it, on both sides alike a law must.
+(`fuzz.mutants.spoil`, `fuzz.mutants.spoil_books`), or something of the candidate is as the reference has it
+(`fuzz.mutants.mimic`), or the operation answers something else, is not run at all, or is run with an argument that is
+one off. On one side the comparison must see it, on both sides alike a law must.
 
 A fault that the oracle does not see is no member of the panel: a frame may lie elsewhere, a counter of what nobody
 compares is nobody's business.
@@ -13,17 +13,19 @@ compares is nobody's business.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from fuzz.execute import Lockstep
+from fuzz.execute import Lockstep, RunOutcome
 from fuzz.mutants.mimic import mimic
-from fuzz.mutants.spoil import SPOILERS, neighbour
+from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
+from fuzz.mutants.spoil_books import BOOKS
 from fuzz.mutants.trials import Kill, Setting
-from fuzz.oracle.finding import Finding, Outcome
+from fuzz.oracle.finding import Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
 from fuzz.side import Side
 from mm.dev_dax import DevDax, Driver, KmemState
@@ -42,9 +44,15 @@ DEATHS: Final = (
 """Ways to die, those of the open findings among them."""
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 """Sides that have a spoiled state: the candidate, the reference, or both alike."""
-KINDS: Final = ("state",) * 7 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+KINDS: Final = ("state",) * 7 + ("books",) * 5 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS}
+TRIES: Final = 4
+"""Structures that are tried, where the first ones have nothing that can be spoiled."""
 DRIVERS: Final[tuple[Driver, ...]] = ("none", "devdax", "fsdev", "kmem")
 STATES: Final[tuple[KmemState, ...]] = ("unplugged", "offline", "online", "online_movable")
+SENTENCE: Final = 60
+"""Letters of a sentence that tell it from others."""
+_NUMBERS: Final = re.compile(r"0x[0-9a-f]+|-?\d+")
 FULL: Final = 0.3
 """Share of faults that a full comparison follows at once."""
 
@@ -88,7 +96,10 @@ class Planted(Side):
         elif self.kind == "mimic":
             self.does = mimic(self.kernel, self.other, draw)
         else:
-            self.does = draw.choice(SPOILERS)(self.kernel, draw)
+            for _ in range(TRIES):
+                self.does = draw.choice(SPOILED[self.kind])(self.kernel, draw)
+                if self.does is not None:
+                    break
         return rc
 
 
@@ -161,12 +172,19 @@ def handle_off(handles: dict[str, Any], op: Op, draw: Random) -> str | None:
     return None
 
 
+def answers_of(outcome: RunOutcome) -> tuple[str, ...]:
+    """What the operations of a program returned on the reference."""
+    return tuple(outcome_class(pair[0]) for pair in outcome.rcs)
+
+
 class Source(NamedTuple):
     """A program that faults are planted in."""
 
     setting: Setting
     name: str
     program: Program
+    answers: tuple[str, ...] = ()
+    """What its operations return on the reference, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,21 +245,32 @@ class Seen:
         return None
 
 
+def sentence(finding: Finding) -> str:
+    """Which sentence of the oracle a finding is: all laws of an operation share one signature. Without its numbers, and
+    only its beginning, for there may be lists in it."""
+    return _NUMBERS.sub("#", finding.detail)[:SENTENCE]
+
+
 class Faults:
-    """All faults of some programs, by number: every operation of the language has its turn as often as any other, in
-    one of the places where a program has it."""
+    """All faults of some programs, by number: every operation of the language has its turn as often as any other, and
+    every answer of it, in one of the places where a program has it."""
 
     def __init__(self, sources: list[Source], seed: int) -> None:
         self.seed = seed
-        self.places: dict[str, list[tuple[Source, int]]] = {}
+        self.places: dict[str, dict[str, list[tuple[Source, int]]]] = {}
+        """Operation -> answer -> programs, and the number of the operation in them."""
         for source in sources:
             for at, op in enumerate(source.program.ops):
-                self.places.setdefault(op.name, []).append((source, at))
+                answer = source.answers[at] if at < len(source.answers) else ""
+                self.places.setdefault(op.name, {}).setdefault(answer, []).append((source, at))
         self.operations = sorted(self.places)
 
     def __getitem__(self, number: int) -> Fault:
         draw = Random(self.seed << 32 | number)
-        source, at = draw.choice(self.places[draw.choice(self.operations)])
+        answers = self.places[draw.choice(self.operations)]
+        # Where it succeeds as often as with all errnos together.
+        answer = "ok" if "ok" in answers and draw.random() < 0.5 else draw.choice(sorted(answers))
+        source, at = draw.choice(answers[answer])
         kind = draw.choice(KINDS)
         sides = (1,) if kind == "mimic" else draw.choice(SIDES)
         if kind not in ("state", "mimic") and draw.random() < 0.5:
@@ -249,13 +278,13 @@ class Faults:
         return Fault(source, at, sides, kind, draw.random() < FULL, draw.getrandbits(32))
 
     def seen(self, number: int) -> list[str] | None:
-        """Signature and text of a fault, if the oracle sees it."""
+        """Signature and text of a fault, if the oracle sees it, and the sentence that says so."""
         try:
             finding, text = self[number].run()
         except Exception:
             # What the fault has left cannot be looked at: it is seen, but not by a comparison.
             return None
-        return None if finding is None or text is None else [finding.signature, text]
+        return None if finding is None or text is None else [finding.signature, text, sentence(finding)]
 
 
 def batches(size: int) -> Iterator[range]:

@@ -29,6 +29,8 @@ that sleeps, where CPU time never passes. On a busy machine the others get a sma
 to hang."""
 PANEL_SECONDS: Final = 0.4
 """CPU seconds for a mutant that is tried for the panel: what is found later than that would make the panel slow."""
+PLANTING: Final = 6.0
+"""CPU seconds of planted faults for each second of the budget."""
 PLANTED: Final = 100
 """Planted faults that are tried in one process."""
 BATCHES: Final = 10_000
@@ -111,7 +113,7 @@ def fill_panel(budget: Budget, workers: int = 1) -> None:
 
 
 def plant_faults(budget: Budget, workers: int) -> None:
-    """Try planted faults for as long; the panel gets those that the oracle sees."""
+    """Try planted faults; the panel gets those that the oracle sees."""
     faults = Faults(budget.sources, budget.seed)
 
     def work(numbers: range) -> list[tuple[int, list[str] | None]]:
@@ -127,7 +129,7 @@ def plant_faults(budget: Budget, workers: int) -> None:
         for number, seen in ended.answer or []:
             if seen is not None:
                 budget.panel.plant(faults[number], *seen)
-        if spent > RECORDED * budget.seconds:
+        if spent > PLANTING * budget.seconds:
             break
     running.close()
 

@@ -9,9 +9,11 @@ import pytest
 from fuzz.execute import Lockstep
 from fuzz.mutants import searches
 from fuzz.mutants.panel import PLANTED_ALIKE, Panel
-from fuzz.mutants.planted import Fault, Faults, Source, answer_off, argument_off
+from fuzz.mutants.planted import Fault, Faults, Source, answer_off, argument_off, sentence
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
+from fuzz.mutants.spoil_books import BOOKS
 from fuzz.mutants.trials import POSTED, corpus_trials
+from fuzz.oracle.finding import Finding
 from fuzz.program.model import make_op
 from fuzz.program.text import parse
 from mm.page_alloc import Poisoned
@@ -19,6 +21,7 @@ from mm.pgtable import Pte
 
 BUSY = """vmm 1
 machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
+reserve cma size=1G node=1
 boot
 hugetlb resize size=2M to=8
 u0 = hugetlb map size=2M count=3
@@ -54,7 +57,7 @@ def busy() -> Lockstep:
     return pair
 
 
-@pytest.mark.parametrize("spoiler", dict.fromkeys(SPOILERS), ids=lambda spoiler: spoiler.__name__)
+@pytest.mark.parametrize("spoiler", dict.fromkeys((*SPOILERS, *BOOKS)), ids=lambda spoiler: spoiler.__name__)
 def test_every_spoiler_finds_something_and_says_what(busy: Lockstep, spoiler: Spoiler) -> None:
     if spoiler.__name__ == "tried":  # set by operations that make memory go
         busy.candidate.kernel.memory_blocks.tried.append((0, 512))
@@ -103,7 +106,8 @@ def test_what_is_answered_or_left_undone_is_seen(sides: tuple[int, ...], kind: s
 
 
 @pytest.mark.parametrize(
-    ("sides", "kind"), [((1,), "state"), ((0,), "state"), ((0, 1), "state"), ((1,), "mimic"), ((0, 1), "handle")]
+    ("sides", "kind"),
+    [((1,), "state"), ((0,), "state"), ((0, 1), "state"), ((0, 1), "books"), ((1,), "mimic"), ((0, 1), "handle")],
 )
 def test_what_is_spoiled_is_seen_more_often_than_not(sides: tuple[int, ...], kind: str) -> None:
     done = [fault(len(PROGRAM.ops) - 1, sides, kind, seed).run() for seed in range(60)]
@@ -124,8 +128,26 @@ def test_equal_numbers_are_equal_faults_and_every_operation_has_its_turn() -> No
 def test_the_panel_takes_few_that_show_the_same() -> None:
     panel = Panel()
     for seed in range(PLANTED_ALIKE + 3):
-        panel.plant(fault(1, (1,), "idle", seed), "a signature", "a text")
+        panel.plant(fault(1, (1,), "idle", seed), "a signature", "a text", "a sentence")
     assert len(panel.members) == PLANTED_ALIKE
+    panel.plant(fault(1, (1,), "idle", 0), "a signature", "a text", "another sentence")
+    assert len(panel.members) == PLANTED_ALIKE + 1
+
+
+def test_a_sentence_is_told_by_its_words() -> None:
+    found = [Finding("returns", "f", "boot", ("ok", "ok"), "", "ok", detail) for detail in ("0x10 of -3", "0x2 of 71")]
+    assert {sentence(one) for one in found} == {"# of #"}
+
+
+def test_answers_have_their_turn_alike() -> None:
+    """One program of a hundred gets an errno: a quarter of the faults of that operation are planted there."""
+    rare = Source(POSTED, "refused", parse(f"{BUSY}memory remove m0\n"), ("ok",) * len(PROGRAM.ops) + ("-16",))
+    plain = Source(POSTED, "removed", rare.program, ("ok",) * len(rare.program.ops))
+    faults = Faults([plain] * 99 + [rare], 5)
+    chosen = [one for one in (faults[n] for n in range(3000)) if one.source.program.ops[one.at].name == "memory remove"]
+    refused = sum(one.source.name == "refused" for one in chosen)
+    assert len(chosen) > 60
+    assert 0.1 < refused / len(chosen) < 0.5
 
 
 def test_a_member_notices_when_it_is_not_seen_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +157,7 @@ def test_a_member_notices_when_it_is_not_seen_any_more(monkeypatch: pytest.Monke
     assert finding is not None
     assert text is not None
     panel = Panel()
-    panel.plant(one, finding.signature, text)
+    panel.plant(one, finding.signature, text, sentence(finding))
     (member,) = panel.members
     assert member.look(0) is None
     monkeypatch.setattr("fuzz.oracle.effects.effect.missing", lambda *args: None)
