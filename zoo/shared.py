@@ -178,12 +178,12 @@ DEMOTED_ONE_BY_ONE: Final = Defect(
     title="demotion gives up at the first page that cannot be restored",
     side="candidate",
     source="mm/hugetlb_vmemmap: batch HVO work when demoting (c0f398c3b2cf)",
-    mechanism="pages are restored and cut one after the other instead of as a batch",
-    layer="returns",
+    mechanism="pages are restored and cut one after the other instead of as a batch, which turns their order around",
+    layer="accounting",
     spot="mm.hugetlb_sysfs:demote_pool_huge_page",
     replacement=_page_by_page,
-    program="vmm 1\nmachine arch=x86_64 page=4K ram=6G nodes=1\nboot\nhugetlb resize size=1G to=2\n"
-    "fail alloc nth=4097\nhugetlb demote size=1G count=2\n",
+    program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1 hugetlb_free_vmemmap=off\nboot\n"
+    "hugetlb resize size=1G to=2\nhugetlb demote size=1G count=2\n",
 )
 
 SHARED: Final = (

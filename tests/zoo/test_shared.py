@@ -10,10 +10,10 @@ from mm.kernel import Kernel
 from zoo import find, planted
 
 
-def run(name: str, plant: bool) -> tuple[Kernel, list[Any]]:
-    """The kernel after the defect's own program, and what the operations returned."""
+def run(name: str, plant: bool, text: str | None = None) -> tuple[Kernel, list[Any]]:
+    """The kernel after the defect's own program, or another one, and what the operations returned."""
     defect = find(name)
-    program = parse(defect.program or "")
+    program = parse(text or defect.program or "")
     with planted(*[defect] if plant else []):
         side = Side(program.machine, lambda k: UnifiedFramework(k, "posted"))
         rcs = [side.run(op) for op in program.ops]
@@ -49,7 +49,25 @@ def test_demoted_one_by_one() -> None:
     """1G pages keep one vmemmap page of 4096. As a batch the 4097th allocation is one of the second page's restore,
     which fails: one page is demoted. One by one, it is one of the first page's optimization, which may fail.
     """
-    k, rcs = run("HVO-2024-39", False)
+    text = (
+        "vmm 1\nmachine arch=x86_64 page=4K ram=6G nodes=1\nboot\nhugetlb resize size=1G to=2\n"
+        "fail alloc nth=4097\nhugetlb demote size=1G count=2\n"
+    )
+    k, rcs = run("HVO-2024-39", False, text)
     assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (-ENOMEM, 1, 512)
-    k, rcs = run("HVO-2024-39", True)
+    k, rcs = run("HVO-2024-39", True, text)
     assert (rcs[-1], sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (0, 0, 1024)
+
+
+def test_demoted_in_another_order() -> None:
+    """list_add in demote_pool_huge_page (mm/hugetlb.c) turns the pages of a batch around; one by one, the pieces of each
+    page are on the free list before the next page is cut. So the two free lists begin with pieces of different pages.
+    """
+    firsts = []
+    for plant in (False, True):
+        k, rcs = run("HVO-2024-39", plant)
+        assert rcs == [0, 0, 0]
+        assert (sum(k.hstates[18].nr), sum(k.hstates[9].nr)) == (0, 1024)
+        firsts.append({pfn >> 18 for pfn in list(k.hstates[9].free[0])[:512]})
+    assert firsts[0] != firsts[1]
+    assert sorted(firsts, key=sorted) == [{1}, {4}]
