@@ -60,8 +60,8 @@ def test_demoted_one_by_one() -> None:
 
 
 def test_demoted_in_another_order() -> None:
-    """list_add in demote_pool_huge_page (mm/hugetlb.c) turns the pages of a batch around; one by one, the pieces of each
-    page are on the free list before the next page is cut. So the two free lists begin with pieces of different pages.
+    """list_add in demote_pool_huge_page (mm/hugetlb.c) turns the pages of a batch around; one by one, the pieces of
+    each page are on the free list before the next page is cut. So the two lists begin with pieces of different pages.
     """
     firsts = []
     for plant in (False, True):
