@@ -30,13 +30,20 @@ OFTEN: Final = ""
 
 def features(program: Program, outcome: RunOutcome) -> set[str]:
     """What one run of a program showed."""
-    found = {f"clause {clause}" for clause in outcome.clauses}
+    return {_pair(before, now) for before, now in _pairs_of(program, outcome)} | _clauses(outcome)
+
+
+def _clauses(outcome: RunOutcome) -> set[str]:
+    return {f"clause {clause}" for clause in outcome.clauses}
+
+
+def _pairs_of(program: Program, outcome: RunOutcome) -> set[tuple[str, str]]:
+    """The operations that followed one another, each with its outcome; each follows the architecture too."""
     machine = f"{program.machine.arch}:"
     steps = [_step(op.name, rc, rc2) for op, (rc, rc2) in zip(program.ops, outcome.rcs, strict=False)]
     pairs = set(zip([machine, *steps], steps, strict=False))
     pairs.update([(machine, step) for step in set(steps)])
-    found.update([_pair(before, now) for before, now in pairs])
-    return found
+    return pairs
 
 
 _done: dict[str, str] = {}
@@ -46,7 +53,7 @@ _pairs: dict[tuple[str, str], str] = {}
 
 
 def _step(name: str, rc: Outcome, rc2: Outcome) -> str:
-    if rc == 0 and rc2 == 0:
+    if not rc and not rc2:
         text = _done.get(name)
         if text is None:
             text = _done[name] = f"{name} ok"
@@ -59,7 +66,7 @@ def _step(name: str, rc: Outcome, rc2: Outcome) -> str:
 
 
 def _class(rc: Outcome) -> str:
-    return "ok" if rc.__class__ is int and rc >= 0 else outcome_class(rc)
+    return outcome_class(rc) if rc else "ok"
 
 
 def _pair(before: str, now: str) -> str:
@@ -87,25 +94,38 @@ class Coverage:
     _changed: set[str] = field(default_factory=set)
     _fresh: list[Fresh] = field(default_factory=list)
     _drained: int = 0
+    _often: set[tuple[str, str]] = field(default_factory=set, repr=False, compare=False)
+    """Pairs whose features belong to OFTEN, as far as they were met: nothing is left to say about them."""
 
     def observe(self, program: Program, outcome: RunOutcome) -> bool:
         """Count one run; whether it showed something new."""
         self.programs += 1
         owners = self.owners
-        found = features(program, outcome)
+        pairs = _pairs_of(program, outcome) - self._often
         new = False
-        for feature in found:
-            owner = owners.get(feature)
-            if owner is None:
-                owners[feature] = str(self.programs)
-                self._changed.add(feature)
-                new = True
-            elif owner:
-                owners[feature] = OFTEN
-                self._changed.add(feature)
+        for feature in _clauses(outcome):
+            new |= self._count(feature)
+        for before, now in pairs:
+            feature = _pair(before, now)
+            new |= self._count(feature)
+            if owners[feature] == OFTEN:
+                self._often.add((before, now))
         if new:
-            self._fresh.append(Fresh(program, found))
+            self._fresh.append(Fresh(program, features(program, outcome)))
         return new
+
+    def _count(self, feature: str) -> bool:
+        """Count a feature of the present program; whether it is new."""
+        owners = self.owners
+        owner = owners.get(feature)
+        if owner is None:
+            owners[feature] = str(self.programs)
+            self._changed.add(feature)
+            return True
+        if owner:
+            owners[feature] = OFTEN
+            self._changed.add(feature)
+        return False
 
     def drain(self) -> dict[str, Any]:
         """What was observed since the last call, as plain JSON values."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, Protocol, final
 
 from candidate.framework import UnifiedFramework
 from fuzz.oracle.compare import Oracle
@@ -41,14 +41,18 @@ TRAIL: Recorder | None = None
 """Set by `fuzz.trail` in a process whose death must not hide what it was doing."""
 
 
-class StepResult(NamedTuple):
-    """What one operation did."""
+@final
+class StepResult:
+    """What one operation did. Made after each, and so no dataclass (as `Op`)."""
 
-    rcs: tuple[Outcome, Outcome]
-    """Reference's, candidate's."""
-    finding: Finding | None
-    terminal: str | None
-    """Ledger clause that explains why the two sides part for good here; the program ends."""
+    __slots__ = ("finding", "rcs", "terminal")
+
+    def __init__(self, rcs: tuple[Outcome, Outcome], finding: Finding | None, terminal: str | None) -> None:
+        self.rcs: Final = rcs
+        """Reference's, candidate's."""
+        self.finding: Final = finding
+        self.terminal: Final = terminal
+        """Ledger clause that explains why the two sides part for good here; the program ends."""
 
 
 @dataclass(slots=True)

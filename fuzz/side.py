@@ -326,7 +326,7 @@ def _fail_alloc(side: Side, args: Args, result: str | None) -> int:
     return 0
 
 
-ENTRIES: dict[str, Callable[[Side, Args, str | None], int]] = {
+ENTRIES: Final[dict[str, Callable[[Side, Args, str | None], int]]] = {
     "reserve": _reserve,
     "reserve cma": _reserve_cma,
     "boot": _boot,

@@ -60,4 +60,7 @@ class HState:
 
     def free_count(self) -> int:
         """free_huge_pages, all nodes."""
-        return sum(map(len, self.free))
+        n = 0
+        for folios in self.free:
+            n += len(folios)
+        return n

@@ -12,8 +12,6 @@ span does not shrink over the hole at the end of a partly backed boot section.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from mm.errno import EBUSY, EHWPOISON, EINVAL, ENODEV, EPERM
 from mm.hugetlb import dissolve_free_hugetlb_folios
 from mm.hugetlb_isolate import isolate_or_migrate
@@ -32,6 +30,7 @@ from mm.page_alloc import (
     Extents,
     default_zone_for_kernel_pfn,
 )
+from mm.search import bisect_left
 
 MOVABLE_OWNERS = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 

@@ -8,7 +8,6 @@ memmap frames still puts its huge pages where the other side does, until memory 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from mm.errno import ENOMEM
 from mm.free_area import FreeAreas
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL, Node, Zone
 from mm.runs import RunMap
+from mm.search import bisect_right
 
 if TYPE_CHECKING:
     from mm.kernel import Kernel

@@ -7,8 +7,9 @@ difference to the position, not a position). `RunSet` is the same for membership
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from typing import Generic, TypeVar
+
+from mm.search import bisect_left, bisect_right
 
 V = TypeVar("V")
 
@@ -72,7 +73,7 @@ class RunMap(Generic[V]):
 
     def items(self) -> list[tuple[int, int, V]]:
         """All runs, ascending."""
-        return list(zip(self.starts, self.ends, self.vals, strict=True))
+        return list(zip(self.starts, self.ends, self.vals, strict=True)) if self.starts else []
 
     def set(self, lo: int, hi: int, val: V) -> None:
         """Give every position of [lo, hi) the value `val`, merging with equal neighbours."""
@@ -104,7 +105,25 @@ class RunMap(Generic[V]):
             lo = s
         if e > hi and not after:
             hi = e
-        if before:
+        if j - i == 1:  # most often; one by one this costs less than slices do
+            if before:
+                starts.insert(i + 1, lo)
+                ends.insert(i, lo)
+                vals.insert(i + 1, val)
+                if after:
+                    starts.insert(i + 2, hi)
+                    ends.insert(i + 1, hi)
+                    vals.insert(i + 2, right)
+                else:
+                    ends[i + 1] = hi
+            elif after:
+                starts[i] = hi
+                starts.insert(i, lo)
+                ends.insert(i, hi)
+                vals.insert(i, val)
+            else:
+                starts[i], ends[i], vals[i] = lo, hi, val
+        elif before:
             if after:
                 starts[i:j] = s, lo, hi
                 ends[i:j] = lo, hi, e
@@ -117,8 +136,6 @@ class RunMap(Generic[V]):
             starts[i:j] = lo, hi
             ends[i:j] = hi, e
             vals[i:j] = val, right
-        elif j - i == 1:
-            starts[i], ends[i], vals[i] = lo, hi, val
         else:
             starts[i:j] = (lo,)
             ends[i:j] = (hi,)
@@ -134,19 +151,26 @@ class RunMap(Generic[V]):
         if i >= j:
             return
         s, e = starts[i], ends[j - 1]
-        if s < lo:
-            if e > hi:
-                starts[i:j] = s, hi
-                ends[i:j] = lo, e
-                vals[i:j] = vals[i], vals[j - 1]
+        if j - i == 1:
+            if s < lo:
+                if e > hi:
+                    starts.insert(i + 1, hi)
+                    ends.insert(i, lo)
+                    vals.insert(i, vals[i])
+                else:
+                    ends[i] = lo
+            elif e > hi:
+                starts[i] = hi
             else:
-                ends[i] = lo
-                del starts[i + 1 : j], ends[i + 1 : j], vals[i + 1 : j]
-        elif e > hi:
-            starts[j - 1] = hi
-            del starts[i : j - 1], ends[i : j - 1], vals[i : j - 1]
-        else:
-            del starts[i:j], ends[i:j], vals[i:j]
+                del starts[i], ends[i], vals[i]
+            return
+        if s < lo:
+            ends[i] = lo
+            i += 1
+        if e > hi:
+            j -= 1
+            starts[j] = hi
+        del starts[i:j], ends[i:j], vals[i:j]
 
     def replace(self, bounds: list[int], vals: list[V]) -> None:
         """`set(bounds[i], bounds[i + 1], vals[i])` for every i, in one go; bounds rise, and neighbours differ."""
@@ -211,12 +235,17 @@ class RunSet:
         """The runs that meet [lo, hi), clipped, ascending."""
         starts, ends = self.starts, self.ends
         i = bisect_right(ends, lo)
-        j = bisect_left(starts, hi, i)
-        if i == j or lo >= hi:
+        if i == len(starts) or lo >= hi:
             return []
+        s, e = starts[i], ends[i]
+        if s >= hi:
+            return []
+        if e >= hi:
+            return [(s if s > lo else lo, hi)]
+        j = bisect_left(starts, hi, i)
         out = list(zip(starts[i:j], ends[i:j], strict=True))
-        if out[0][0] < lo:
-            out[0] = lo, out[0][1]
+        if s < lo:
+            out[0] = lo, e
         if out[-1][1] > hi:
             out[-1] = out[-1][0], hi
         return out
@@ -228,7 +257,7 @@ class RunSet:
 
     def items(self) -> list[tuple[int, int]]:
         """All runs, ascending."""
-        return list(zip(self.starts, self.ends, strict=True))
+        return list(zip(self.starts, self.ends, strict=True)) if self.starts else []
 
     def count(self, lo: int, hi: int) -> int:
         """How many members lie in [lo, hi)."""
@@ -270,21 +299,29 @@ class RunSet:
             return
         s, e = starts[i], ends[j - 1]
         if j - i == 1:
-            self.total -= min(e, hi) - max(s, lo)
-        else:
-            self.total -= sum(ends[i:j]) - sum(starts[i:j]) - max(lo - s, 0) - max(e - hi, 0)
-        if s < lo:
-            if e > hi:
-                starts[i:j] = s, hi
-                ends[i:j] = lo, e
+            if s < lo:
+                if e > hi:
+                    self.total -= hi - lo
+                    starts.insert(i + 1, hi)
+                    ends.insert(i, lo)
+                else:
+                    self.total -= e - lo
+                    ends[i] = lo
+            elif e > hi:
+                self.total -= hi - s
+                starts[i] = hi
             else:
-                ends[i] = lo
-                del starts[i + 1 : j], ends[i + 1 : j]
-        elif e > hi:
-            starts[j - 1] = hi
-            del starts[i : j - 1], ends[i : j - 1]
-        else:
-            del starts[i:j], ends[i:j]
+                self.total -= e - s
+                del starts[i], ends[i]
+            return
+        self.total -= sum(ends[i:j]) - sum(starts[i:j]) - max(lo - s, 0) - max(e - hi, 0)
+        if s < lo:
+            ends[i] = lo
+            i += 1
+        if e > hi:
+            j -= 1
+            starts[j] = hi
+        del starts[i:j], ends[i:j]
 
     def pop_front(self, i: int, upto: int) -> None:
         """Remove the members of run number `i` below `upto`, which lies in the run or is its end."""

@@ -8,8 +8,6 @@ ordinary path.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from mm.altmap import Altmap
 from mm.kernel import Kernel
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
@@ -18,6 +16,7 @@ from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP, OWNER_PGTABLE, Extents, jo
 from mm.pgmap import PgMap
 from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
 from mm.runs import RunSet
+from mm.search import bisect_right
 from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages
 from reference.populate import VMEMMAP_RESERVE_NR, map_compounds, vmemmap_can_optimize
 from reference.sparse_vmemmap import (

@@ -16,7 +16,7 @@ _done: dict[str, tuple[str, str]] = {}
 
 
 def _key(name: str, rc: Outcome) -> tuple[str, str]:
-    if rc.__class__ is int and rc >= 0:
+    if not rc:
         key = _done.get(name)
         if key is None:
             key = _done[name] = name, "ok"

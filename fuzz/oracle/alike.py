@@ -6,12 +6,11 @@ Most of what an operation touches is alike run by run. What is not plain to see 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from fuzz.oracle.observe import Tails, row
 from mm.kernel import Kernel
 from mm.pgtable import Mapping, Strided
 from mm.runs import RunMap
+from mm.search import bisect_right
 
 
 def mapping_alike(a: Kernel, b: Kernel, tails: tuple[Tails, Tails], lo: int, hi: int) -> bool:

@@ -7,7 +7,6 @@ its pages are huge pages; a resource is busy as long as something lies in it and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 from fuzz.oracle.finding import Broken
@@ -56,15 +55,20 @@ def runs(k: Kernel) -> Broken | None:
     compares unequal, or is looked for in vain."""
     for name, found in _maps(k):
         starts, ends, vals = found.starts, found.ends, found.vals
-        if any(s >= e for s, e in zip(starts, ends, strict=True)):
-            return Broken("frames", name, "empty", f"{name} has an empty run")
-        for i, (e, s) in enumerate(zip(ends, starts[1:], strict=False)):
-            if e > s or (e == s and vals[i] == vals[i + 1]):
-                return Broken("frames", name, "runs", f"{name}: runs end at {e:#x} and begin at {s:#x}, {vals[i]}")
+        end = -1
+        for i, s in enumerate(starts):
+            if s >= ends[i]:
+                return Broken("frames", name, "empty", f"{name} has an empty run")
+            if end > s or (end == s and vals[i - 1] == vals[i]):
+                text = f"{name}: runs end at {end:#x} and begin at {s:#x}, {vals[i - 1]}"
+                return Broken("frames", name, "runs", text)
+            end = ends[i]
     for name, members in _sets(k):
-        bounds = [bound for run in members.items() for bound in run]
-        if any(a >= b for a, b in pairwise(bounds)):
-            return Broken("frames", name, "runs", f"{name} has the bounds {bounds}")
+        end = -1
+        for i, s in enumerate(members.starts):
+            if s <= end or s >= members.ends[i]:
+                return Broken("frames", name, "runs", f"{name} has the runs {members.items()}")
+            end = members.ends[i]
     return None
 
 

@@ -11,7 +11,6 @@ the two sides part for good; those are asked about last, once a difference has b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from fuzz.oracle import arches, known, laws, parting, rules, tlb
@@ -50,7 +49,7 @@ class OpLike(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def args(self) -> Mapping[str, Any]: ...
+    def args(self) -> dict[str, Any]: ...
 
 
 class Oracle:
@@ -107,7 +106,7 @@ class Oracle:
 
     def before(self, op: OpLike) -> None:
         """Look at the kernels before the operation, as far as this operation needs it."""
-        ref, cand = self.ref, self.cand
+        ref, cand, name = self.ref, self.cand, op.name
         faults = ref.faults
         if faults.nth:
             faults.points, cand.faults.points = [], []
@@ -117,9 +116,9 @@ class Oracle:
         if ref.memory_blocks.tried or cand.memory_blocks.tried:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
-        self._meets = parting.meets(ref, op.name, op.args)
+        self._meets = name in parting.ADDING and parting.meets(ref, name, op.args)
         self._hit = None, None
-        if op.name in parting.POISONING:
+        if name in parting.POISONING:
             pfn = op.args["at"] >> ref.arch.page_shift
             self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
 
@@ -159,7 +158,8 @@ class Oracle:
                 diff = self._touched(rc)
             else:
                 diff = self._pageblocks(rc) or self._accounting(quiet=True)
-            diff = diff or self._translations(name)
+            if diff is None and (self.ref.tlb.violations or self.cand.tlb.violations):
+                diff = self._translations(name)
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = op.args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
@@ -489,10 +489,9 @@ class Oracle:
 
     def _translations(self, operation: str) -> Difference | None:
         for k, side in ((self.ref, "reference"), (self.cand, "candidate")):
-            if k.tlb.violations:
-                diff = tlb.violated(k, side, operation, self.clauses)
-                if diff is not None:
-                    return diff
+            diff = tlb.violated(k, side, operation, self.clauses)
+            if diff is not None:
+                return diff
         return None
 
     def _parted(self) -> Difference | None:

@@ -51,6 +51,12 @@ def online_pages(k: Kernel) -> Broken | None:
     owners = k.pages.owners
     for lo, hi, zone in k.pages.zone_of.items():
         for s, e, content in _view(k, lo, hi):
+            if content.kind == "plain":  # most are
+                if content.nid != zone.nid or content.zone != zone.idx:
+                    return _wrong("of another zone", s, e, content)
+                if orders.starts and orders.overlaps(s, e):
+                    return _wrong("no huge page", s, e, content)
+                continue
             for part in _parts(content):
                 if part.kind == "raw" or part.kind == "poison":
                     return _wrong("not initialised", s, e, content)
@@ -68,7 +74,7 @@ def online_pages(k: Kernel) -> Broken | None:
             elif kinds == {"selfhosted"}:
                 if owners.runs(s, e) != [(s, e, OWNER_SELFHOSTED)]:
                     return _wrong("no memmap of its block", s, e, content)
-            elif kinds != {"plain"} or orders.overlaps(s, e):
+            else:
                 return _wrong("no huge page", s, e, content)
     return None
 

@@ -8,7 +8,6 @@ been found that nothing else explains; the program ends there, and the books of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
@@ -204,7 +203,7 @@ def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
     return False
 
 
-def meets(k: Kernel, operation: str, args: Mapping[str, Any]) -> bool:
+def meets(k: Kernel, operation: str, args: dict[str, Any]) -> bool:
     """Whether RAM that an operation names and adds has subsections that are there: a device that could not be added has
     left them."""
     sub = k.arch.pages_per_subsection << k.arch.page_shift
@@ -317,7 +316,7 @@ def crowded_fork(
     return short[stuck] > 0 and to_move[stuck] > to_move[1 - stuck]
 
 
-def span(k: Kernel, args: Mapping[str, Any]) -> tuple[int, int]:
+def span(k: Kernel, args: dict[str, Any]) -> tuple[int, int]:
     """The frames that an operation names: first, end."""
     return args["at"] >> k.arch.page_shift, (args["at"] + args["size"]) >> k.arch.page_shift
 

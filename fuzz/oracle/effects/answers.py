@@ -51,14 +51,24 @@ ANYWHERE: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Who can be moved, or makes room."""
 
 
+_made: Final[dict[int | tuple[int, ...], Answers]] = {}
+"""Sets made before."""
+
+
 def one(errno: int) -> Answers:
     """Nothing but this errno."""
-    return frozenset({-errno})
+    got = _made.get(errno)
+    if got is None:
+        got = _made[errno] = frozenset({-errno})
+    return got
 
 
 def some(*errnos: int) -> Answers:
     """0, or one of these."""
-    return frozenset({0, *(-errno for errno in errnos)})
+    got = _made.get(errnos)
+    if got is None:
+        got = _made[errnos] = frozenset({0, *(-errno for errno in errnos)})
+    return got
 
 
 def allowed(rule: Rule, side: SideLike, args: Args) -> Answers:

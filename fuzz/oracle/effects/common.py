@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from mm.arch import Arch
 from mm.kernel import Kernel
 
-Args = Mapping[str, Any]
+Args = dict[str, Any]
 Before = Any
 """What a law wants to know of the state before the operation."""
 

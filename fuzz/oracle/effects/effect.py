@@ -73,7 +73,7 @@ LAWS: Final = {
     "hugetlb resize": Effect(huge.pool_before, huge.resized, answers.resize),
     "sysctl": Effect(nothing, huge.switched, answers.anything),
     "hugetlb overcommit": Effect(nothing, huge.overcommitted, answers.anything),
-    "hugetlb demote": Effect(huge.pool_before, huge.demoted, answers.demote),
+    "hugetlb demote": Effect(huge.demote_before, huge.demoted, answers.demote),
     "hugetlb map": Effect(huge.pool_before, huge.mapped, answers.mapped),
     "hugetlb unmap": Effect(huge.user_before, huge.unmapped, answers.unmapped),
     "hugetlb flush": Effect(nothing, huge.flushed, answers.flush),

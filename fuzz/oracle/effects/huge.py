@@ -19,7 +19,12 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
         return None
     nid = args.get("node")
     persistent = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
-    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, sum_of_pages(side)
+    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short
+
+
+def demote_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
+    found = pool_before(side, args)
+    return None if found is None else (*found, sum_of_pages(side))
 
 
 def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -27,7 +32,7 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     short of it for want of memory, for pages in use, or for an allocation that failed."""
     if then is None:
         return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
-    was, resv, _, nr, _, short, _ = then
+    was, resv, _, nr, _, short = then
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     nid, to = args.get("node"), args["to"]
