@@ -114,7 +114,7 @@ def _reserve(side: Side, args: Args, result: str | None) -> int:
 
 
 def _reserve_cma(side: Side, args: Args, result: str | None) -> int:
-    return cmdline_parse_hugetlb_cma(side.kernel, args["size"], args["node"], args["only"])
+    return cmdline_parse_hugetlb_cma(side.kernel, args["size"], args["node"], args["only"], args["percent"])
 
 
 def _boot(side: Side, args: Args, result: str | None) -> int:

@@ -135,8 +135,10 @@ def reserves_unsupported(reserves: tuple[Op, ...]) -> str | None:
 
 def areas_unsupported(machine: Machine, reserves: tuple[Op, ...]) -> str | None:
     """Why the guest would not have the model's CMA areas, or None: what is below 4G or at the end of RAM is in use when
-    they are set aside (firmware, initramfs, page tables).
+    they are set aside (firmware, initramfs, page tables), and firmware leaves it less memory to take a share of.
     """
+    if any(op.name == "reserve cma" and op.args["percent"] for op in reserves):
+        return "a CMA area that is a share of memory"
     k = Kernel(machine, SeparatePaths)
     for op in reserves:
         if op.name == "reserve cma":

@@ -1,6 +1,6 @@
 """CMA areas for gigantic pages (mm/hugetlb_cma.c, Linux 7.3): `hugetlb_cma=` on the kernel command line.
 
-Sizes of the command line are in bytes, as in the kernel. Left out: percentages, memory policies and cpusets.
+Sizes of the command line are in bytes, as in the kernel. Left out: memory policies and cpusets.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 class HugetlbCma:
     """The variables of mm/hugetlb_cma.c."""
 
-    __slots__ = ("areas", "only", "size", "size_in_node")
+    __slots__ = ("areas", "only", "percent", "percent_in_node", "size", "size_in_node")
 
     def __init__(self, nodes: int) -> None:
         self.size = 0
         """hugetlb_cma_size: what is asked for; after the boot, 0 if no node has an area."""
         self.size_in_node = [0] * nodes
+        self.percent = 0
+        """hugetlb_cma_percent: of all memory."""
+        self.percent_in_node = [0] * nodes
         self.only = False
         """hugetlb_cma_only: gigantic pages come from nowhere else."""
         self.areas: list[Cma | None] = [None] * nodes
@@ -42,19 +45,25 @@ class HugetlbCma:
 # -- command line ---------------------------------------------------------------------------------------------------
 
 
-def cmdline_parse_hugetlb_cma(k: Kernel, size: int, nid: int | None, only: bool) -> int:
+def cmdline_parse_hugetlb_cma(k: Kernel, size: int, nid: int | None, only: bool, percent: int = 0) -> int:
     """cmdline_parse_hugetlb_cma, cmdline_parse_hugetlb_cma_only: `hugetlb_cma=SIZE` or `hugetlb_cma=NID:SIZE`, and with
-    `only` hugetlb_cma_only=on; 0.
+    `only` hugetlb_cma_only=on; 0. With `percent` it is `PERCENT%` in place of SIZE.
 
     A size for all nodes replaces what was said before; one for a node replaces that for all, and that for the node.
+    More than 100 percent is ignored, but with a node it has replaced what was said for all by then.
     """
     state = k.hugetlb_cma
+    if percent:
+        size = 0
     if nid is None:
-        state.size = size
-        state.size_in_node = [0] * len(k.nodes)
+        if percent <= 100:
+            state.size, state.percent = size, percent
+            state.size_in_node = [0] * len(k.nodes)
+            state.percent_in_node = [0] * len(k.nodes)
     else:
-        state.size = 0
-        state.size_in_node[nid] = size
+        state.size = state.percent = 0
+        if percent <= 100:
+            state.size_in_node[nid], state.percent_in_node[nid] = size, percent
     state.only = state.only or only
     return 0
 
@@ -75,12 +84,23 @@ def hugetlb_cma_reserve(k: Kernel) -> None:
 
 def _reserve(k: Kernel) -> None:
     state = k.hugetlb_cma
-    sizes = state.size_in_node
-    if any(sizes):
+    sizes, percents = state.size_in_node, state.percent_in_node
+    if any(sizes) or any(percents):
+        for nid, percent in enumerate(percents):
+            if percent:
+                sizes[nid] = _memory_size(k, nid) * percent // 100
         state.size = sum(sizes)
+    elif state.percent:
+        state.size = _memory_size(k, None) * state.percent // 100
     if not state.size or not k.arch.hugetlb_cma_shift:
         return
     gigantic = 1 << k.arch.hugetlb_cma_shift
+    if state.percent:
+        state.size -= state.size % gigantic
+    for nid, percent in enumerate(percents):
+        if percent:
+            state.size -= sizes[nid] % gigantic
+            sizes[nid] -= sizes[nid] % gigantic
     specific = False
     for nid, size in enumerate(sizes):
         if size % gigantic:  # every node has memory
@@ -108,6 +128,11 @@ def _reserve(k: Kernel) -> None:
             break
     if not reserved:
         state.size = 0
+
+
+def _memory_size(k: Kernel, nid: int | None) -> int:
+    """memblock_node_memory_size, memblock_phys_mem_size without a node (mm/memblock.c): bytes of RAM, used or not."""
+    return k.arch.page * sum(end - start for n, start, end in k.machine.ram_ranges() if nid in (None, n))
 
 
 def hugetlb_cma_total_size(k: Kernel) -> int:

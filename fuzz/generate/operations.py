@@ -70,12 +70,15 @@ def reserve(draw: Draw, live: Live) -> Op:
 
 
 def reserve_cma(draw: Draw, live: Live) -> Op:
-    """An area of one or two gigantic pages; rarely nothing, more than there is, or what is no multiple."""
+    """An area of one or two gigantic pages; rarely nothing, more than there is, what is no multiple, or a share."""
     unit = 1 << (live.kernel.arch.hugetlb_cma_shift or 30)
-    size = unit * (1 + int(draw() * 2.4))
+    size, percent = unit * (1 + int(draw() * 2.4)), 0
     if draw() >= 0.9:
-        size = (unit // 2, 0, unit * 3 // 2, live.kernel.machine.ram, 1 << 50)[int(draw() * 5)]
-    args = {"size": size, "node": operands.any_node(draw, live), "only": draw() >= 0.6}
+        choice = draw() * 10
+        size = (unit // 2, 0, unit * 3 // 2, live.kernel.machine.ram, 1 << 50, 0, 0, 0, 0, 0)[int(choice)]
+        if choice >= 5:  # mostly less than all
+            percent = 1 + int((choice - 5) / 5 * 103)
+    args = {"size": size, "node": operands.any_node(draw, live), "only": draw() >= 0.6, "percent": percent}
     return Op("reserve cma", args)
 
 

@@ -135,6 +135,7 @@ _DEVICES: Final = (  # around a subsection, a section, a 1G page
 )
 PAGE_SIZES: Final = (2 * M, 1 * G, 1 * M, 16 * M, 32 * M, 512 * M, 2 * G)
 """Huge page sizes of all architectures; a machine without a size has no files for it."""
+_PERCENTS: Final = (*(0,) * 9, 25, 50, 60, 100, 101)
 _AREAS: Final = (1 * G, 2 * G, 1 * G, 3 * G, 4 * G, 512 * M, 16 * G, 0)
 _DEMOTABLE: Final = (1 * G, 2 * G, 2 * M)
 _ALIGNS: Final = (4 * K, 2 * M, 1 * G, 16 * K, 64 * K, 1 * M, 16 * M, 32 * M, 512 * M)
@@ -157,9 +158,14 @@ _ENTRIES: Final = (
     Operation(
         "reserve cma",
         "Set memory aside on the kernel command line for gigantic pages; movable pages may use it meanwhile.",
-        "hugetlb_cma=SIZE; with a node hugetlb_cma=K:SIZE, one size a node or one for all, the last kind counts; "
-        "`only=on`: hugetlb_cma_only=on",
-        (Argument("size", Type.SIZE, placeholder="SIZE", menu=_AREAS), _any_node("shared out"), _on_off("only")),
+        "hugetlb_cma=SIZE, or N% if `percent` is not 0; with a node hugetlb_cma=K:SIZE, one size a node or one for "
+        "all, the last kind counts; `only=on`: hugetlb_cma_only=on",
+        (
+            Argument("size", Type.SIZE, 0, placeholder="SIZE", menu=_AREAS),
+            _any_node("shared out"),
+            _on_off("only"),
+            Argument("percent", Type.COUNT, 0, unit="percent of memory", placeholder="N", menu=_PERCENTS),
+        ),
         returns="0 (areas that cannot be had are left out)",
         when=BEFORE_BOOT,
     ),

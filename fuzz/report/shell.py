@@ -99,7 +99,8 @@ def _reserve(script: _Script, args: Args, result: str) -> list[str]:
 def _cma(script: _Script, args: Args, result: str) -> list[str]:
     node = "" if args["node"] is None else f"{args['node']}:"
     only = " hugetlb_cma_only=on" if args["only"] else ""
-    return [f"# kernel command line: hugetlb_cma={node}{format_size(args['size'])}{only}"]
+    size = f"{args['percent']}%" if args["percent"] else format_size(args["size"])
+    return [f"# kernel command line: hugetlb_cma={node}{size}{only}"]
 
 
 def _map(script: _Script, args: Args, result: str) -> list[str]:

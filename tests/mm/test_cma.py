@@ -106,6 +106,42 @@ def test_who_gets_how_much(lines, want):
     assert [sum(count for _, count in area) for area in areas(k)] == want
 
 
+@pytest.mark.parametrize(
+    ("lines", "want"),
+    [
+        ([(50, None)], [3.0, 3.0]),
+        ([(20, None)], [1.0, 1.0]),  # 2.4G are rounded down
+        ([(5, None)], [0.0, 0.0]),
+        ([(100, None)], [0.0, 6.0]),  # 12G, 6G a node: the image is in the way on the first
+        ([(50, 0)], [3.0, 0.0]),
+        ([(20, 1)], [0.0, 1.0]),  # 1.2G of the node's 6G
+        ([(34, 0), (50, 1)], [2.0, 3.0]),
+        ([(34, 0), (50, None)], [3.0, 3.0]),
+        ([(50, None), (34, 0)], [2.0, 0.0]),
+        ([(50, None), (101, None)], [3.0, 3.0]),  # "invalid percentage"
+        ([(50, None), (101, 0)], [0.0, 0.0]),  # seen to be invalid when the 50 % are forgotten
+    ],
+)
+def test_percentages(lines, want):
+    """cmdline_parse_hugetlb_cma, hugetlb_cma_reserve, on two nodes of 6G."""
+    k = Kernel(Machine(ram=12 * G, nodes=2), SeparatePaths)
+    for percent, nid in lines:
+        assert cmdline_parse_hugetlb_cma(k, 0, nid, False, percent) == 0
+    boot(k)
+    assert [sum(count for _, count in area) for area in areas(k)] == want
+
+
+def test_a_size_and_a_percentage_replace_one_another():
+    """One of each node; a size is not rounded down as a percentage is, but dropped."""
+    k = Kernel(Machine(ram=12 * G, nodes=2), SeparatePaths)
+    cmdline_parse_hugetlb_cma(k, 0, 0, False, 60)
+    cmdline_parse_hugetlb_cma(k, 1536 * M, 0, False)
+    cmdline_parse_hugetlb_cma(k, 1536 * M, 1, False)
+    cmdline_parse_hugetlb_cma(k, 0, 1, False, 25)  # 1.5G as well
+    boot(k)
+    assert [sum(count for _, count in area) for area in areas(k)] == [0.0, 1.0]
+
+
 def test_several_ranges_come_in_the_order_of_a_sort_that_is_none():
     """cma_declare_contiguous_multi on a node whose memory above 4G are four pieces of 1G, at 4, 6, 8 and 10G.
 

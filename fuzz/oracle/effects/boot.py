@@ -8,13 +8,20 @@ from fuzz.oracle.effects.common import Args, Before, SideLike
 
 
 def command_line(side: SideLike, args: Args) -> tuple[int, bool, dict[int, int]]:
-    """hugetlb_cma=, hugetlb_cma_only=, and how many huge pages of each order were asked for."""
+    """hugetlb_cma= in bytes, hugetlb_cma_only=, and how many huge pages of each order were asked for."""
     k = side.kernel
     asked: dict[int, int] = {}
     for request in k.boot_requests:
         asked[request.order] = asked.get(request.order, 0) + request.count
     state = k.hugetlb_cma
-    return state.size or sum(state.size_in_node), state.only, asked
+    ram = [0] * len(k.nodes)
+    for nid, lo, hi in k.machine.ram_ranges():
+        ram[nid] += (hi - lo) * k.arch.page
+    of_nodes = [
+        of * percent // 100 if percent else size
+        for of, percent, size in zip(ram, state.percent_in_node, state.size_in_node, strict=True)
+    ]
+    return state.size or sum(ram) * state.percent // 100 or sum(of_nodes), state.only, asked
 
 
 def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
