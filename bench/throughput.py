@@ -5,9 +5,9 @@
 - `ratio_vs_no_oracle`: time of the two models alone over time of models and comparison, on the same recorded programs.
 - `cost_16TiB_over_4GiB`: time of one operation on a machine of 16 TiB over one of 4 GiB, with the same programs.
 
-Everything runs on the compiled modules if they have been built (`make compiled`), and on the sources otherwise or with
-VMEMMAP_FUZZ_COMPILED=0; `compiled` says which. All times are CPU time. The measurements are interleaved in rounds, and
-each number is the median over the rounds.
+Everything runs on the compiled modules, as workers of campaigns do; they are built first if need be. With --sources,
+with VMEMMAP_FUZZ_COMPILED=0 and where they cannot be built, everything runs on the sources; `compiled` says which. All
+times are CPU time. The measurements are interleaved in rounds, and each number is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
+import sys
 from collections.abc import Callable
 from random import Random
 from time import process_time
@@ -25,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fuzz import compiled
+from fuzz.compiled.build import BuildError, build
 from fuzz.engines.stateful import Stateful
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Lockstep
@@ -166,19 +169,35 @@ def measure(rounds: int, programs: int) -> dict[str, float]:
     }
 
 
+def on_compiled() -> None:
+    """Run this script once more on the compiled modules, which are built if they are not there."""
+    if compiled.available() is None and os.environ.get(compiled.VARIABLE) != "0":
+        print("building the compiled modules, which takes some minutes", file=sys.stderr)
+        try:
+            build()
+        except BuildError as error:
+            print(f"not compiled, so the sources are measured: {error}", file=sys.stderr)
+    compiled.rerun()
+
+
 def main() -> None:
     """Print one table, or JSON."""
     parser = argparse.ArgumentParser(description="Throughput of the differential fuzzer, as ratios from one run.")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; each number is the median (default: 5)")
     parser.add_argument("--programs", type=int, default=200, help="programs of one measurement (default: 200)")
+    parser.add_argument("--sources", action="store_true", help="measure the sources, not the compiled modules")
     args = parser.parse_args()
+    if not args.sources:
+        on_compiled()
+    elif compiled.active():
+        parser.error("--sources, but this process runs on the compiled modules")
     numbers = measure(args.rounds, args.programs)
     if args.json:
         rounded = {name: round(value, 3) for name, value in numbers.items()}
         print(json.dumps({"compiled": compiled.active(), **rounded}, indent=2))
         return
-    what = "compiled" if compiled.active() else "sources (make compiled: twice the speed)"
+    what = "compiled" if compiled.active() else "sources"
     table = Table(title=f"throughput, {args.rounds} rounds of {args.programs} programs, {what}", title_justify="left")
     table.add_column("measurement")
     table.add_column("value", justify="right")
@@ -193,5 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    compiled.rerun()
     main()

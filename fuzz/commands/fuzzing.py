@@ -141,6 +141,7 @@ def run(
     else:
         summary(done, reports)
         print(f"campaign: {folder}")
+        advise()
     raise typer.Exit(DIFFERENT if done.diverged else SAME)
 
 
@@ -182,6 +183,15 @@ def summary(done: Summary, folder: Path) -> None:
         print("These could not be written to the disk. Keep them:")
         for report in done.unwritten:
             print(f"\n# {report.finding.signature}\n{format_program(report.program)}")
+
+
+def advise() -> None:
+    """Say that `make compiled` would be of use, to a person at a terminal only."""
+    from fuzz.compiled.build import advice
+
+    text = advice() if sys.stderr.isatty() else None
+    if text is not None:
+        print(text, file=sys.stderr)
 
 
 def _engine_row(name: str, statistics: Statistics) -> list[str]:
@@ -249,6 +259,7 @@ def smoke_command(
                 print(f"  {entry.path}: {entry.detail}")
         for plant in result.planted:
             print(f"planted defect {plant.defect}: {plant}")
+        advise()
     if result.diverged:
         raise typer.Exit(DIFFERENT)
     raise typer.Exit(INTERNAL if result.broken else SAME)

@@ -11,6 +11,7 @@ import pytest
 from fuzz import compiled
 from fuzz.campaign.pool import compilable
 from fuzz.campaign.slices import Task
+from fuzz.commands import fuzzing
 from fuzz.compiled import ROOT, SUFFIX, VARIABLE, build
 from mm.folio import Folio
 from mm.mmzone import Zone
@@ -129,3 +130,28 @@ def test_equal_programs_have_equal_lines_and_others_have_not() -> None:
     assert run("-m", "fuzz.compiled.outcomes", "6", "5", wish="0").splitlines() == first
     assert not set(run("-m", "fuzz.compiled.outcomes", "6", "7", wish="0").splitlines()) & set(first)
     assert "usage: " in run("-m", "fuzz.compiled.outcomes", "x", wish="0")
+
+
+def test_advice_is_for_those_who_can_compile_and_have_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "none")
+    monkeypatch.setattr(build, "missing", lambda: None)
+    assert "make compiled" in (build.advice() or "")
+    monkeypatch.setenv(VARIABLE, "0")
+    assert build.advice() is None
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(build, "missing", lambda: "no C compiler")
+    assert build.advice() is None
+    monkeypatch.setattr(build, "missing", lambda: None)
+    (tmp_path / "none").mkdir()
+    assert build.advice() is None
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nobody_is_advised_but_at_a_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "advice", lambda: "make compiled")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    fuzzing.advise()
+    assert capsys.readouterr().err == ("make compiled\n" if terminal else "")
