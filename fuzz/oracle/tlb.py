@@ -36,7 +36,7 @@ def left(k: Kernel, side: str) -> Difference | None:
     each change; vmemmap_remap_alloc and vmemmap_remap_free in mm/hugetlb_vmemmap.c, both before they return).
 
     But for a folio that is private in part (profile merged): where restoring many fails at the first of them, nobody
-    flushes what was restored of it (unified-framework.md 5.13 d).
+    flushes what was restored of it (docs/findings/0011).
     """
     if not isinstance(k.tlb, RecordingTlb):
         return None

@@ -8,7 +8,7 @@ import pytest
 
 import fuzz.side
 from fuzz.execute import Lockstep, run_program
-from fuzz.oracle import laws
+from fuzz.oracle import laws, tlb
 from fuzz.program.text import parse
 from fuzz.side import Args, Side
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
@@ -283,6 +283,19 @@ def test_an_operation_that_leaves_old_translations(monkeypatch: pytest.MonkeyPat
     found = pair.step(program.ops[-1]).finding
     assert found is not None
     assert (found.layer, found.field, found.drift) == ("frames", "reference: stale translation", "left")
+
+
+def test_a_partly_restored_page_keeps_stale_translations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/findings/0011: its program breaks the law on the candidate as merged, and is excused there only."""
+    text = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nhugetlb resize size=2M to=1\n"
+    program = parse(text + "fail alloc nth=10 times=2\nhugetlb resize size=2M to=0\n")
+    assert run_program(program, profile="merged", full_every=1).verdict == "explained"
+    assert run_program(program, profile="posted", full_every=1).finding is None
+    monkeypatch.setattr(tlb, "_partial", lambda k, vpn: False)
+    found = run_program(program, profile="merged", full_every=1).finding
+    assert found is not None
+    assert (found.layer, found.field, found.drift) == ("frames", "candidate: stale translation", "left")
+    assert "vmemmap page 0xc1" in found.detail
 
 
 ANSWERS = {
