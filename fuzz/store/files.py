@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +62,11 @@ def put(path: Path, data: bytes, *, sync: bool = False, beside: Path | None = No
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def whole(paths: Iterable[Path]) -> list[Path]:
+    """Files in order, without those that another process is writing, or was writing when it was killed."""
+    return sorted(path for path in paths if not path.name.startswith(PART))
 
 
 def digest_of(text: str) -> str:
@@ -118,11 +123,11 @@ class Store:
 
     def digests(self) -> set[str]:
         """Names of all programs, unread."""
-        return {path.stem for path in self.corpus.rglob("*.vmm")}
+        return {path.stem for path in whole(self.corpus.rglob("*.vmm"))}
 
     def programs(self) -> Iterator[tuple[str, str]]:
         """Name and text of every program, by name; a corrupt file is set aside and not given."""
-        for path in sorted(self.corpus.rglob("*.vmm")):
+        for path in whole(self.corpus.rglob("*.vmm")):
             text = self._read(path)
             if text is not None:
                 yield path.stem, text
@@ -145,7 +150,7 @@ class Store:
     def records(self) -> dict[str, Record]:
         """All records by name; a corrupt file is set aside and not given."""
         out: dict[str, Record] = {}
-        for path in sorted(self.findings.glob("*.json")):
+        for path in whole(self.findings.glob("*.json")):
             text = self._read(path)
             if text is not None:
                 out[path.stem] = json.loads(text)
@@ -179,7 +184,7 @@ class Store:
     def merge(self, other: Store) -> tuple[int, int]:
         """Take over what another store has and this one has not: numbers of programs and records."""
         programs = sum(self.add_program(text)[1] for _, text in other.programs())
-        mine = {path.stem for path in self.findings.glob("*.json")}
+        mine = {path.stem for path in whole(self.findings.glob("*.json"))}
         theirs = other.records()
         for digest, record in theirs.items():
             if digest not in mine:

@@ -112,3 +112,17 @@ def test_a_torn_line_costs_one_line(tmp_path: Path) -> None:
     journal.add({"n": 3})
     assert [line["n"] for line in journal.lines()] == [1, 3]
     assert list(Journal(tmp_path / "none").lines()) == []
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """A reader that took half a file for a corrupt one would set it aside, and the writer could not rename it."""
+    kept = store(tmp_path, 0)
+    record = kept.add_record({"stage": "found", "signature": "s"})
+    parts = [kept.corpus / f"{PART}123-{'a' * 64}.vmm", kept.findings / f"{PART}123-{'b' * 64}.json"]
+    for part in parts:
+        part.write_text("half")
+    assert kept.digests() == {digest for digest, _ in kept.programs()}
+    assert kept.records().keys() == {record}
+    assert kept.merge(kept) == (0, 0)
+    assert kept.corrupt == []
+    assert all(part.exists() for part in parts)
