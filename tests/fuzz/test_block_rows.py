@@ -47,7 +47,8 @@ def trace(program: Program) -> list[Any]:
     pair = Lockstep(program.machine, full_every=1)
     out: list[Any] = []
     for op in program.ops:
-        out.append(pair.step(op))
+        result = pair.step(op)
+        out.append((result.rcs, result.finding, result.terminal))
         for k in (pair.reference.kernel, pair.candidate.kernel):
             per = k.memory_blocks.pages
             tried = {pfn for lo, hi in k.memory_blocks.tried for pfn in range(lo // per * per, hi, per)}
