@@ -143,6 +143,8 @@ def fault_fork(
             return False
         # Both gave up at the first failure, as if it were the only one.
     if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
+        if (ref.faults.fired in ROOTS) != (cand.faults.fired in ROOTS):
+            return True  # the last of the same points is the one that failed on one side, and was passed on the other
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift

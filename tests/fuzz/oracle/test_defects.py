@@ -634,6 +634,9 @@ FORKS = (
     # An altmap that is too small and memory that runs out are no reason for other errnos.
     Fork("clause-memory-or-altmap", "memory-fork", "dax create", of_candidate(-EINVAL)),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
+    # A root that fails in place of a section's usage map is no reason for another errno.
+    Fork("clause-root-or-usage", "fault-fork", "memory add", of_candidate(-EINVAL)),
+    Fork("clause-root-or-usage", "fault-fork", "memory add", of_candidate(0)),
     # A failure that meets another piece is no reason for another errno.
     Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),
 )
