@@ -142,6 +142,10 @@ def blocks(k: Kernel) -> Broken | None:
     memory, zone_of, owners = k.memory_blocks, k.pages.zone_of, k.pages.owners
     per = memory.pages
     online = 0
+    exist = union([(lo, hi) for lo, hi, _ in memory.zone.items()])
+    known = union([(lo, hi) for lo, hi, _ in memory.nid.items()])
+    if exist != known:
+        return Broken("accounting", "memory block", "nid", f"blocks {exist} exist, of a node are {known}")
     for lo, hi, key in memory.zone.items():
         here = sum([e - s for s, e, _ in zone_of.runs(lo * per, hi * per)])
         if key == MemoryBlocks.OFFLINE:
@@ -254,6 +258,16 @@ def resources(k: Kernel) -> Broken | None:
 def _covered(runs: Iterable[tuple[int, int]], by: list[tuple[int, int]]) -> bool:
     """Whether every run lies in the union of `by`."""
     return not without(sorted(runs), union(by))
+
+
+def device_zones(k: Kernel) -> Broken | None:
+    """ZONE_DEVICE of its node spans a device (move_pfn_range_to_zone, mm/memory_hotplug.c); it never shrinks."""
+    for pgmap in k.pgmaps:
+        zone = k.nodes[pgmap.nid].zones[ZONE_DEVICE]
+        if any(start < zone.start_pfn or end > zone.end_pfn for start, end in pgmap.ranges):
+            text = f"a device with {pgmap.ranges} lies outside of {zone!r}, {zone.start_pfn:#x}..{zone.end_pfn:#x}"
+            return Broken("accounting", "zone.span", "device", text)
+    return None
 
 
 def pageblocks(k: Kernel) -> Broken | None:
@@ -385,4 +399,5 @@ LAWS: Final[tuple[Law, ...]] = (
     contents.online_pages,
     contents.device_pages,
     contents.migratetypes,
+    device_zones,
 )

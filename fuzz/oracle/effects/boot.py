@@ -1,34 +1,79 @@
-"""The boot: what the firmware and the command line said is there."""
+"""The command line and the boot: what they say is there."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+from fuzz.oracle.effects.cma import Areas, Asked, areas
 from fuzz.oracle.effects.common import Args, Before, SideLike
+from mm.errno import EINVAL
+from mm.page_alloc import OWNER_CMA
 
 
-def command_line(side: SideLike, args: Args) -> tuple[int, bool, dict[int, int]]:
-    """hugetlb_cma= in bytes, hugetlb_cma_only=, and how many huge pages of each order were asked for."""
+def requests(side: SideLike, args: Args) -> dict[tuple[int, int | None], int]:
+    """How many huge pages of an order were asked for, on a node or on any."""
+    return {(request.order, request.nid): request.count for request in side.kernel.boot_requests}
+
+
+def asked(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """hugepages_setup (mm/hugetlb.c): numbers add up; of a size that has one for all nodes and one for a node, what
+    came first counts."""
+    mine, nid = (side.order(args["size"]), args["node"]), args["node"]
+    refused = any(order == mine[0] and (node is None) is not (nid is None) for order, node in then)
+    refused = refused or (nid is not None and nid >= len(side.kernel.nodes))
+    wanted = then if refused else {**then, mine: then.get(mine, 0) + args["count"]}
+    if (rc == -EINVAL) is not refused:
+        return f"{then} was asked for before"
+    now = requests(side, args)
+    return None if now == wanted else f"{now} is asked for, not {wanted}"
+
+
+def sizes(side: SideLike, args: Args) -> tuple[Asked, bool]:
+    """What was said of areas for gigantic pages, hugetlb_cma_only the last."""
+    state = side.kernel.hugetlb_cma
+    return Asked(state.size, state.percent, list(state.size_in_node), list(state.percent_in_node)), state.only
+
+
+def cma_asked(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """cmdline_parse_hugetlb_cma (mm/hugetlb_cma.c): what is said for all nodes and what for single ones exclude each
+    other, what came last counts, and more than all memory is nothing, but for a node it ends what was said for all."""
+    before, only = then
+    nid, percent = args["node"], args["percent"]
+    now = sizes(side, args)
+    if nid is not None and nid >= len(before.in_node):
+        return None if now == then else "a node that is not there has a size"
+    if rc:
+        return "it is never refused"
+    size = 0 if percent else args["size"]
+    said = before
+    if nid is None and percent <= 100:
+        none = [0] * len(before.in_node)
+        said = Asked(size, percent, none, none)
+    elif nid is not None:
+        said = before._replace(size=0, percent=0)
+        if percent <= 100:
+            said.in_node[nid], said.percent_in_node[nid] = size, percent
+    wanted = said, only or args["only"]
+    return None if now == wanted else f"{now} is asked for, not {wanted}"
+
+
+def command_line(side: SideLike, args: Args) -> tuple[bool, dict[int, int], Areas | None]:
+    """hugetlb_cma_only=, how many huge pages of each order were asked for, and which areas must come of hugetlb_cma=,
+    if anything was said."""
     k = side.kernel
     asked: dict[int, int] = {}
     for request in k.boot_requests:
         asked[request.order] = asked.get(request.order, 0) + request.count
-    state = k.hugetlb_cma
-    ram = [0] * len(k.nodes)
-    for nid, lo, hi in k.machine.ram_ranges():
-        ram[nid] += (hi - lo) * k.arch.page
-    of_nodes = [
-        of * percent // 100 if percent else size
-        for of, percent, size in zip(ram, state.percent_in_node, state.size_in_node, strict=True)
-    ]
-    return state.size or sum(ram) * state.percent // 100 or sum(of_nodes), state.only, asked
+    said, only = sizes(side, args)
+    anything = said.size or said.percent or any(said.in_node) or any(said.percent_in_node)
+    return only, asked, areas(k, said) if anything else None
 
 
 def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """All RAM is in zones of its node (free_area_init, mm/mm_init.c); huge pages are what was asked for, fewer for want
     of memory only (hugetlb_hstate_alloc_pages, mm/hugetlb.c); hugetlb_cma_only is nothing without an area
     (hugetlb_cma_validate_params, mm/hugetlb_cma.c)."""
-    size, only, asked = then
+    only, asked, wanted_areas = then
     k = side.kernel
     text = _memory(side)
     if text is not None:
@@ -40,8 +85,17 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         return f"areas of {k.hugetlb_cma.size} bytes were made, on {len(areas)} nodes"
     if any(not area.activated for area in areas):
         return "an area that spans zones is used"  # cma_validate_zones
-    if k.hugetlb_cma.size > size:
-        return f"areas of {k.hugetlb_cma.size} bytes were made, {size} were asked for"
+    if OWNER_CMA in k.pages.owners.vals or any(cma.count for cma in k.cma.areas if not cma.activated):
+        return "an area has kept memory that nobody can use"  # cma_activate_area
+    if wanted_areas is None:
+        if k.cma.areas or k.hugetlb_cma.size:
+            return f"areas of {k.hugetlb_cma.size} bytes were made, and none were asked for"
+    else:
+        made = [(cma.nid, [(cmr.base_pfn, cmr.end_pfn) for cmr in cma.ranges]) for cma in k.cma.areas]
+        used = [nid for nid, area in enumerate(k.hugetlb_cma.areas) if area is not None]
+        found = Areas(k.hugetlb_cma.size, made, used)
+        if found != wanted_areas:
+            return f"the areas are {found}, not {wanted_areas}"
     for order, h in k.hstates.items():
         wanted, got = asked.get(order, 0), sum(h.nr)
         if got > wanted:

@@ -60,11 +60,13 @@ def nothing(side: SideLike, args: Args) -> None:
 
 
 LAWS: Final = {
+    "reserve": Effect(boot.requests, boot.asked, answers.anything),
+    "reserve cma": Effect(boot.sizes, boot.cma_asked, answers.anything),
     "boot": Effect(boot.command_line, boot.booted, answers.anything),
     "memory online": Effect(memory.online_before, memory.online, answers.onlined),
-    "memory offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "memory offline": Effect(memory.offline_before, memory.offline, answers.offlined),
     "dax online": Effect(memory.online_before, memory.online, answers.onlined),
-    "dax offline": Effect(memory.block_before, memory.offline, answers.offlined),
+    "dax offline": Effect(memory.offline_before, memory.offline, answers.offlined),
     "memory add": Effect(memory.range_before, memory.added, answers.added),
     "memory remove": Effect(memory.ranges_before, memory.removed, answers.removed),
     "memory unplug": Effect(memory.ranges_before, memory.gone, answers.unplugged),

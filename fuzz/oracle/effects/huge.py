@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fuzz.oracle.effects import order
 from fuzz.oracle.effects.common import Args, Before, SideLike
 from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENXIO
 from mm.folio import Folio
@@ -19,12 +20,18 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
         return None
     nid = args.get("node")
     persistent = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
-    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short
+    heads = order.heads(k, h, nid, args["count"] if "count" in args else persistent - args["to"])
+    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, heads
 
 
 def demote_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
     found = pool_before(side, args)
-    return None if found is None else (*found, sum_of_pages(side))
+    if found is None:
+        return None
+    k = side.kernel
+    h = k.hstates[side.order(args["size"])]
+    smaller = k.hstates[h.demote_order].max_huge_pages if h.demote_order else 0
+    return *found, sum_of_pages(side), smaller
 
 
 def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -32,7 +39,7 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     short of it for want of memory, for pages in use, or for an allocation that failed."""
     if then is None:
         return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
-    was, resv, _, nr, _, short = then
+    was, resv, _, nr, _, short, heads = then
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     nid, to = args.get("node"), args["to"]
@@ -45,6 +52,9 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"the pool went from {was} to {now} on the way to {to}"
     if h.max_huge_pages != h.persistent:
         return f"max_huge_pages is {h.max_huge_pages}, for {h.persistent} persistent pages"
+    text = order.shrunk(k, h, heads) if to < was else order.grown(k, h, heads, to - was)
+    if text is not None:
+        return text
     if now == to or k.faults.armed:
         return None
     if now < to:
@@ -88,8 +98,14 @@ def demoted(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"{gone} pages are gone of {args['count']}"
     if then[4] - h.max_huge_pages != gone:
         return f"max_huge_pages fell by {then[4] - h.max_huge_pages}, the pages by {gone}"
-    if sum_of_pages(side) != then[6]:
+    if sum_of_pages(side) != then[7]:
         return "the nodes have more or fewer pages in huge pages than before"
+    smaller = k.hstates[h.demote_order]
+    if smaller.max_huge_pages - then[8] != gone * h.pages // smaller.pages:
+        return f"max_huge_pages of the smaller size went from {then[8]} to {smaller.max_huge_pages}"
+    text = order.demoted(k, h, smaller, then[6], args["count"], gone)
+    if text is not None:
+        return text
     nid = args.get("node")
     left = h.free_count() if nid is None else len(h.free[nid])
     if rc == 0 and gone < args["count"] and left != h.resv:
@@ -123,7 +139,7 @@ def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     nid = args.get("node")
     if nid is not None and any(f.nid != nid for f in mapped):
         return f"pages are not on node {nid}"
-    return None
+    return order.mapped(side.kernel, args["count"], then[6], mapped)
 
 
 def user_before(side: SideLike, args: Args) -> Any:
@@ -131,7 +147,8 @@ def user_before(side: SideLike, args: Args) -> Any:
     if found is None:
         return None
     h = side.kernel.hstates[found[0]]
-    return found[0], list(found[1]), h.persistent - sum([f.temporary for f in found[1]]), h.max_huge_pages, h.resv
+    staying = h.persistent - sum([f.temporary for f in found[1]])
+    return found[0], list(found[1]), staying, h.max_huge_pages, h.resv, any(h.surplus)
 
 
 def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -144,8 +161,11 @@ def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | No
     h = side.kernel.hstates[then[0]]
     if args["flush"] and not side.kernel.faults.armed and h.persistent != then[2]:
         return f"{h.persistent} persistent pages are left, {then[2]} were to stay"
-    if (h.max_huge_pages, h.resv) != then[3:]:
+    if (h.max_huge_pages, h.resv) != then[3:5]:
         return "max_huge_pages or reservations changed"
+    text = None if then[5] else order.unmapped(h, then[1])
+    if text is not None:
+        return text
     return "the work item has not run" if args["flush"] and side.kernel.hpage_freelist else None
 
 

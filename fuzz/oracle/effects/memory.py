@@ -10,9 +10,12 @@ from mm.kernel import Kernel
 from mm.kmem import kmem_block
 from mm.memory import MemoryBlocks
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL
-from mm.page_alloc import OWNER_HWPOISON, OWNER_OFFLINE
+from mm.page_alloc import OWNER_HUGETLB, OWNER_HWPOISON, OWNER_OFFLINE, OWNER_PAGES_MOVABLE
 from mm.runs import RunMap
 from mm.virtio_mem import subblock_pages
+
+MOVED = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
+"""Whose frames are moved away."""
 
 
 def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
@@ -63,13 +66,49 @@ def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     return None if why.get(rc, True) else f"block {block} was {was}"
 
 
+def offline_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int, int] | None]:
+    """The block, its state, and if it is one of several nodes: its node and what must be moved away to be left there,
+    in frames of huge pages and of programs."""
+    block, state = block_before(side, args)
+    k = side.kernel
+    if state is None or state == MemoryBlocks.OFFLINE or len(k.nodes) == 1:
+        return block, state, None
+    nid = state[0]
+    if not any(zone.present_pages for node in k.nodes if node.nid != nid for zone in node.zones):
+        return block, state, None
+    lo = block * k.memory_blocks.pages
+    hi = lo + k.memory_blocks.pages
+    if all(owner not in MOVED for _, _, owner in k.pages.owners.runs(lo, hi)):
+        return block, state, None
+    huge, pages = _in_use(k, nid)
+    mine = [f for h in k.hstates.values() for folios in h.mapped.values() for f in folios if lo <= f.pfn < hi]
+    huge -= sum([1 << folio.order for folio in mine])
+    pages -= sum([e - s for s, e, owner in k.pages.owners.runs(lo, hi) if owner == OWNER_PAGES_MOVABLE])
+    return block, state, (nid, huge, pages)
+
+
+def _in_use(k: Kernel, nid: int) -> tuple[int, int]:
+    """Frames of a node in huge pages that are mapped, and in movable pages of programs."""
+    huge = [1 << f.order for h in k.hstates.values() for folios in h.mapped.values() for f in folios if f.nid == nid]
+    pages = 0
+    for lo, hi, owner in k.pages.owners.items():
+        if owner == OWNER_PAGES_MOVABLE:
+            pages += sum([e - s for s, e, zone in k.pages.zone_of.runs(lo, hi) if zone.nid == nid])
+    return sum(huge), pages
+
+
 def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """memory_block_offline (drivers/base/memory.c)."""
-    block, was = then
+    """memory_block_offline (drivers/base/memory.c); what is moved goes to another node if there is one
+    (do_migrate_range, mm/memory_hotplug.c)."""
+    block, was, left = then
     now = side.kernel.memory_blocks.zone.get(block)
     if rc == 0:
         if was in (None, MemoryBlocks.OFFLINE):
             return f"block {block} was not online"
+        if left is not None and _in_use(side.kernel, left[0]) != left[1:]:
+            return (
+                f"{_in_use(side.kernel, left[0])} frames are in use on node {left[0]}, {left[1:]} were to be left there"
+            )
         return None if now == MemoryBlocks.OFFLINE else f"block {block} is not offline"
     if now != was:
         return f"block {block} changed from {was} to {now}"

@@ -153,6 +153,8 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "device of RAM": (lambda k: k.memmap.own.set(0x300000, 0x300040, Plain(0, 4)), "content"),
     "device of a node": (lambda k: setattr(k.pgmaps[0], "nid", 1), "content"),
     "device of an order": (lambda k: setattr(k.pgmaps[0], "vmemmap_shift", 10), "content"),
+    "block of no node": (lambda k: k.memory_blocks.nid.set(999, 1000, 0), "memory block"),
+    "device outside": (lambda k: setattr(k.nodes[0].zones[4], "end_pfn", 0x300000), "zone.span"),
     "unmovable": (lambda k: k.pageblocks.set(16, 17, MIGRATE_UNMOVABLE), "pageblock"),
 }
 
