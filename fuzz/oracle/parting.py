@@ -242,6 +242,8 @@ def memory_fork(
         return False
     alike = rcs[0] == rcs[1] and operation not in ADDING
     for rc, short, other in zip(rcs, ran_out, excused, strict=True):
+        if operation == "memory soft_offline" and rc == -EBUSY and -ENOMEM in rcs:
+            continue  # the page has moved, and its frame comes free too late to be taken (page_handle_poison)
         if rc < 0 and rc not in refused and not (rc in (-ENOMEM, -EBUSY) and (alike or short or other)):
             return False
     if not device and not any(had_less(lack, room) for room in rooms):

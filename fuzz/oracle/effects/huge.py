@@ -148,7 +148,9 @@ def user_before(side: SideLike, args: Args) -> Any:
         return None
     h = side.kernel.hstates[found[0]]
     staying = h.persistent - sum([f.temporary for f in found[1]])
-    return found[0], list(found[1]), staying, h.max_huge_pages, h.resv, any(h.surplus)
+    # Other pages may go then, or come back.
+    mixed = any(h.surplus) or bool(side.kernel.hpage_freelist)
+    return found[0], list(found[1]), staying, h.max_huge_pages, h.resv, mixed
 
 
 def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:

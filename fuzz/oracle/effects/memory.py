@@ -81,7 +81,9 @@ def offline_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int
     if all(owner not in MOVED for _, _, owner in k.pages.owners.runs(lo, hi)):
         return block, state, None
     huge, pages = _in_use(k, nid)
-    mine = [f for h in k.hstates.values() for folios in h.mapped.values() for f in folios if lo <= f.pfn < hi]
+    mine = [
+        f for h in k.hstates.values() for folios in h.mapped.values() for f in folios if f.pfn < hi and f.end_pfn > lo
+    ]
     huge -= sum([1 << folio.order for folio in mine])
     pages -= sum([e - s for s, e, owner in k.pages.owners.runs(lo, hi) if owner == OWNER_PAGES_MOVABLE])
     return block, state, (nid, huge, pages)

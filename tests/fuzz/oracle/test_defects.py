@@ -631,6 +631,8 @@ FORKS = (
     Fork("clause-kmem-meets-what-was-left", "memory-fork", "dax create", of_candidate(-E2BIG)),
     # The candidate has more pages that are not of CMA: it does not run out alone.
     Fork("clause-pages-not-of-cma", "memory-fork", "pages alloc", reference_has_it),
+    # A huge page that has nowhere to move on one side is no reason for another errno where it has.
+    Fork("clause-memory-soft-offline-moves", "memory-fork", "memory soft_offline", of_candidate(-EINVAL)),
     # An altmap that is too small and memory that runs out are no reason for other errnos.
     Fork("clause-memory-or-altmap", "memory-fork", "dax create", of_candidate(-EINVAL)),
     Fork("clause-altmap-page-from-ram", "fault-fork", "dax create", of_candidate(-ENOMEM)),
