@@ -26,6 +26,7 @@ from fuzz.side import MakePaths, Side
 from mm.errno import ENOMEM
 from mm.fault import FaultInjector
 from mm.machine import Machine
+from mm.page_alloc import KERNEL_ZONES, MOVABLE_ZONES
 from reference.paths import SeparatePaths
 
 RUNS: Final = 1000
@@ -286,12 +287,12 @@ def _family(op: Op) -> str:
 
 
 def _free(side: Side, alloc: Op) -> int:
-    """Pages that such an allocation can have."""
-    nodes = side.kernel.nodes
-    zones = (
-        nodes[alloc.args["node"]].zones[: 4 if alloc.args["movable"] else 3] if alloc.args["node"] < len(nodes) else []
-    )
-    return sum(zone.free_pages(side.kernel.arch.pmd_order) for zone in zones)
+    """Pages that such an allocation can have (`pages_alloc`)."""
+    kernel, nid = side.kernel, alloc.args["node"]
+    if nid >= len(kernel.nodes):
+        return 0
+    zones = MOVABLE_ZONES if alloc.args["movable"] else KERNEL_ZONES
+    return sum(kernel.nodes[nid].zones[zone].free_pages(kernel.arch.pmd_order) for zone in zones)
 
 
 def _distinct(values: list[Any]) -> list[Any]:

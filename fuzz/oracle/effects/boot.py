@@ -61,19 +61,19 @@ def command_line(side: SideLike, args: Args) -> tuple[bool, dict[int, int], Area
     """hugetlb_cma_only=, how many huge pages of each order were asked for, and which areas must come of hugetlb_cma=,
     if anything was said."""
     k = side.kernel
-    asked: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for request in k.boot_requests:
-        asked[request.order] = asked.get(request.order, 0) + request.count
+        counts[request.order] = counts.get(request.order, 0) + request.count
     said, only = sizes(side, args)
     anything = said.size or said.percent or any(said.in_node) or any(said.percent_in_node)
-    return only, asked, areas(k, said) if anything else None
+    return only, counts, areas(k, said) if anything else None
 
 
 def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """All RAM is in zones of its node (free_area_init, mm/mm_init.c); huge pages are what was asked for, fewer for want
     of memory only (hugetlb_hstate_alloc_pages, mm/hugetlb.c); hugetlb_cma_only is nothing without an area
     (hugetlb_cma_validate_params, mm/hugetlb_cma.c)."""
-    only, asked, wanted_areas = then
+    only, counts, wanted_areas = then
     k = side.kernel
     text = _memory(side)
     if text is not None:
@@ -97,7 +97,7 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         if found != wanted_areas:
             return f"the areas are {found}, not {wanted_areas}"
     for order, h in k.hstates.items():
-        wanted, got = asked.get(order, 0), sum(h.nr)
+        wanted, got = counts.get(order, 0), sum(h.nr)
         if got > wanted:
             return f"{got} pages of order {order} were made, {wanted} were asked for"
         if got < wanted and not h.gigantic and not k.faults.armed and k.pages.short == 0:

@@ -25,6 +25,7 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
 
 
 def demote_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
+    """`pool_before`, with the pages in huge pages of all sizes, and max_huge_pages of the smaller size."""
     found = pool_before(side, args)
     if found is None:
         return None
@@ -139,7 +140,7 @@ def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     nid = args.get("node")
     if nid is not None and any(f.nid != nid for f in mapped):
         return f"pages are not on node {nid}"
-    return order.mapped(side.kernel, args["count"], then[6], mapped)
+    return order.mapped(args["count"], then[6], mapped)
 
 
 def user_before(side: SideLike, args: Args) -> Any:

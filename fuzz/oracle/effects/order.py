@@ -67,7 +67,7 @@ def _disturbed(k: Kernel, then: Heads) -> bool:
     return not then.quiet or k.pages.short != then.short
 
 
-def mapped(k: Kernel, count: int, then: Heads, folios: list[Folio]) -> str | None:
+def mapped(count: int, then: Heads, folios: list[Folio]) -> str | None:
     """Sound pages from the heads of the task's nodes, the nearest first; the task runs on node 0."""
     sound = [folio for found in then.lists.values() for folio in found if not folio.hwpoison]
     if then.surplus or any(len(found) < count and len(found) < then.free[nid] for nid, found in then.lists.items()):
