@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol, final
 
 from candidate.framework import UnifiedFramework
 from fuzz.oracle.compare import Oracle
-from fuzz.oracle.effects import effect
+from fuzz.oracle.effects.effect import LAWS
 from fuzz.oracle.finding import Finding, Outcome
 from fuzz.program.model import Op, Program
 from fuzz.side import MakePaths, Side
@@ -71,7 +71,8 @@ class Lockstep:
     """Both sides, stepped together and compared after every step.
 
     After a finding, a terminal clause or the death of both kernels, `over` is true and no step may follow. `deep`: look
-    at what the CPUs may still hold too, and at whether each operation did what it says, which costs some.
+    at what the CPUs may still hold too, at whether each operation did what it says, and at everything now and then
+    before the end, which costs some.
     """
 
     __slots__ = ("candidate", "deep", "full_every", "oracle", "over", "reference", "steps")
@@ -94,7 +95,7 @@ class Lockstep:
             record(self.candidate.kernel)
         self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile)
         self.full_every = full_every
-        """Operations between two full comparisons, 0 for none but the last."""
+        """Operations between two full comparisons if `deep`, 0 for none but the last."""
         self.steps = 0
         self.over = False
         if TRAIL is not None:
@@ -105,19 +106,20 @@ class Lockstep:
         if TRAIL is not None:
             TRAIL.step(op)
         oracle = self.oracle
-        oracle.before(op)
-        law = effect.LAWS.get(op.name) if self.deep else None
+        oracle.before(op.name, op.args)
+        law = LAWS.get(op.name) if self.deep else None
         if law is not None:
-            seen = effect.before(law, op, self.reference), effect.before(law, op, self.candidate)
+            seen, seen2 = law.before(self.reference, op.args), law.before(self.candidate, op.args)
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
-        full = self.full_every > 0 and self.steps % self.full_every == 0
-        finding = oracle.after(op, rc, rc2, full)
+        full = self.deep and self.full_every > 0 and self.steps % self.full_every == 0
+        finding = oracle.after(rc, rc2, full)
         if law is not None and finding is None:
-            found = effect.missing(law, op, self.reference, rc, seen[0], "reference")
-            found = found or effect.missing(law, op, self.candidate, rc2, seen[1], "candidate")
-            finding = None if found is None else oracle.effect(op, found, (rc, rc2))
+            name, args, result = op.name, op.args, op.result
+            found = law.missing(self.reference, "reference", name, args, rc, result, seen)
+            found = found or law.missing(self.candidate, "candidate", name, args, rc2, result, seen2)
+            finding = None if found is None else oracle.effect(found, (rc, rc2))
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True
         return StepResult((rc, rc2), finding, oracle.terminal)

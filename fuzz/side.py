@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from fuzz.oracle.effects.common import SideLike
 from fuzz.oracle.finding import Outcome
 from fuzz.program.model import Op
 from mm.arch import Arch
@@ -62,22 +63,15 @@ class MemoryRange(NamedTuple):
         return first + index if index < last - first else -1
 
 
-class Side:
+class Side(SideLike):
     """One kernel and what the program's handles mean in it."""
 
-    __slots__ = ("handles", "kernel", "page_shift")
+    __slots__ = ()
 
     def __init__(self, machine: Machine, make_paths: MakePaths) -> None:
-        self.kernel = Kernel(machine, make_paths)
-        self.page_shift = self.kernel.arch.page_shift
-        self.handles: dict[str, Any] = {
-            f"ram{i}": MemoryRange(start, end - start) for i, (_, start, end) in enumerate(machine.ram_ranges())
-        }
-        """Live handles; one whose making was refused is not here."""
-
-    def order(self, size: int) -> int:
-        """Order of a huge page of `size` bytes."""
-        return size.bit_length() - 1 - self.page_shift
+        ranges = enumerate(machine.ram_ranges())
+        handles = {f"ram{i}": MemoryRange(start, end - start) for i, (_, start, end) in ranges}
+        super().__init__(Kernel(machine, make_paths), handles)
 
     def pfns(self, at: int, size: int) -> tuple[int, int] | None:
         """(first pfn, pages) of a range in bytes, None when it is not whole pages."""

@@ -73,7 +73,8 @@ class RunMap(Generic[V]):
 
     def items(self) -> list[tuple[int, int, V]]:
         """All runs, ascending."""
-        return list(zip(self.starts, self.ends, self.vals, strict=True)) if self.starts else []
+        starts, ends, vals = self.starts, self.ends, self.vals
+        return [(starts[i], ends[i], vals[i]) for i in range(len(starts))]
 
     def set(self, lo: int, hi: int, val: V) -> None:
         """Give every position of [lo, hi) the value `val`, merging with equal neighbours."""
@@ -257,7 +258,8 @@ class RunSet:
 
     def items(self) -> list[tuple[int, int]]:
         """All runs, ascending."""
-        return list(zip(self.starts, self.ends, strict=True)) if self.starts else []
+        starts, ends = self.starts, self.ends
+        return [(starts[i], ends[i]) for i in range(len(starts))]
 
     def count(self, lo: int, hi: int) -> int:
         """How many members lie in [lo, hi)."""

@@ -9,6 +9,7 @@ from the next zone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from fuzz.oracle import rules
 from fuzz.oracle.difference import runs_difference
@@ -16,28 +17,25 @@ from fuzz.oracle.finding import Difference
 from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, vmstat
 from fuzz.oracle.parting import Room
 from fuzz.oracle.pieces import Pieces
+from fuzz.oracle.zones import ZonePair
 from mm.altmap import Altmap
+from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.mmzone import Zone
 
-MEMMAP = VMSTAT.index("nr_memmap")
-MANAGED = ZONE.index("managed") - ZONE.index("free")
+MEMMAP: Final = VMSTAT.index("nr_memmap")
+MANAGED: Final = ZONE.index("managed") - ZONE.index("free")
 """From a zone's free pages to its managed pages."""
-FOLIO_FIELDS = (
-    *("vmemmap_optimized", "hugetlb", "refcount", "temporary", "nid"),
-    *("cma", "hwpoison", "raw_hwp", "raw_hwp_unreliable"),
-)
-LAYOUT = ("present_pages", "cma_pages", "start_pfn", "end_pfn")
+LAYOUT: Final = ("present_pages", "cma_pages", "start_pfn", "end_pfn")
 """What changes in a zone only with the memory there is."""
-INITIALIZED = VMSTAT.index("struct_pages_initialized")
+INITIALIZED: Final = VMSTAT.index("struct_pages_initialized")
 
 
 class Accounting:
     """Compares the accounting of two kernels; keeps the offsets between them."""
 
     __slots__ = (
-        "_names",
         "_pairs",
         "_pools",
         "_zones",
@@ -47,7 +45,6 @@ class Accounting:
         "free",
         "fresh",
         "initialized",
-        "last",
         "leaked",
         "moved",
         "offset",
@@ -59,12 +56,16 @@ class Accounting:
     def __init__(self, ref: Kernel, cand: Kernel) -> None:
         self.ref, self.cand = ref, cand
         self._zones, theirs = ([z for node in k.nodes for z in node.zones] for k in (ref, cand))
-        self._pairs = list(zip(self._zones, theirs, strict=True))
         self._pools = list(zip(ref.hstates.values(), cand.hstates.values(), strict=True))
-        self._names = counter_names(self._zones)
-        self.free = range(FREE, len(self._names), len(ZONE))
+        order = ref.pages.block_order
+        self._pairs = [
+            ZonePair(z, w, FREE + n * len(ZONE), order)
+            for n, (z, w) in enumerate(zip(self._zones, theirs, strict=True))
+        ]
+        counters = FREE + len(self._zones) * len(ZONE)
+        self.free = range(FREE, counters, len(ZONE))
         """Indices of free pages in `offset`."""
-        self.offset = [0] * len(self._names)
+        self.offset = [0] * counters
         self.drift = 0
         """What the reference's nr_memmap has lost to failures (history-vmemmap-accounting-underflow)."""
         self.leaked = 0
@@ -82,28 +83,19 @@ class Accounting:
         sees it."""
         self.unsettled = False
         """Boot memmap lies in other zones on the two sides: free and managed pages agree in sum, not zone by zone."""
-        self.last = self._look()
-        """Before the operation: the reference's counters, what the candidate had more, and the room in each zone."""
 
-    def _look(self) -> tuple[list[int], list[int], list[int]]:
-        """The reference's counters, in the order of `_names`, and what the candidate has more of each; free pageblocks
-        and free pages of CMA of each zone, the reference's and the candidate's."""
-        order = self.ref.pages.block_order
+    def _look(self) -> tuple[list[int], list[int]]:
+        """The reference's counters, in the order of `counter_names`, and what the candidate has more of each."""
         a, more = vmstat(self.ref, self.cand)
-        room: list[int] = []
-        for z, w in self._pairs:
-            blocks, cma, their_blocks, their_cma = z.blocks.total, z.cma.total, w.blocks.total, w.cma.total
-            free, managed = (blocks << order) + z.frags.total + cma, z.managed_pages
-            a += free, managed
-            theirs = (their_blocks << order) + w.frags.total + their_cma
-            more += theirs - free, w.managed_pages - managed
-            room += blocks, cma, their_blocks, their_cma
-        return a, more, room
+        for p in self._pairs:
+            a += p.free(), p.ref.managed_pages
+            more += p.more(), p.more_managed()
+        return a, more
 
     def blocks_alike(self) -> bool:
         """Whether the same pageblocks are free on both sides."""
-        for z, w in self._pairs:
-            x, y = z.blocks, w.blocks
+        for p in self._pairs:
+            x, y = p.ref.blocks, p.cand.blocks
             if x.starts != y.starts or x.ends != y.ends:
                 return False
         return True
@@ -111,20 +103,17 @@ class Accounting:
     def room_before(self, zones: int, cma: bool) -> tuple[Room, Room]:
         """What was free before the operation, by side, in the first `zones` zones of each node; with `cma` also what
         only movable allocations get."""
-        per, order = len(self._zones) // len(self.ref.nodes), self.ref.pages.block_order
-        a, more, room = self.last
+        per = len(self._zones) // len(self.ref.nodes)
         sides = Room([], []), Room([], [])
         for n in range(0, len(self._zones), per):
-            pages, blocks = [0, 0], [0, 0]
-            for zone in range(n, n + zones):
-                i = self.free[zone]
-                for side, free in enumerate((a[i], a[i] + more[i])):
-                    whole, of_cma = room[4 * zone + 2 * side : 4 * zone + 2 * side + 2]
-                    pages[side] += free if cma else free - of_cma
-                    blocks[side] += whole + (of_cma >> order if cma else 0)
-            for side in 0, 1:
-                sides[side].pages.append(pages[side])
-                sides[side].blocks.append(blocks[side])
+            for candidate, room in enumerate(sides):
+                pages = blocks = 0
+                for p in self._pairs[n : n + zones]:
+                    free, whole = p.room(candidate == 1, cma)
+                    pages += free
+                    blocks += whole
+                room.pages.append(pages)
+                room.blocks.append(blocks)
         return sides
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:
@@ -149,16 +138,17 @@ class Accounting:
             i = FREE + self._zones.index(zone) * len(ZONE)
             self.offset[i] += 1
             self.offset[i + MANAGED] += boot
+        self.fresh = True
 
     def unsettle(self) -> bool:
         """Boot may have taken its memmap from other zones: whether it did."""
-        _, more, _ = self._look()
-        self.unsettled = any(more[i + MANAGED] for i in self.free)
+        self.unsettled = any(p.more_managed() for p in self._pairs)
         return self.unsettled
 
     def layout(self) -> Difference | None:
         """Compare which zones have which memory."""
-        for z, w in self._pairs:
+        for p in self._pairs:
+            z, w = p.ref, p.cand
             if (
                 z.present_pages != w.present_pages
                 or z.cma_pages != w.cma_pages
@@ -171,33 +161,46 @@ class Accounting:
                         return self._difference(f"zone{z.nid}.{z.idx}.{field}", wanted, found)
         return None
 
-    def counters(self, used: rules.Clauses, quiet: bool = False) -> Difference | None:
-        """Compare all counters; if the operation was `quiet`, only those of vmstat unless they differ."""
+    def counters(self, used: rules.Clauses, quiet: bool = False, everything: bool = False) -> Difference | None:
+        """Compare all counters; if the operation was `quiet`, only those of vmstat unless they differ. Zones that have
+        what they had are not looked at unless `everything` is, or the expectation is new."""
         offset = self.offset
-        if quiet:
-            v, w = self.ref.vmstat, self.cand.vmstat
-            if (
-                w.nr_memmap - v.nr_memmap == offset[0]
-                and w.nr_memmap_boot - v.nr_memmap_boot == offset[1]
-                and w.nr_page_table_pages - v.nr_page_table_pages == offset[2]
-                and w.struct_pages_initialized - v.struct_pages_initialized == offset[3]
-            ):
-                return None
-        a, actual, room = self._look()
+        v, w = self.ref.vmstat, self.cand.vmstat
+        alike = (
+            w.nr_memmap - v.nr_memmap == offset[0]
+            and w.nr_memmap_boot - v.nr_memmap_boot == offset[1]
+            and w.nr_page_table_pages - v.nr_page_table_pages == offset[2]
+            and w.struct_pages_initialized - v.struct_pages_initialized == offset[3]
+        )
+        if alike and quiet:
+            return None
+        changed = [p for p in self._pairs if p.changed()]
         if self.initialized:
-            found = actual[INITIALIZED] - offset[INITIALIZED]
+            found = w.struct_pages_initialized - v.struct_pages_initialized - offset[INITIALIZED]
             offset[INITIALIZED] += found if found in self.initialized else self.initialized[-1]
             self.initialized = ()
-        if actual != offset or (self.fresh and sum(actual[FREE :: len(ZONE)]) != self.saved):
-            diff = self._explain(actual, a, used)
-            if diff is not None:
-                return diff
+            alike = False
+        if alike:
+            total = 0
+            for p in self._pairs if self.fresh or everything else changed:
+                more = p.more()
+                total += more
+                if more != offset[p.at] or p.more_managed() != offset[p.at + MANAGED]:
+                    alike = False
+            alike = alike and (total == self.saved or not self.fresh)
+        if not alike:
+            a, actual = self._look()
+            if actual != offset or (self.fresh and sum(actual[FREE :: len(ZONE)]) != self.saved):
+                diff = self._explain(actual, a, used)
+                if diff is not None:
+                    return diff
         if offset[MEMMAP] != self.drift:
             used.add("dax-nr-memmap")
         if self.saved != self.leaked:
             used.add("dax-free-pages")
         self.fresh = False
-        self.last = a, actual, room
+        for p in changed:
+            p.look()
         return None
 
     def _explain(self, actual: list[int], a: list[int], used: rules.Clauses) -> Difference | None:
@@ -207,7 +210,7 @@ class Accounting:
                 offset[i + MANAGED] = actual[i + MANAGED]
         for i, (found, wanted) in enumerate(zip(actual, offset, strict=True)):
             if found != wanted and i not in self.free:
-                return self._difference(self._names[i], a[i] + wanted, a[i] + found)
+                return self._difference(counter_names(self._zones)[i], a[i] + wanted, a[i] + found)
         total, was = sum(actual[i] for i in self.free), sum(offset[i] for i in self.free)
         if total != self.saved:
             have = sum(a[i] for i in self.free)
@@ -221,7 +224,7 @@ class Accounting:
             spilled = self.moved or self.unsettled or rules.zone_spill(self.ref, self.cand)
             if not spilled or (movable and not (self.moved or self.astray)):
                 i = moved[0]
-                return self._difference(self._names[i], a[i] + offset[i], a[i] + actual[i])
+                return self._difference(counter_names(self._zones)[i], a[i] + offset[i], a[i] + actual[i])
             used.add("dax-free-pages-zone")
             self.astray |= movable or self.moved
         for i in moved:
@@ -238,13 +241,13 @@ class Accounting:
         for x, y in self._pools:
             if not (x.touched or y.touched or everything):
                 continue
-            order = x.order
             if _numbers(x) != _numbers(y):
                 return self._pool_numbers(x, y)
-            for nid, (f, g) in enumerate(zip(x.free, y.free, strict=True)):
-                if list(f) != list(g):
+            for nid in range(len(x.free)):
+                f, g = x.free[nid], y.free[nid]
+                if (f or g) and list(f) != list(g):
                     detail = f"free huge pages of node {nid}: {_show(list(f))} expected, {_show(list(g))} found"
-                    return Difference("accounting", f"hugetlb.{order}.free", "changed", detail)
+                    return Difference("accounting", f"hugetlb.{x.order}.free", "changed", detail)
             if everything:
                 diff = _folios(x, y)
                 if diff is not None:
@@ -322,12 +325,37 @@ def _folios(x: HState, y: HState) -> Difference | None:
         return Difference("accounting", f"{name}.folios", "changed", f"huge pages of one side only: {_show(only)}")
     for pfn, folio in x.folios.items():
         other = y.folios[pfn]
-        for field in FOLIO_FIELDS:
+        field = _unlike(folio, other)
+        if field is not None:
             p, q = getattr(folio, field), getattr(other, field)
-            if p != q:
-                detail = f"folio {pfn:#x}: {field} {p} expected, {q} found"
-                return Difference("accounting", f"{name}.{field}", f"{p}>{q}", detail)
+            detail = f"folio {pfn:#x}: {field} {p} expected, {q} found"
+            return Difference("accounting", f"{name}.{field}", f"{p}>{q}", detail)
     return None
+
+
+def _unlike(f: Folio, g: Folio) -> str | None:
+    """The first field of two folios that differs."""
+    return (
+        "vmemmap_optimized"
+        if f.vmemmap_optimized is not g.vmemmap_optimized
+        else "hugetlb"
+        if f.hugetlb is not g.hugetlb
+        else "refcount"
+        if f.refcount != g.refcount
+        else "temporary"
+        if f.temporary is not g.temporary
+        else "nid"
+        if f.nid != g.nid
+        else "cma"
+        if f.cma is not g.cma
+        else "hwpoison"
+        if f.hwpoison is not g.hwpoison
+        else "raw_hwp"
+        if f.raw_hwp != g.raw_hwp
+        else "raw_hwp_unreliable"
+        if f.raw_hwp_unreliable is not g.raw_hwp_unreliable
+        else None
+    )
 
 
 def _altmap(altmap: Altmap | None) -> tuple[int, ...] | None:

@@ -105,6 +105,8 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
         "cand": "in the form of the pair",
         "clauses": "a record of what was used",
         "_lists": "what operations touched, emptied",
+        "_name": "set before each operation",
+        "_args": "set before each operation",
         "_subsections": "set before the operation that uses it",
         "_short": "set before each operation",
         "_tails": "looked up from the kernels",
@@ -122,11 +124,9 @@ IGNORED: Final[dict[type, dict[str, str]]] = {
     Accounting: {
         "ref": "in the form of the pair",
         "cand": "in the form of the pair",
-        "last": "the kernels' counters now",
         "offset": "in the form of the pair",
         "_zones": "lists of the kernels' zones",
-        "_pairs": "lists of the kernels' zones",
-        "_names": "constant",
+        "_pairs": "the kernels' zones and their counters now",
         "free": "constant",
     },
 }

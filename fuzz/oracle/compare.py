@@ -11,7 +11,7 @@ the two sides part for good; those are asked about last, once a difference has b
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from fuzz.oracle import arches, known, laws, parting, rules, tlb
 from fuzz.oracle.accounting import Accounting
@@ -43,15 +43,6 @@ from mm.pgmap import PgMap
 from mm.runs import RunSet
 
 
-class OpLike(Protocol):
-    """What the oracle reads of an operation."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def args(self) -> dict[str, Any]: ...
-
-
 class Oracle:
     """Holds the two kernels of a pair and says after each operation whether they still agree."""
 
@@ -70,6 +61,9 @@ class Oracle:
         self.accounting = Accounting(ref, cand)
         self.history = History(ref, cand, self.accounting, self.clauses) if past else None
         """What the reference is off because it is not 7.3 yet."""
+        self._name = ""
+        """The operation."""
+        self._args: dict[str, Any] = {}
         self.over_surplus: set[int] = set()
         """Orders of pools in which a surplus page was taken off without lowering surplus."""
         self._meets = False
@@ -104,9 +98,10 @@ class Oracle:
 
     # -- one operation ----------------------------------------------------------------------------------------------
 
-    def before(self, op: OpLike) -> None:
+    def before(self, name: str, args: dict[str, Any]) -> None:
         """Look at the kernels before the operation, as far as this operation needs it."""
-        ref, cand, name = self.ref, self.cand, op.name
+        self._name, self._args = name, args
+        ref, cand = self.ref, self.cand
         faults = ref.faults
         if faults.nth:
             faults.points, cand.faults.points = [], []
@@ -116,26 +111,30 @@ class Oracle:
         if ref.memory_blocks.tried or cand.memory_blocks.tried:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
-        self._meets = name in parting.ADDING and parting.meets(ref, name, op.args)
+        self._meets = name in parting.ADDING and parting.meets(ref, name, args)
         self._hit = None, None
         if name in parting.POISONING:
-            pfn = op.args["at"] >> ref.arch.page_shift
+            pfn = args["at"] >> ref.arch.page_shift
             self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
 
-    def after(self, op: OpLike, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
+    def after(self, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
+        name = self._name
         if self.ref.remaps:
             self._remapped()
         if self.history is not None:
-            self.history.after(op.name, self._added, self.ref.memmap.touched + self.cand.memmap.touched)
+            self.history.after(name, self._added, self.ref.memmap.touched + self.cand.memmap.touched)
         diff = None
         if rc != 0 or rc2 != 0 or self.ref.log or self.cand.log:
-            diff = self._returns(op, rc, rc2)
+            diff = self._returns(rc, rc2)
             if diff is None and isinstance(rc, str):
                 self.dead = True
                 return None
-        name = op.name
-        touched = any(self._lists) or bool(self.ref.remaps)
+        touched = bool(self.ref.remaps)
+        for ranges in self._lists:
+            if ranges:
+                touched = True
+                break
         if diff is None:
             if self.ref.remaps:
                 self._expect(rc)
@@ -161,7 +160,7 @@ class Oracle:
             if diff is None and (self.ref.tlb.violations or self.cand.tlb.violations):
                 diff = self._translations(name)
             if diff is None and rc == 0 and name == "memory hard_offline":
-                pfn = op.args["at"] >> self.ref.arch.page_shift
+                pfn = self._args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
@@ -179,7 +178,7 @@ class Oracle:
                 self.clauses.add("placement-fork")
                 self.terminal = "placement-fork"
         if diff is not None and self.terminal is None:
-            clause = self._known(op, rc, rc2, diff)
+            clause = self._known(rc, rc2, diff)
             if clause is not None:
                 diff = None
             elif self.history is not None and name == "boot" and self.history.dropped(rc, rc2):
@@ -189,7 +188,7 @@ class Oracle:
                 clause = ALTMAP
                 diff = self._check_candidate(self.pieces.slack[1]) or self.history.left_of_block(rc)
             else:
-                clause = self._fork(op, rc, rc2)
+                clause = self._fork(rc, rc2)
                 if clause is not None:
                     diff = self._parted()
             if clause is not None:
@@ -201,27 +200,27 @@ class Oracle:
             finding = Finding(diff.layer, diff.field, name, pair, diff.page_class, diff.drift, diff.detail)
         if touched:
             for ranges in self._lists:
-                ranges.clear()
+                if ranges:
+                    ranges.clear()
             self._added = None
             self.ref.remaps.clear()
             self.cand.remaps.clear()
         self.accounting.forget()
         return finding
 
-    def effect(self, op: OpLike, missing: Difference, rcs: tuple[Outcome, Outcome]) -> Finding:
+    def effect(self, missing: Difference, rcs: tuple[Outcome, Outcome]) -> Finding:
         """What an operation did not do although it says so (fuzz.oracle.effects), as a finding."""
         pair = outcome_class(rcs[0]), outcome_class(rcs[1])
-        return Finding(missing.layer, missing.field, op.name, pair, "", missing.drift, missing.detail)
+        return Finding(missing.layer, missing.field, self._name, pair, "", missing.drift, missing.detail)
 
-    def full(self, op: OpLike | None = None, deep: bool = True) -> Finding | None:
+    def full(self, deep: bool = True) -> Finding | None:
         """Compare everything, or if not `deep` everything but mapping and struct pages, which are compared as they are
         touched; the finding's operation is the end of the program."""
         self._tails_of = -1, -1
         diff = self._everything(deep)
         if diff is None:
             return None
-        name = "end" if op is None else op.name
-        return Finding(diff.layer, diff.field, name, ("", ""), diff.page_class, diff.drift, diff.detail)
+        return Finding(diff.layer, diff.field, "end", ("", ""), diff.page_class, diff.drift, diff.detail)
 
     def _touched(self, rc: Outcome) -> Difference | None:
         ref, cand = self.ref, self.cand
@@ -283,7 +282,7 @@ class Oracle:
 
     # -- returns ----------------------------------------------------------------------------------------------------
 
-    def _returns(self, op: OpLike, rc: Outcome, rc2: Outcome) -> Difference | None:
+    def _returns(self, rc: Outcome, rc2: Outcome) -> Difference | None:
         if isinstance(rc, str) or isinstance(rc2, str):
             a, b = outcome_class(rc), outcome_class(rc2)
             if a.startswith("bug: panic") and (a == b or (a.startswith(NO_MEMMAP) and b.startswith(NO_MEMMAP))):
@@ -401,7 +400,9 @@ class Oracle:
     def _accounting(self, everything: bool = False, quiet: bool = False) -> Difference | None:
         """`quiet`: no frame and no memory block changed."""
         accounting = self.accounting
-        diff = accounting.counters(self.clauses, quiet) or accounting.pools(everything) or accounting.poison()
+        diff = (
+            accounting.counters(self.clauses, quiet, everything) or accounting.pools(everything) or accounting.poison()
+        )
         if diff is None and (not quiet or everything):
             diff = accounting.blocks(everything)
             if diff is None and (everything or self.ref.memory_blocks.touched or self.ref.sections.touched):
@@ -507,7 +508,7 @@ class Oracle:
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
-    def _known(self, op: OpLike, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
+    def _known(self, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
         """The open finding that explains a difference, if one does. What the kernels look like afterwards says
         nothing."""
         added = self._added
@@ -520,7 +521,7 @@ class Oracle:
             return "arm64-missed-vmemmap-page"
         if isinstance(rc, str) and rc == rc2 and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
             return "arm64-shared-vmemmap-page"
-        if op.name == "boot" and known.prehvo_of_interleaved_node(self.ref, (rc, rc2)):
+        if self._name == "boot" and known.prehvo_of_interleaved_node(self.ref, (rc, rc2)):
             return "prehvo-interleaved-node"
         return None
 
@@ -543,21 +544,21 @@ class Oracle:
         a, b, c, d = (now - before for now, before in zip(self._shortages(), self._short, strict=True))
         return parting.Lack((a - c, b - d), (c, d))
 
-    def _fork(self, op: OpLike, rc: Outcome, rc2: Outcome) -> str | None:
+    def _fork(self, rc: Outcome, rc2: Outcome) -> str | None:
         """The terminal clause that explains a difference after this operation, if one does."""
-        ref, cand = self.ref, self.cand
+        ref, cand, name, args = self.ref, self.cand, self._name, self._args
         if parting.another_user(self._hit):
             return "placement-fork"
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         added = self._added
-        if op.name == "boot":
+        if name == "boot":
             return "boot-preoptimized" if arches.preoptimized_boot(ref, cand) else None
         rcs, refused = (rc, rc2), self._refused()
         if parting.poison_fork(ref, cand):
             return "placement-fork"
         if ref.faults.armed and parting.fault_fork(
-            op.name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts
+            name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts
         ):
             return "fault-fork"
         if added is not None:
@@ -565,31 +566,31 @@ class Oracle:
             if clause is not None:
                 return clause
         # Restoring huge pages is enough to give a memmap page another frame, with the same pageblocks free.
-        if op.name in parting.MOVING and parting.placement_fork(ref, cand, rcs):
+        if name in parting.MOVING and parting.placement_fork(ref, cand, rcs):
             return "placement-fork"
         if not self.parted and added is None:
             return None
         lack = self._lack()
-        if added is None and op.name in parting.ADDING and parting.block_fork(ref, cand, rcs, lack, refused):
+        if added is None and name in parting.ADDING and parting.block_fork(ref, cand, rcs, lack, refused):
             return "memory-fork"
         room = self.accounting.room_before(ZONE_DEVICE, cma=True)
         rooms = [room, self.accounting.room_before(ZONE_MOVABLE, cma=False)]
         altmap = added is not None and added.altmap is not None
         excused = altmap or ref.faults.fired is not None, altmap or cand.faults.fired is not None
-        if op.name == "pages alloc":
-            rooms = rooms[:1] if op.args["movable"] else rooms[1:]
-        if parting.memory_fork(op.name, rcs, lack, excused, rooms, refused, bool(ref.remaps)):
+        if name == "pages alloc":
+            rooms = rooms[:1] if args["movable"] else rooms[1:]
+        if parting.memory_fork(name, rcs, lack, excused, rooms, refused, bool(ref.remaps)):
             return "memory-fork"
-        if op.name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
+        if name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
             return "placement-fork"
-        contig = op.name == "pages contig"
-        if contig and parting.contig_fork(ref, cand, rcs, *parting.span(ref, op.args)):
+        contig = name == "pages contig"
+        if contig and parting.contig_fork(ref, cand, rcs, *parting.span(ref, args)):
             return "placement-fork"
-        if rc == rc2 and (op.name in parting.MOVING or op.name.startswith("hugetlb")):
-            huge = "size" in op.args and not contig
-            n = op.args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
-            named = contig or op.name in parting.POISONING
-            zone = ref.pages.zone_of.get(op.args["at"] >> ref.arch.page_shift) if named else None
+        if rc == rc2 and (name in parting.MOVING or name.startswith("hugetlb")):
+            huge = "size" in args and not contig
+            n = args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
+            named = contig or name in parting.POISONING
+            zone = ref.pages.zone_of.get(args["at"] >> ref.arch.page_shift) if named else None
             if parting.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
                 return "placement-fork"
         return None

@@ -6,25 +6,31 @@ sides write most struct pages through functions that they share, so what is wron
 
 from __future__ import annotations
 
+from typing import Final
+
 from fuzz.oracle.finding import Broken
 from fuzz.oracle.history import VERSION
 from mm.cma import MIGRATE_CMA
 from mm.kernel import MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, Kernel
-from mm.mmzone import ZONE_DEVICE
+from mm.mmzone import ZONE_DEVICE, Zone
 from mm.page import Content, Row
 from mm.page_alloc import OWNER_LEAKED, OWNER_SELFHOSTED
 from mm.pgmap import PgMap
 from mm.runs import RunMap
 
-ORDINARY = 0
+ORDINARY: Final = 0
 """In `_orders`: in no huge page."""
 
 
 def _view(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, Content | Row]]:
     """What the struct pages of [lo, hi) show."""
     spp = k.arch.spp
+    first, end = lo // spp * spp, -(-hi // spp) * spp
+    seen = k.memmap.view(first, end)
+    if first == lo and end == hi:
+        return seen
     out = []
-    for s, e, content in k.memmap.view(lo // spp * spp, -(-hi // spp) * spp):
+    for s, e, content in seen:
         s, e = max(s, lo), min(e, hi)
         if s < e:
             out.append((s, e, content))
@@ -50,6 +56,7 @@ def online_pages(k: Kernel) -> Broken | None:
     orders = _orders(k)
     owners = k.pages.owners
     for lo, hi, zone in k.pages.zone_of.items():
+        looks: dict[Content | Row, tuple[str | None, int | None]] = {}
         for s, e, content in _view(k, lo, hi):
             if content.kind == "plain":  # most are
                 if content.nid != zone.nid or content.zone != zone.idx:
@@ -57,26 +64,35 @@ def online_pages(k: Kernel) -> Broken | None:
                 if orders.starts and orders.overlaps(s, e):
                     return _wrong("no huge page", s, e, content)
                 continue
-            for part in _parts(content):
-                if part.kind == "raw" or part.kind == "poison":
-                    return _wrong("not initialised", s, e, content)
-                if part.nid != zone.nid or part.zone != zone.idx:
-                    return _wrong("of another zone", s, e, content)
-            kinds = {part.kind for part in _parts(content)}
-            if kinds <= {"compound", "tail"}:
-                order = _order(content)
-                if order is None:
-                    return _wrong("of no huge page", s, e, content)
+            if content not in looks:
+                looks[content] = _look(content, zone)
+            wrong, order = looks[content]
+            if wrong is not None:
+                return _wrong(wrong, s, e, content)
+            if order is not None:
                 huge = [b - a for a, b, found in orders.runs(s, e) if found == order]
-                huge += [b - a for a, b, owner in owners.runs(s, e) if owner == OWNER_LEAKED]
                 if sum(huge) != e - s:
-                    return _wrong("a huge page that does not exist", s, e, content)
-            elif kinds == {"selfhosted"}:
-                if owners.runs(s, e) != [(s, e, OWNER_SELFHOSTED)]:
-                    return _wrong("no memmap of its block", s, e, content)
-            else:
-                return _wrong("no huge page", s, e, content)
+                    huge += [b - a for a, b, owner in owners.runs(s, e) if owner == OWNER_LEAKED]
+                    if sum(huge) != e - s:
+                        return _wrong("a huge page that does not exist", s, e, content)
+            elif owners.runs(s, e) != [(s, e, OWNER_SELFHOSTED)]:
+                return _wrong("no memmap of its block", s, e, content)
     return None
+
+
+def _look(content: Content | Row, zone: Zone) -> tuple[str | None, int | None]:
+    """What is wrong with struct pages of a zone that look like this, whatever has them; and the order of the huge page
+    that they must be in, None for memmap of its own block."""
+    for part in _parts(content):
+        if part.kind == "raw" or part.kind == "poison":
+            return "not initialised", None
+        if part.nid != zone.nid or part.zone != zone.idx:
+            return "of another zone", None
+    kinds = {part.kind for part in _parts(content)}
+    if kinds <= {"compound", "tail"}:
+        order = _order(content)
+        return ("of no huge page" if order is None else None), order
+    return (None if kinds == {"selfhosted"} else "no huge page"), None
 
 
 def _orders(k: Kernel) -> RunMap[int]:

@@ -9,6 +9,7 @@ are the private memmap frames (I3). The numbers I1.. are those of separate-paths
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from typing import Final
 
 from fuzz.oracle.finding import Difference, Layer
 from fuzz.oracle.observe import Runs, TailName, Tails, home, tails_by_frame, union, without
@@ -27,20 +28,23 @@ from mm.page_alloc import (
     OWNER_TAIL_BOOT,
 )
 from mm.pgtable import PTE_TABLE, Shared, Strided
+from mm.pgtable import Mapping as PageMapping
 from mm.runs import RunSet
 
-MEMMAP = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
-TAILS = frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})
-TABLES = frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})
-LENT = frozenset({OWNER_SELFHOSTED, OWNER_ALTMAP})
+MEMMAP: Final = frozenset({OWNER_MEMMAP, OWNER_MEMMAP_BOOT})
+TAILS: Final = frozenset({OWNER_TAIL, OWNER_TAIL_BOOT})
+TABLES: Final = frozenset({OWNER_PGTABLE, OWNER_PGTABLE_BOOT})
+LENT: Final = frozenset({OWNER_SELFHOSTED, OWNER_ALTMAP})
 """Memmap frames that lie in the memory they describe; some of a window may be unused."""
 
-COUNTED = frozenset({("x86_64", 12), ("arm64", 12)})
+COUNTED: Final = frozenset({("x86_64", 12), ("arm64", 12)})
 """Architectures where every memmap frame is counted, and nothing else (I2 of unified-framework.md, I3 of
 separate-paths.md). Elsewhere a PMD leaf can be larger than what it was populated for (riscv64, loongarch64, s390x,
 powerpc with 4K pages), vmemmap_free does nothing (loongarch64), or subsections share a vmemmap page (larger pages)."""
 
 ZoneTails = Mapping[TailName, int]
+Entries = list[tuple[int, int, PageMapping]]
+"""The vmemmap's page table entries."""
 Owned = dict[str, Runs]
 """The frames of each owner."""
 
@@ -64,15 +68,20 @@ def check(
     `over_surplus`: orders of pools that may have more surplus pages than pages, for a reason the ledger knows.
     `writable`: first pfns of optimized folios whose tail pages may be mapped writable, for a reason the ledger knows.
     """
+    owners, entries = k.pages.owners.items(), k.tables.entries.items()
     owned: Owned = {}
-    for lo, hi, owner in k.pages.owners.items():
-        owned.setdefault(owner, []).append((lo, hi))
+    for lo, hi, owner in owners:
+        runs = owned.get(owner)
+        if runs is None:
+            owned[owner] = [(lo, hi)]
+        else:
+            runs.append((lo, hi))
     tails = tails_by_frame(k)
     return (
-        _partition(k, side)
-        or _mapped(k, side, slack, owned, tails)
-        or _references(k, side, owned, tails)
-        or _tables(k, side, owned)
+        _partition(k, side, owners)
+        or _mapped(k, side, slack, entries, owned, tails)
+        or _references(k, side, entries, owned, tails)
+        or _tables(k, side, entries, owned)
         or _pools(k, side, partial, over_surplus, writable, owned)
     )
 
@@ -89,9 +98,9 @@ def unmarked(k: Kernel, side: str, pfn: int) -> Difference | None:
 # -- frames ---------------------------------------------------------------------------------------------------------
 
 
-def _partition(k: Kernel, side: str) -> Difference | None:
+def _partition(k: Kernel, side: str, owners: list[tuple[int, int, str]]) -> Difference | None:
     """Every online frame is free or owned."""
-    parts: list[tuple[int, int, str]] = k.pages.owners.items()
+    parts = owners.copy()
     order = k.pages.block_order
     for node in k.nodes:
         for zone in node.zones:
@@ -123,14 +132,19 @@ def _partition(k: Kernel, side: str) -> Difference | None:
 
 def _join(runs: Iterable[tuple[int, int]]) -> tuple[Runs, int | None]:
     """Sorted runs, joined where they touch; and a position that is in two of them, if there is one."""
+    ordered = sorted(runs)
+    if not ordered:
+        return ordered, None
     out: Runs = []
-    for lo, hi in sorted(runs):
-        if out and lo < out[-1][1]:
+    first, end = ordered[0][0], ordered[0][0]
+    for lo, hi in ordered:
+        if lo > end:
+            out.append((first, end))
+            first = lo
+        elif lo < end:
             return out, lo
-        if out and lo == out[-1][1]:
-            out[-1] = (out[-1][0], hi)
-        else:
-            out.append((lo, hi))
+        end = hi
+    out.append((first, end))
     return out, None
 
 
@@ -154,11 +168,11 @@ def _unlike(mapped: Runs, owned: Runs) -> tuple[int, str] | None:
     return (owned[len(mapped)][0], "missing") if len(owned) > len(mapped) else None
 
 
-def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Difference | None:
+def _mapped(k: Kernel, side: str, slack: int, entries: Entries, owned: Owned, tails: Tails) -> Difference | None:
     """The memmap frames are those that the vmemmap maps privately, each once; so many are counted."""
     frames: Runs = []
     aliases: set[int] = set()
-    for lo, hi, m in k.tables.entries.items():
+    for lo, hi, m in entries:
         if m.kind == "leaf" or m.kind == "pte":
             frames.append((lo + m.delta, hi + m.delta))
         elif m.kind == "shared":
@@ -202,21 +216,23 @@ def _mapped(k: Kernel, side: str, slack: int, owned: Owned, tails: Tails) -> Dif
     return None
 
 
-def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference | None:
+def _references(k: Kernel, side: str, entries: Entries, owned: Owned, tails: Tails) -> Difference | None:
     """The reference count of every frame shared by PTEs; and which tail frames there are.
 
     Shared tail frames have a reference of their own and one for each slot of a device; slots of HugeTLB take none. The
     frame that a compound page of the separate paths shares has one for each PTE.
     """
     uses: dict[int, int] = dict.fromkeys(tails, 1)
-    private = _private(k) if k.arch.name == "ppc64_radix" else RunSet()
-    for lo, hi, m in k.tables.entries.items():
-        if isinstance(m, Shared):
+    private = _private(entries) if k.arch.name == "ppc64_radix" else RunSet()
+    for lo, hi, m in entries:
+        if m.kind == "leaf" or m.kind == "pte":
+            continue
+        if m.kind == "shared":
             if m.frame not in tails:
                 uses[m.frame] = uses.get(m.frame, _private_use(k, lo, m.frame, private)) + hi - lo
             elif tails[m.frame][0][1] == ZONE_DEVICE:
                 uses[m.frame] += hi - lo
-        elif isinstance(m, Strided) and m.tail is not None and _device(tails, m.tail):
+        elif m.tail is not None and _device(tails, m.tail):
             uses[m.tail] = uses.get(m.tail, 1) + _tail_slots(m, lo, hi)
     counts = {frame: n for frame, n in uses.items() if n != 1}
     if counts != k.pages.refs:
@@ -230,10 +246,10 @@ def _references(k: Kernel, side: str, owned: Owned, tails: Tails) -> Difference 
     return None
 
 
-def _private(k: Kernel) -> RunSet:
+def _private(entries: Entries) -> RunSet:
     """The frames that private PTEs map."""
     out = RunSet()
-    for lo, hi in _join((lo + m.delta, hi + m.delta) for lo, hi, m in k.tables.entries.items() if m.kind == "pte")[0]:
+    for lo, hi in _join((lo + m.delta, hi + m.delta) for lo, hi, m in entries if m.kind == "pte")[0]:
         out.add(lo, hi)
     return out
 
@@ -258,7 +274,7 @@ def _tail_slots(m: Strided, lo: int, hi: int) -> int:
     return before(hi) - before(lo)
 
 
-def _tables(k: Kernel, side: str, owned: Owned) -> Difference | None:
+def _tables(k: Kernel, side: str, entries: Entries, owned: Owned) -> Difference | None:
     """Page-table frames are those of the tables; PTEs lie under a PTE table and leaves under none."""
     frames, twice = _join((lo + delta, hi + delta) for level in k.tables.tables for lo, hi, delta in level.items())
     unlike = (twice, "twice") if twice is not None else _unlike(frames, _of(owned, TABLES))
@@ -268,7 +284,7 @@ def _tables(k: Kernel, side: str, owned: Owned) -> Difference | None:
         )
     ptrs = k.arch.ptrs_per_pte
     pte = k.tables.tables[PTE_TABLE]
-    for lo, hi, leaf in _levels(k):
+    for lo, hi, leaf in _levels(entries):
         have = sum([e - s for s, e, _ in pte.runs(lo // ptrs, -(-hi // ptrs))])
         if have != (0 if leaf else -(-hi // ptrs) - lo // ptrs):
             what = "PMD leaves" if leaf else "PTEs"
@@ -278,13 +294,12 @@ def _tables(k: Kernel, side: str, owned: Owned) -> Difference | None:
     return None
 
 
-def _levels(k: Kernel) -> list[tuple[int, int, bool]]:
+def _levels(entries: Entries) -> list[tuple[int, int, bool]]:
     """The mapped vmemmap pages in rows of one level: first, end, whether PMD leaves map them."""
     out: list[tuple[int, int, bool]] = []
     first = end = -1
     was = False
-    entries = k.tables.entries
-    for lo, hi, m in zip(entries.starts, entries.ends, entries.vals, strict=True):
+    for lo, hi, m in entries:
         leaf = m.kind == "leaf"
         if lo != end or leaf != was:
             if end >= 0:

@@ -133,8 +133,8 @@ def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""
     out: set[int] = set()
     for order, h in ref.hstates.items():
-        for surplus, n in zip(h.surplus, h.nr, strict=True):
-            if surplus > n:
+        for nid in range(len(h.nr)):
+            if h.surplus[nid] > h.nr[nid]:
                 other = cand.hstates[order]
                 if (h.surplus, h.nr) == (other.surplus, other.nr):
                     out.add(order)

@@ -6,11 +6,12 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
 
 from fuzz.oracle.finding import LAYERS, Layer
 
-PROFILES = ("posted", "merged")
-REFERENCES = ("v7.3", "v7.0-base")
+PROFILES: Final = ("posted", "merged")
+REFERENCES: Final = ("v7.3", "v7.0-base")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ Struct pages are segments (first pfn, end pfn, content) of what is seen through 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mm.kernel import Kernel
 from mm.mmzone import Zone
@@ -44,9 +44,9 @@ def tails_by_frame(k: Kernel) -> Tails:
 
 # -- accounting -----------------------------------------------------------------------------------------------------
 
-VMSTAT = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
-ZONE = ("free", "managed")
-FREE = len(VMSTAT)
+VMSTAT: Final = ("nr_memmap", "nr_memmap_boot", "nr_page_table_pages", "struct_pages_initialized")
+ZONE: Final = ("free", "managed")
+FREE: Final = len(VMSTAT)
 """Index of the first zone's free pages among all counters; zones follow each other every len(ZONE) numbers."""
 
 

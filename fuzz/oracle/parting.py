@@ -8,7 +8,7 @@ been found that nothing else explains; the program ends there, and the books of 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import EBUSY, ENOMEM
@@ -25,21 +25,21 @@ from mm.page_alloc import (
 from mm.pgmap import PgMap
 from mm.runs import RunSet
 
-OFFLINING = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
+OFFLINING: Final = frozenset({"memory offline", "memory unplug", "dax offline", "dax state"})
 """Operations that move pages away and dissolve huge pages, because memory blocks are to go offline."""
-MOVING = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
+MOVING: Final = OFFLINING | {"memory soft_offline", "subblock unplug", "pages contig"}
 """Operations that move pages."""
-POISONING = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
-ADDING = frozenset({"memory add", "dax create", "dax rebind", "dax state"})
+POISONING: Final = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
+ADDING: Final = frozenset({"memory add", "dax create", "dax rebind", "dax state"})
 """Operations that can add RAM, those of a device by its kmem driver."""
 
-ROOTS = frozenset({"ROOT"})
+ROOTS: Final = frozenset({"ROOT"})
 """Points that every operation may reach in other numbers: struct mem_section has another size."""
-DAX_POINTS = frozenset({"TAIL", "VMF"})
+DAX_POINTS: Final = frozenset({"TAIL", "VMF"})
 """Points that creating a DAX device reaches in other numbers: shared tails and kept pages."""
-TABLE_POINTS = frozenset({"VMB", "PTBL", "PGT"})
+TABLE_POINTS: Final = frozenset({"VMB", "PTBL", "PGT"})
 """Points that differ where a part of a section is mapped by a PMD leaf on one side."""
-HOOKS = frozenset({"PTEHOOK", "PMDHOOK"})
+HOOKS: Final = frozenset({"PTEHOOK", "PMDHOOK"})
 """Points that only profile `merged` has: page-table updates that can fail."""
 
 Trace = list[tuple[str, int]]
@@ -208,14 +208,18 @@ def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
 def meets(k: Kernel, operation: str, args: dict[str, Any]) -> bool:
     """Whether RAM that an operation names and adds has subsections that are there: a device that could not be added has
     left them."""
-    sub = k.arch.pages_per_subsection << k.arch.page_shift
     if operation == "memory add":
-        ranges = [(args["at"], args["size"])]
-    elif operation == "dax create" and args["driver"] == "kmem":
-        ranges = list(zip(args["at"], args["size"], strict=True))
-    else:
-        return False
-    return any(k.sections.subsections.overlaps(at // sub, -(-(at + size) // sub)) for at, size in ranges)
+        return _there(k, args["at"], args["size"])
+    if operation == "dax create" and args["driver"] == "kmem":
+        for at, size in zip(args["at"], args["size"], strict=True):
+            if _there(k, at, size):
+                return True
+    return False
+
+
+def _there(k: Kernel, at: int, size: int) -> bool:
+    sub = k.arch.pages_per_subsection << k.arch.page_shift
+    return k.sections.subsections.overlaps(at // sub, -(-(at + size) // sub))
 
 
 def memory_fork(

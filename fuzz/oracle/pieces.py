@@ -12,7 +12,7 @@ leaves behind (separate-paths.md, Q12) are among them. Formulas: separate-paths.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages, without
 from mm.arch import Arch
@@ -22,7 +22,7 @@ from mm.page import RAW, Content, Poison, Row, Tail
 from mm.page_alloc import OWNER_MEMMAP
 from mm.runs import RunMap, RunSet
 
-REF_KEEP = 2
+REF_KEEP: Final = 2
 """VMEMMAP_RESERVE_NR (include/linux/mm.h, 7.3)."""
 
 

@@ -4,17 +4,19 @@ what is mapped."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from fuzz.oracle.finding import Difference
 from mm.hugetlb import folio_at
 from mm.kernel import Kernel
 from mm.pgtable import frame_at
 from mm.tlb import RecordingTlb
 
-CLAUSE = "hot-remove-frees-before-flush"
+CLAUSE: Final = "hot-remove-frees-before-flush"
 """docs/findings/0007."""
 
 
-LASTING = frozenset({"memory online", "memory offline", "dax online", "dax offline"})
+LASTING: Final = frozenset({"memory online", "memory offline", "dax online", "dax offline"})
 """Operations that change sections and leave the memory map where it is."""
 
 

@@ -51,7 +51,7 @@ def busy() -> Lockstep:
     for op in PROGRAM.ops[:-1]:
         result = pair.step(op)
         assert (result.rcs, result.finding) == ((0, 0), None), op
-    pair.oracle.before(PROGRAM.ops[-1])
+    pair.oracle.before(PROGRAM.ops[-1].name, PROGRAM.ops[-1].args)
     for side in (pair.reference, pair.candidate):
         assert side.run(PROGRAM.ops[-1]) == 0
     return pair
@@ -160,7 +160,7 @@ def test_a_member_notices_when_it_is_not_seen_any_more(monkeypatch: pytest.Monke
     panel.plant(one, finding.signature, text, sentence(finding))
     (member,) = panel.members
     assert member.look(0) is None
-    monkeypatch.setattr("fuzz.oracle.effects.effect.missing", lambda *args: None)
+    monkeypatch.setattr("fuzz.oracle.effects.effect.Effect.missing", lambda *args: None)
     monkeypatch.setattr("fuzz.oracle.laws.LAWS", ())
     kill = member.look(0)
     assert kill is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from fuzz.oracle.effects.common import Args, SideLike, dax_aligns, self_hosted, subsections_of
+from fuzz.oracle.effects.common import Args, SideLike, dax_align_valid, self_hosted, subsections_of
 from fuzz.oracle.effects.memory import block_before
 from mm.errno import (
     E2BIG,
@@ -173,10 +173,10 @@ def added(side: SideLike, args: Args) -> Answers:
     """register_memory_resource, __add_memory_resource (mm/memory_hotplug.c): a resource that is busy, then
     check_hotplug_memory_range, then memory that is there (section_activate, mm/sparse-vmemmap.c)."""
     k = side.kernel
-    page = k.arch.page
-    if args["at"] % page or args["size"] % page:
+    page, at, size = k.arch.page, args["at"], args["size"]
+    if at % page or size % page:
         return one(EINVAL)
-    lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
+    lo, hi = at // page, (at + size) // page
     if lo == hi:
         return None
     if hi > 1 << (k.arch.physmem_bits - k.arch.page_shift):
@@ -382,18 +382,22 @@ def created(side: SideLike, args: Args) -> Answers:
     """dax_align_valid, dev_dax_validate_align (drivers/dax), request_mem_region in dev_dax_probe."""
     k = side.kernel
     page = k.arch.page
-    if any(at % page or size % page for at, size in zip(args["at"], args["size"], strict=True)):
-        return one(EINVAL)
-    ranges = [(at // page, (at + size) // page) for at, size in zip(args["at"], args["size"], strict=True) if size]
+    ranges: list[tuple[int, int]] = []
+    for at, size in zip(args["at"], args["size"], strict=True):
+        if at % page or size % page:
+            return one(EINVAL)
+        if size:
+            ranges.append((at // page, (at + size) // page))
     if not ranges:
         return one(ENXIO)
-    if args["align"] not in dax_aligns(k.arch):
+    if not dax_align_valid(k.arch, args["align"]):
         return one(EINVAL)
     if args["altmap"]:
         return one(EINVAL) if len(ranges) > 1 else None
     granule = max(args["align"] // page, k.arch.pages_per_subsection)
-    if any((hi - lo) % granule for lo, hi in ranges):
-        return one(EINVAL)
+    for lo, hi in ranges:
+        if (hi - lo) % granule:
+            return one(EINVAL)
     return _probe(k, ranges, args["align"] // page, args["driver"])
 
 
@@ -405,10 +409,12 @@ def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) ->
     if driver == "kmem":
         return None
     limit = 1 << (k.arch.physmem_bits - k.arch.page_shift)
-    if any(hi > limit or k.iomem.overlaps(lo, hi) for lo, hi in ranges):
-        return one(EBUSY)
-    if any(a < d and c < b for i, (a, b) in enumerate(ranges) for c, d in ranges[:i]):
-        return one(EBUSY)
+    for i, (lo, hi) in enumerate(ranges):
+        if hi > limit or k.iomem.overlaps(lo, hi):
+            return one(EBUSY)
+        for first, end in ranges[:i]:
+            if lo < end and first < hi:
+                return one(EBUSY)
     if driver == "devdax" and align.bit_length() - 1 > k.arch.max_folio_order:
         return one(EINVAL)
     sub, per = k.arch.pages_per_subsection, k.arch.pages_per_section
@@ -416,8 +422,9 @@ def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) ->
         return one(EINVAL)
     if k.sections.subsections.overlaps(ranges[0][0] // sub, -(-ranges[0][1] // sub)):
         return frozenset({-EEXIST, -ENOMEM, -EOPNOTSUPP})
-    fresh = all(not lo % per and not k.sections.flags.overlaps(lo // per, -(-hi // per)) for lo, hi in ranges)
-    return some(ENOMEM) if fresh and len(ranges) == 1 else None
+    lo, hi = ranges[0]
+    fresh = len(ranges) == 1 and not lo % per and not k.sections.flags.overlaps(lo // per, -(-hi // per))
+    return some(ENOMEM) if fresh else None
 
 
 def destroyed(side: SideLike, args: Args) -> Answers:
@@ -479,10 +486,10 @@ def allocated(side: SideLike, args: Args) -> Answers:
 def contiguous(side: SideLike, args: Args) -> Answers:
     """alloc_contig_range (mm/page_alloc.c) of a row of online pages of one zone."""
     k = side.kernel
-    page = k.arch.page
-    if args["at"] % page or args["size"] % page:
+    page, at, size = k.arch.page, args["at"], args["size"]
+    if at % page or size % page:
         return one(EINVAL)
-    lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
+    lo, hi = at // page, (at + size) // page
     run = k.pages.zone_of.run(lo)
     if lo >= hi or run is None or run[1] < hi:
         return one(EINVAL)

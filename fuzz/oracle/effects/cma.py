@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mm.kernel import Kernel
 
 Ranges = list[tuple[int, int]]
 """(first pfn, end pfn)."""
-MOST = 8
+MOST: Final = 8
 """CMA_MAX_RANGES."""
-LOW = 4 << 30
+LOW: Final = 4 << 30
 """SZ_4G: an area lies above if it can."""
 
 

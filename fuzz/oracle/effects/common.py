@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from mm.arch import Arch
 from mm.kernel import Kernel
@@ -13,24 +13,21 @@ Before = Any
 """What a law wants to know of the state before the operation."""
 
 
-class SideLike(Protocol):
-    """What laws read of a side."""
+class SideLike:
+    """What laws read of a side. A base class and no protocol, whose attributes take longer to get where this is
+    compiled."""
 
-    kernel: Kernel
-    handles: dict[str, Any]
+    __slots__ = ("handles", "kernel", "page_shift")
 
-    def order(self, size: int) -> int: ...
+    def __init__(self, kernel: Kernel, handles: dict[str, Any]) -> None:
+        self.kernel = kernel
+        self.page_shift = kernel.arch.page_shift
+        self.handles = handles
+        """Live handles; one whose making was refused is not here."""
 
-
-class OpLike(Protocol):
-    """What laws read of an operation."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def args(self) -> Args: ...
-    @property
-    def result(self) -> str | None: ...
+    def order(self, size: int) -> int:
+        """Order of a huge page of `size` bytes."""
+        return size.bit_length() - 1 - self.page_shift
 
 
 Look = Callable[[SideLike, Args], Before]
@@ -55,7 +52,8 @@ def self_hosted(k: Kernel, first: int, last: int) -> bool | None:
     return None if 0 < hosted < last - first else hosted > 0
 
 
-def dax_aligns(arch: Arch) -> list[int]:
-    """Alignments of devices that page table entries have, in bytes (dax_align_valid, drivers/dax/dax-private.h)."""
-    shifts = [arch.page_shift, arch.pmd_shift, *([arch.pud_shift] if arch.pud_thp else [])]
-    return [1 << shift for shift in shifts]
+def dax_align_valid(arch: Arch, align: int) -> bool:
+    """Whether page table entries have an alignment of a device, in bytes (drivers/dax/dax-private.h)."""
+    shift = align.bit_length() - 1
+    wanted = shift in (arch.page_shift, arch.pmd_shift) or (arch.pud_thp and shift == arch.pud_shift)
+    return wanted and align == 1 << shift

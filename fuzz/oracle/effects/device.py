@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle.effects.common import Args, Before, SideLike, dax_aligns, self_hosted, states_of, subsections_of
+from fuzz.oracle.effects.common import Args, Before, SideLike, dax_align_valid, self_hosted, states_of, subsections_of
 from mm.errno import ENODEV, ENOENT, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.kmem import kmem_ranges
@@ -61,13 +61,14 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     asked = [(at // page, (at + size) // page) for at, size in zip(args["at"], args["size"], strict=True) if size]
     if not args["altmap"] and device.ranges != asked:
         return f"the ranges are {device.ranges}"
-    if args["altmap"] and not all(asked[0][0] < lo and hi <= asked[0][1] for lo, hi in device.ranges):
-        return f"the data are {device.ranges}"
-    if args["align"] not in dax_aligns(k.arch):
+    if not dax_align_valid(k.arch, args["align"]):
         return "no page table has entries of that alignment"
     granule = max(device.align, k.arch.pages_per_subsection)
-    if any((hi - lo) % granule for lo, hi in device.ranges):
-        return f"the ranges {device.ranges} are not whole pages"
+    for lo, hi in device.ranges:
+        if args["altmap"] and not (asked[0][0] < lo and hi <= asked[0][1]):
+            return f"the data are {device.ranges}"
+        if (hi - lo) % granule:
+            return f"the ranges {device.ranges} are not whole pages"
     return _device(k, device, args["driver"], k.machine.memhp_default_state)
 
 

@@ -8,58 +8,62 @@ an errno needs the state that justifies it. Each costs what the operation touche
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, final
 
 from fuzz.oracle import tlb
 from fuzz.oracle.effects import answers, boot, device, huge, memory, pages
-from fuzz.oracle.effects.common import Args, Before, Law, Look, OpLike, SideLike
+from fuzz.oracle.effects.common import Args, Before, Law, Look, SideLike
 from fuzz.oracle.finding import Difference, Outcome
-
-
-class Effect(NamedTuple):
-    """What is asked about an operation."""
-
-    look: Look
-    """What the law wants to know of the state before."""
-    law: Law
-    rule: answers.Rule
-    """Which answers the state before allows."""
-
 
 Seen = tuple[Before, answers.Answers, int]
 """The state before an operation, as far as its law and its rule want it, and the huge pages that wait for the work
 item."""
 
 
-def before(effect: Effect, op: OpLike, side: SideLike) -> Seen:
-    """Look at a side before the operation."""
-    waiting = len(side.kernel.hpage_freelist)
-    return effect.look(side, op.args), answers.allowed(effect.rule, side, op.args), waiting
+@final
+class Effect:
+    """What is asked about an operation. No named tuple, whose fields take longer to get where this is compiled."""
 
+    __slots__ = ("law", "look", "rule")
 
-def missing(effect: Effect, op: OpLike, side: SideLike, rc: Outcome, seen: Seen, name: str) -> Difference | None:
-    """How the state that an operation left contradicts what it returned, or the state that it found, or what every
-    operation leaves."""
-    if isinstance(rc, str):
-        return None
-    then, allowed, waiting = seen
-    text = effect.law(side, op.args, rc, then, op.result)
-    if text is None and (rc > 0 or (allowed is not None and rc not in allowed)):
-        text = f"the state before allows {sorted(allowed or ())}"
-    if text is None and len(side.kernel.hpage_freelist) > waiting and op.args.get("flush", True):
-        # Whoever frees a huge page in atomic context schedules the work, and it runs (free_huge_folio, mm/hugetlb.c).
-        text = "more huge pages wait for the work item"
-    if text is None:
-        return tlb.left(side.kernel, name)
-    drift = "ok" if rc >= 0 else str(rc)
-    return Difference("returns", f"{name}: effect", drift, f"{name}: {op.name} returned {rc}, but {text}")
+    def __init__(self, look: Look, law: Law, rule: answers.Rule) -> None:
+        self.look: Final = look
+        """What the law wants to know of the state before."""
+        self.law: Final = law
+        self.rule: Final = rule
+        """Which answers the state before allows."""
+
+    def before(self, side: SideLike, args: Args) -> Seen:
+        """Look at a side before the operation."""
+        waiting = len(side.kernel.hpage_freelist)
+        return self.look(side, args), answers.allowed(self.rule, side, args), waiting
+
+    def missing(
+        self, side: SideLike, name: str, operation: str, args: Args, rc: Outcome, result: str | None, seen: Seen
+    ) -> Difference | None:
+        """How the state that an operation left contradicts what it returned, or the state that it found, or what every
+        operation leaves; `name` is that of the side, `result` the operation's handle."""
+        if isinstance(rc, str):
+            return None
+        then, allowed, waiting = seen
+        text = self.law(side, args, rc, then, result)
+        if text is None and (rc > 0 or (allowed is not None and rc not in allowed)):
+            text = f"the state before allows {sorted(allowed or ())}"
+        if text is None and len(side.kernel.hpage_freelist) > waiting and args.get("flush", True):
+            # Whoever frees a huge page in atomic context schedules the work, and it runs (free_huge_folio,
+            # mm/hugetlb.c).
+            text = "more huge pages wait for the work item"
+        if text is None:
+            return tlb.left(side.kernel, name)
+        drift = "ok" if rc >= 0 else str(rc)
+        return Difference("returns", f"{name}: effect", drift, f"{name}: {operation} returned {rc}, but {text}")
 
 
 def nothing(side: SideLike, args: Args) -> None:
     """The state before is of no interest."""
 
 
-LAWS: Final = {
+LAWS: Final[dict[str, Effect]] = {
     "reserve": Effect(boot.requests, boot.asked, answers.anything),
     "reserve cma": Effect(boot.sizes, boot.cma_asked, answers.anything),
     "boot": Effect(boot.command_line, boot.booted, answers.anything),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fuzz.oracle.effects.common import Args, Before, SideLike, states_of, subsections_of
 from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, ENODEV
@@ -14,7 +14,7 @@ from mm.page_alloc import OWNER_HUGETLB, OWNER_HWPOISON, OWNER_OFFLINE, OWNER_PA
 from mm.runs import RunMap
 from mm.virtio_mem import subblock_pages
 
-MOVED = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
+MOVED: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Whose frames are moved away."""
 
 

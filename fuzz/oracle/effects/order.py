@@ -9,7 +9,6 @@ Only what no failed allocation disturbs is asked about; each law looks at as man
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -38,15 +37,20 @@ class Heads(NamedTuple):
 
 def heads(k: Kernel, h: HState, nid: int | None, count: int) -> Heads:
     """What the laws want to know of a pool from which `count` pages may be taken, of one node or of all."""
-    nodes = range(len(h.free)) if nid is None else (nid,) if nid < len(h.free) else ()
-    lists = {node: list(islice(reversed(h.free[node].values()), max(count, 0))) for node in nodes}
+    nodes = list(range(len(h.free))) if nid is None else [nid] if nid < len(h.free) else []
+    lists = {node: _first(h.free[node], count) for node in nodes}
     quiet = not k.hpage_freelist and not k.faults.nth
     free = [len(free) for free in h.free]
     room = _room(k, h, nodes) if count < 0 else 0
     return Heads(lists, free, h.next_nid_to_free, h.next_nid_to_alloc, room, sum(h.surplus), k.pages.short, quiet)
 
 
-def _room(k: Kernel, h: HState, nodes: Iterable[int]) -> int:
+def _first(free: dict[int, Folio], count: int) -> list[Folio]:
+    """The folios at the head of a list, `count` at most."""
+    return list(islice(reversed(free.values()), count)) if count > 0 and free else []
+
+
+def _room(k: Kernel, h: HState, nodes: list[int]) -> int:
     """Free aligned blocks of the size: gigantic pages stay out of ZONE_MOVABLE (htlb_alloc_mask), others may also lie
     in MIGRATE_CMA pageblocks."""
     shift = k.pages.block_order
@@ -81,7 +85,7 @@ def unmapped(h: HState, folios: list[Folio]) -> str | None:
     """Pages of the pool go to the heads, one after the other."""
     for nid, free in enumerate(h.free):
         back = [folio for folio in folios if folio.nid == nid and not folio.temporary]
-        found = list(islice(reversed(free.values()), len(back)))
+        found = _first(free, len(back))
         if found != back[::-1]:
             return f"{_list(back)} were freed, at the head of node {nid} are {_list(found)}"
     return None
@@ -166,5 +170,5 @@ def demoted(k: Kernel, src: HState, dst: HState, then: Heads, count: int, gone: 
     return None
 
 
-def _list(folios: Iterable[Folio]) -> str:
+def _list(folios: list[Folio]) -> str:
     return ", ".join(f"{folio.pfn:#x}" for folio in folios) or "none"
