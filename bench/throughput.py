@@ -28,6 +28,7 @@ from rich.table import Table
 
 from fuzz import compiled
 from fuzz.compiled.build import BuildError, build
+from fuzz.engines.collector import paused
 from fuzz.engines.stateful import Stateful
 from fuzz.engines.uniform import Uniform
 from fuzz.execute import Lockstep
@@ -45,11 +46,12 @@ LARGE: Final = 16 << 40
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """CPU time of some work, with no garbage of what ran before."""
+    """CPU time of some work, with no garbage of what ran before, and no collector, as in engines."""
     gc.collect()
-    begin = process_time()
-    work()
-    return process_time() - begin
+    with paused():
+        begin = process_time()
+        work()
+        return process_time() - begin
 
 
 def uniform_speed(seed: int, programs: int) -> tuple[int, float]:
@@ -92,6 +94,7 @@ def models_only(programs: list[Program]) -> None:
             for side in sides:
                 side.run(op)
                 forget_touched(side)
+        pair.close()
 
 
 def forget_touched(side: Side) -> None:
@@ -113,6 +116,7 @@ def with_oracle(programs: list[Program]) -> None:
                 break
         else:
             pair.finish(deep=deep)
+        pair.close()
 
 
 def same_answers(seed: int, count: int) -> list[Program]:
