@@ -557,8 +557,9 @@ class Oracle:
         rcs, refused = (rc, rc2), self._refused()
         if parting.poison_fork(ref, cand):
             return "placement-fork"
+        elsewhere = self.parted and (name in parting.MOVING or name.startswith("hugetlb"))
         if ref.faults.armed and parting.fault_fork(
-            name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts
+            name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts, elsewhere
         ):
             return "fault-fork"
         if added is not None:

@@ -37,6 +37,8 @@ ROOTS: Final = frozenset({"ROOT"})
 """Points that every operation may reach in other numbers: struct mem_section has another size."""
 DAX_POINTS: Final = frozenset({"TAIL", "VMF"})
 """Points that creating a DAX device reaches in other numbers: shared tails and kept pages."""
+TAILS: Final = frozenset({"TAIL"})
+"""The point of a zone's shared tail page."""
 TABLE_POINTS: Final = frozenset({"VMB", "PTBL", "PGT"})
 """Points that differ where a part of a section is mapped by a PMD leaf on one side."""
 HOOKS: Final = frozenset({"PTEHOOK", "PMDHOOK"})
@@ -95,6 +97,7 @@ def fault_fork(
     refused: tuple[int, ...],
     device: PgMap | None,
     drifts: bool = False,
+    elsewhere: bool = False,
 ) -> bool:
     """Whether the injected failures hit different points because the sides' points differ as they should.
 
@@ -103,8 +106,12 @@ def fault_fork(
     without a way round the failed allocation must have failed with -ENOMEM, and only then; a side that got further may
     have met what refuses it with one of `refused`. And it must have got further on one side: a failure in the same
     piece of the `device` that is added is undone to the same state.
+
+    `elsewhere`: it takes huge pages, and other pageblocks are free on the two sides. A huge page of another zone needs
+    that zone's shared tail page, if there is none yet; a side then fails for a failed allocation, and only so.
     """
     adding = device is not None or operation == "memory add"
+    elsewhere = elsewhere and not adding
     several = ref.faults.last > ref.faults.first
     if adding:
         for rc, k in zip(rcs, (ref, cand), strict=True):
@@ -125,6 +132,10 @@ def fault_fork(
     if not nth or a is None or b is None or not (ref.faults.fired or cand.faults.fired):
         return False
     moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
+    if elsewhere and all(
+        rc == 0 or (rc in (-ENOMEM, -EBUSY) and k.faults.fired) for rc, k in zip(rcs, (ref, cand), strict=True)
+    ):
+        moved |= TAILS
     if device is not None and ref.arch.tails_beside_leaves:
         # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
         moved |= TABLE_POINTS

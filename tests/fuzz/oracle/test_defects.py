@@ -639,6 +639,9 @@ FORKS = (
     # A root that fails in place of a section's usage map is no reason for another errno.
     Fork("clause-root-or-usage", "fault-fork", "memory add", of_candidate(-EINVAL)),
     Fork("clause-root-or-usage", "fault-fork", "memory add", of_candidate(0)),
+    # A tail page more is no reason for another errno, nor for one without a failed allocation.
+    Fork("clause-tail-page-of-another-zone", "fault-fork", "pages contig", of_candidate(-EINVAL)),
+    Fork("clause-tail-page-of-another-zone", "fault-fork", "pages contig", of_candidate(-EBUSY)),
     # A failure that meets another piece is no reason for another errno.
     Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),
 )
