@@ -15,16 +15,21 @@ from mm.search import bisect_right
 
 def mapping_alike(a: Kernel, b: Kernel, tails: tuple[Tails, Tails], lo: int, hi: int) -> bool:
     """Whether vmemmap pages [lo, hi) are mapped alike, frames renamed, as `mapping` and `expand` would say."""
-    x, y = a.tables.entries.runs(lo, hi), b.tables.entries.runs(lo, hi)
-    last, last2 = len(x), len(y)
-    if not (last and last2):
-        return last == last2
+    x, y = a.tables.entries, b.tables.entries
+    i, j = bisect_right(x.ends, lo), bisect_right(y.ends, lo)
+    last, last2 = len(x.starts), len(y.starts)
     mine, theirs = a.pages.owners, b.pages.owners
-    i = j = 0
-    s, e, m = x[0]
-    s2, e2, w = y[0]
-    while s == s2:
+    at = lo  # up to here they are alike
+    while i < last and x.starts[i] < hi:
+        if j == last2:
+            return False
+        s, s2, e, e2 = x.starts[i], y.starts[j], x.ends[i], y.ends[j]
+        if s != s2 and (s > at or s2 > at):
+            return False
+        m, w = x.vals[i], y.vals[j]
+        s = s if s > at else at
         end = e if e < e2 else e2
+        end = end if end < hi else hi
         if m.kind == "pte" and w.kind == "pte":
             if m.rw != w.rw or not _owned_alike(mine, s + m.delta, theirs, s + w.delta, end - s):
                 return False
@@ -43,21 +48,14 @@ def mapping_alike(a: Kernel, b: Kernel, tails: tuple[Tails, Tails], lo: int, hi:
                 return False
         elif w.kind != "strided" or not _row_of(b, tails[1], w, a, tails[0], m, s, end):
             return False
+        at = end
         if e == end:
             i += 1
-            if i == last:
-                return j == last2 - 1 and e2 == end
-            s, e, m = x[i]
-        else:
-            s = end
         if e2 == end:
             j += 1
-            if j == last2:
-                return False
-            s2, e2, w = y[j]
-        else:
-            s2 = end
-    return False
+        if end == hi:
+            return True
+    return j == last2 or y.starts[j] >= hi
 
 
 def _owned_alike(mine: RunMap[str], frame: int, theirs: RunMap[str], other: int, n: int) -> bool:
