@@ -38,6 +38,10 @@ class UnifiedFramework(Framework):
             if frame is not None
         }
 
+    def section_root_arrays(self) -> tuple[int, list[int]]:
+        """SECTIONS_PER_ROOT, and the root arrays that are allocated."""
+        return self.sections_per_root, sorted(self.roots)
+
     # boot ----------------------------------------------------------------------------------------------------------
 
     def mm_core_init_early(self) -> None:

@@ -107,11 +107,8 @@ def _init_range(f: Framework, zone: Zone, at: int, end: int) -> None:
 
 
 def _init_heads(k: Kernel, lo: int, hi: int, stride: int, n: int, content: Content) -> None:
-    """The first `n` struct pages of each compound page in [lo, hi), which may begin and end inside of one."""
-    first = -(-lo // stride) * stride
-    if lo < first - stride + n:
-        k.memmap.init(lo, first - stride + n - lo, content)
-    for head in range(first, hi, stride):
+    """The first `n` struct pages of each compound page that begins in [lo, hi), where a section begins."""
+    for head in range(-(-lo // stride) * stride, hi, stride):
         k.memmap.init(head, min(n, hi - head), content)
 
 

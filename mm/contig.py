@@ -122,13 +122,14 @@ def alloc_and_dissolve_hugetlb_folio(k: Kernel, old: Folio) -> int:
 
 
 def replace_free_hugepage_folios(k: Kernel, start: int, end: int) -> int:
-    """replace_free_hugepage_folios (mm/hugetlb.c, 7.3): what became free in [start, end) meanwhile; 0 or -ENOMEM."""
+    """replace_free_hugepage_folios (mm/hugetlb.c, 7.3): what became free in [start, end) meanwhile; 0 or -ENOMEM.
+
+    No gigantic page is left there: it would have ended the migration.
+    """
     if all(hstate_is_gigantic(h) or not h.free_count() for h in k.hstates.values()):
         return 0
     for folio in _folios(k, start, end):
         if not folio.refcount:
-            if hstate_is_gigantic(k.hstates[folio.order]):
-                return -ENOMEM
             rc = alloc_and_dissolve_hugetlb_folio(k, folio)
             if rc:
                 return rc

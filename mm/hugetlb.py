@@ -430,14 +430,12 @@ def dissolve_free_hugetlb_folios(k: Kernel, start_pfn: int, end_pfn: int) -> int
         if owner != OWNER_HUGETLB:
             continue
         while lo < hi:
-            folio = folio_at(k, lo) or queued_at(k, lo)
-            if folio is not None:
-                rc = dissolve_free_hugetlb_folio(k, lo)
-                if rc:
-                    return rc
-                lo = folio.end_pfn
-            else:  # freed by the work that an earlier one waited for
-                lo = (lo | (1 << k.arch.pmd_order) - 1) + 1
+            folio = folio_at(k, lo)
+            assert folio is not None  # whoever moved pages out of the range has waited for the work item
+            rc = dissolve_free_hugetlb_folio(k, lo)
+            if rc:
+                return rc
+            lo = folio.end_pfn
     return 0
 
 

@@ -31,7 +31,7 @@ def mapped_folios(k: Kernel, lo: int, hi: int) -> list[Folio]:
             continue
         while s < e:
             folio = folio_at(k, s)
-            if folio is None:  # leaked: in no pool
+            if folio is None:  # it waits for the work item, in no pool
                 s = (s | (1 << k.arch.pmd_order) - 1) + 1
                 continue
             if folio.refcount:

@@ -29,6 +29,10 @@ class VmemmapPaths(Protocol):
     def zone_tails(self) -> dict[tuple[tuple[int, int], int], int]:
         """Shared tail frames that exist: (zone key, order) -> frame. Only observers ask."""
 
+    def section_root_arrays(self) -> tuple[int, list[int]]:
+        """SECTIONS_PER_ROOT, and the numbers of the arrays of struct mem_section that exist, ascending. Only observers
+        ask."""
+
     # boot ----------------------------------------------------------------------------------------------------------
 
     def mm_core_init_early(self) -> None:

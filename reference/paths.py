@@ -13,6 +13,7 @@ from mm.pgmap import PgMap
 from mm.runs import RunSet
 from reference import hugetlb_boot, hugetlb_vmemmap, mm_init, section_rows
 from reference.populate import Tails
+from reference.sparse_vmemmap import SIZEOF_MEM_SECTION
 
 
 class SeparatePaths:
@@ -35,6 +36,11 @@ class SeparatePaths:
     def zone_tails(self) -> Tails:
         """Shared tail frames that exist."""
         return self.tails
+
+    def section_root_arrays(self) -> tuple[int, list[int]]:
+        """See reference.sparse_vmemmap."""
+        roots = [root for lo, hi in self.section_roots.items() for root in range(lo, hi)]
+        return self.k.arch.page // SIZEOF_MEM_SECTION, roots
 
     def mm_core_init_early(self) -> None:
         """mm_core_init_early (mm/mm_init.c), from hugetlb_bootmem_alloc on."""

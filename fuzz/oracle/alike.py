@@ -33,10 +33,6 @@ def mapping_alike(a: Kernel, b: Kernel, tails: tuple[Tails, Tails], lo: int, hi:
         if m.kind == "pte" and w.kind == "pte":
             if m.rw != w.rw or not _owned_alike(mine, s + m.delta, theirs, s + w.delta, end - s):
                 return False
-        elif m.kind == "shared" and w.kind == "shared":
-            name = tails[0].get(m.frame)
-            if name is None or name != tails[1].get(w.frame) or m.rw != w.rw:
-                return False
         elif m.kind == "leaf" and w.kind == "leaf":
             if not _owned_alike(mine, s + m.delta, theirs, s + w.delta, end - s):
                 return False

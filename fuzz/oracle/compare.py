@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle import arches, known, laws, parting, rules, tlb
+from fuzz.oracle import arches, known, laws, parting, roots, rules, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -162,6 +162,8 @@ class Oracle:
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = self._args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
+            if diff is None and self.ref.faults.first and not self.parted:
+                diff = self._points()
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"
@@ -267,7 +269,8 @@ class Oracle:
         return self._check_reference(mine) or self._check_candidate(theirs)
 
     def _laws(self) -> Difference | None:
-        return laws.broken(self.ref, "reference") or laws.broken(self.cand, "candidate")
+        diff = roots.differ(self.ref, self.cand)
+        return diff or laws.broken(self.ref, "reference") or laws.broken(self.cand, "candidate")
 
     def _check_reference(self, slack: int) -> Difference | None:
         if self.history is not None and self.history.headless:
@@ -494,6 +497,10 @@ class Oracle:
             if diff is not None:
                 return diff
         return None
+
+    def _points(self) -> Difference | None:
+        text = parting.points_differ(self.ref, self.cand, self.merged, self._added)
+        return None if text is None else Difference("frames", "allocation points", "changed", text)
 
     def _parted(self) -> Difference | None:
         """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""

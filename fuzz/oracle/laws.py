@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Final
 
-from fuzz.oracle import books, contents
+from fuzz.oracle import books, contents, roots
 from fuzz.oracle.finding import Broken, Difference
 from fuzz.oracle.observe import union, without
 from mm.altmap import Altmap
@@ -400,4 +400,5 @@ LAWS: Final[tuple[Law, ...]] = (
     contents.device_pages,
     contents.migratetypes,
     device_zones,
+    roots.missing,
 )

@@ -45,6 +45,7 @@ HOOKS: Final = frozenset({"PTEHOOK", "PMDHOOK"})
 """Points that only profile `merged` has: page-table updates that can fail."""
 
 Trace = list[tuple[str, int]]
+ALL_POINTS: Final = 1 << 62
 
 
 def _first_points(trace: Trace, n: int, moved: frozenset[str]) -> tuple[Counter[str], Counter[str]]:
@@ -131,14 +132,11 @@ def fault_fork(
     a, b = ref.faults.points, cand.faults.points
     if not nth or a is None or b is None or not (ref.faults.fired or cand.faults.fired):
         return False
-    moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
+    moved = _moved(ref, device, merged)
     if elsewhere and all(
         rc == 0 or (rc in (-ENOMEM, -EBUSY) and k.faults.fired) for rc, k in zip(rcs, (ref, cand), strict=True)
     ):
         moved |= TAILS
-    if device is not None and ref.arch.tails_beside_leaves:
-        # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
-        moved |= TABLE_POINTS
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
     if adding and any(
@@ -174,6 +172,26 @@ def fault_fork(
     if out == out2:
         return False
     return mine <= theirs or theirs <= mine
+
+
+def points_differ(ref: Kernel, cand: Kernel, merged: bool, device: PgMap | None) -> str | None:
+    """How the allocation points differ that an operation has passed on both sides without a failure, if they do but for
+    the kinds that may: then another failure would hit something else than it should."""
+    a, b = ref.faults.points, cand.faults.points
+    if a is None or b is None or ref.faults.fired or cand.faults.fired:
+        return None
+    moved = _moved(ref, device, merged)
+    mine, theirs = (_first_points(trace, ALL_POINTS, moved)[0] for trace in (a, b))
+    return None if mine == theirs else f"points {dict(mine)} expected, {dict(theirs)} passed"
+
+
+def _moved(ref: Kernel, device: PgMap | None, merged: bool) -> frozenset[str]:
+    """The kinds of points that the two sides may reach in other numbers, in an operation that adds `device` or none."""
+    moved = ROOTS | (DAX_POINTS if device is not None else frozenset()) | (HOOKS if merged else frozenset())
+    if device is not None and ref.arch.tails_beside_leaves:
+        # A partial section takes a block where it took base pages; and one side may have made, and destructed, a table.
+        moved |= TABLE_POINTS
+    return moved
 
 
 class Room(NamedTuple):

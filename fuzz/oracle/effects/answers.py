@@ -251,6 +251,8 @@ def _contig(k: Kernel, lo: int, hi: int) -> Answers:
         folio = folio_at(k, lo)
         if folio is not None and k.hstates[folio.order].gigantic:
             return one(ENOMEM)
+    if owners == {OWNER_PAGES_MOVABLE} and not any(lo <= pfn < hi for pfn in k.pages.hwpoison):
+        return some(ENOMEM)  # what has moved leaves free frames (test_pages_isolated), unless they are poisoned
     return some(EBUSY, ENOMEM) if owners <= ANYWHERE else frozenset({-EBUSY, -ENOMEM})
 
 
@@ -404,8 +406,6 @@ def created(side: SideLike, args: Args) -> Answers:
 def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) -> Answers:
     """dev_dax_probe (drivers/dax/device.c), memremap_pages, __add_pages (check_pfn_span): resources first; where there
     is no section yet and the range is whole subsections, only memory can be missing."""
-    if driver == "none":
-        return OK
     if driver == "kmem":
         return None
     limit = 1 << (k.arch.physmem_bits - k.arch.page_shift)

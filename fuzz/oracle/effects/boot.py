@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 from fuzz.oracle.effects.cma import Areas, Asked, areas
 from fuzz.oracle.effects.common import Args, Before, SideLike
 from mm.errno import EINVAL
+from mm.machine import Machine
 from mm.page_alloc import OWNER_CMA
 
 
@@ -107,6 +109,27 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     return None
 
 
+def _turns(machine: Machine, ranges: Iterable[tuple[int, int, int]]) -> str | None:
+    """docs/language.md: nodes have equal shares in address order, whole multiples of 2M, and the last one the rest; or
+    they take turns of `interleave` bytes, at least two each and at most 64 in all."""
+    nodes, layout = machine.nodes, machine.geometry().ram
+    if nodes == 1:
+        return None
+    part = machine.ram // nodes >> 21 << 21
+    if machine.interleave:
+        part = min(max(machine.interleave, -(-machine.ram // 64 // (2 << 20)) * (2 << 20)), part // 2 >> 21 << 21)
+    for nid, lo, hi in ranges:
+        first, last = lo * machine.page - layout.start, hi * machine.page - 1 - layout.start
+        if machine.ram >= layout.whole and lo * machine.page >= layout.rest:
+            gap = layout.rest - layout.start - layout.low
+            first, last = first - gap, last - gap
+        turns = first // part, last // part
+        wanted = {turn % nodes if machine.interleave else min(turn, nodes - 1) for turn in turns}
+        if wanted != {nid}:
+            return f"RAM at {lo:#x}..{hi:#x} is of node {nid}, in turns of {part:#x} bytes"
+    return None
+
+
 def _memory(side: SideLike) -> str | None:
     k = side.kernel
     ranges = k.machine.ram_ranges()
@@ -117,6 +140,9 @@ def _memory(side: SideLike) -> str | None:
     for (_, _, end), (_, start, _) in pairwise(ranges):
         if start < end:
             return f"RAM ranges meet at {start:#x}"
+    text = _turns(k.machine, ranges)
+    if text is not None:
+        return text
     for node in k.nodes:
         own = sum([hi - lo for nid, lo, hi in ranges if nid == node.nid])
         present = sum([zone.present_pages for zone in node.zones])

@@ -31,6 +31,8 @@ def _device(k: Kernel, device: Any, driver: str, policy: str) -> str | None:
     order = device.align.bit_length() - 1 if driver == "devdax" else 0
     if device.pgmap.vmemmap_shift != order:
         return f"the compound pages are of order {device.pgmap.vmemmap_shift}"
+    if (device.pgmap.type == "fsdax") is not (driver == "fsdev"):
+        return f"the page map is of type {device.pgmap.type}"
     for start, end in device.ranges:
         if not k.sections.subsections.covers(*subsections_of(k, start, end)):
             return f"{start:#x}..{end:#x} lacks struct pages"

@@ -15,9 +15,9 @@ from fuzz.oracle.effects import answers, boot, device, huge, memory, pages
 from fuzz.oracle.effects.common import Args, Before, Law, Look, SideLike
 from fuzz.oracle.finding import Difference, Outcome
 
-Seen = tuple[Before, answers.Answers, int]
-"""The state before an operation, as far as its law and its rule want it, and the huge pages that wait for the work
-item."""
+Seen = tuple[Before, answers.Answers, int, tuple[int, int]]
+"""The state before an operation, as far as its law and its rule want it; the huge pages that wait for the work item;
+the first allocation point that is to fail, and how many are."""
 
 
 @final
@@ -35,8 +35,9 @@ class Effect:
 
     def before(self, side: SideLike, args: Args) -> Seen:
         """Look at a side before the operation."""
-        waiting = len(side.kernel.hpage_freelist)
-        return self.look(side, args), answers.allowed(self.rule, side, args), waiting
+        k = side.kernel
+        armed = k.faults.nth, k.faults.times
+        return self.look(side, args), answers.allowed(self.rule, side, args), len(k.hpage_freelist), armed
 
     def missing(
         self, side: SideLike, name: str, operation: str, args: Args, rc: Outcome, result: str | None, seen: Seen
@@ -45,7 +46,7 @@ class Effect:
         operation leaves; `name` is that of the side, `result` the operation's handle."""
         if isinstance(rc, str):
             return None
-        then, allowed, waiting = seen
+        then, allowed, waiting, (nth, times) = seen
         text = self.law(side, args, rc, then, result)
         if text is None and (rc > 0 or (allowed is not None and rc not in allowed)):
             text = f"the state before allows {sorted(allowed or ())}"
@@ -53,6 +54,12 @@ class Effect:
             # Whoever frees a huge page in atomic context schedules the work, and it runs (free_huge_folio,
             # mm/hugetlb.c).
             text = "more huge pages wait for the work item"
+        if text is None and nth and not side.kernel.faults.nth:
+            # should_fail (lib/fault-inject.c): every point from the one asked for on, as many as were asked for.
+            faults = side.kernel.faults
+            wanted = min(max(faults.reached - nth + 1, 0), times)
+            if faults.failed != wanted or (faults.fired is not None) is not (wanted > 0):
+                text = f"{faults.failed} points failed of {faults.reached}, {times} were to from number {nth} on"
         if text is None:
             return tlb.left(side.kernel, name)
         drift = "ok" if rc >= 0 else str(rc)

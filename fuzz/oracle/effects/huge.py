@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzz.oracle.effects import order
 from fuzz.oracle.effects.common import Args, Before, SideLike
@@ -181,12 +181,33 @@ def _folios(k: Kernel) -> list[Folio]:
     return [folio for h in k.hstates.values() for folio in h.folios.values()] + k.hpage_freelist
 
 
-def at_before(side: SideLike, args: Args) -> tuple[int, bool, int, bool]:
+class Poison(NamedTuple):
+    """What is known of the frame that a poisoning operation names."""
+
+    pfn: int
+    poisoned: bool
+    """It is marked, or the huge page that it is in."""
+    flagged: bool
+    """Its own PG_hwpoison is set, which of a huge page only the head has."""
+    recorded: bool
+    """It is known to have failed: it is marked, or its huge page remembers it."""
+    counted: int
+    """All poisoned pages, by the books of the memory blocks."""
+    unreliable: bool
+    """Some huge page has forgotten which of its pages failed."""
+
+
+def at_before(side: SideLike, args: Args) -> Poison:
     k = side.kernel
     pfn = args["at"] >> k.arch.page_shift
     folio = folio_at(k, pfn) or queued_at(k, pfn)
-    poisoned = pfn in k.pages.hwpoison or (folio is not None and folio.hwpoison)
-    return pfn, poisoned, sum(k.memory_blocks.nr_hwpoison.values()), any(f.raw_hwp_unreliable for f in _folios(k))
+    count = sum(k.memory_blocks.nr_hwpoison.values())
+    unreliable = any(f.raw_hwp_unreliable for f in _folios(k))
+    marked = pfn in k.pages.hwpoison
+    if folio is None:
+        return Poison(pfn, marked, marked, marked, count, unreliable)
+    flagged = marked or (folio.hwpoison and folio.pfn == pfn)
+    return Poison(pfn, marked or folio.hwpoison, flagged, pfn in folio.raw_hwp, count, unreliable)
 
 
 def dissolve_before(side: SideLike, args: Args) -> Any:
@@ -225,7 +246,7 @@ def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | N
 
 def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """memory_failure (mm/memory-failure.c): what was handled is counted once, and nobody has the frame any more."""
-    pfn, poisoned, count, unreliable = then
+    pfn, poisoned, _, recorded, count, unreliable = then
     k = side.kernel
     now = sum(k.memory_blocks.nr_hwpoison.values())
     if rc != -ENXIO and k.pages.zone_of.get(pfn) is not None:
@@ -236,6 +257,13 @@ def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None
             marked = False
         if not marked and k.faults.fired != "RAW" and OWNER_LEAKED not in k.pages.owners.vals:
             return "the frame is not marked"
+        if rc == 0 and k.faults.fired == "RAW":
+            # __update_and_free_hugetlb_folio
+            return "the huge page does not know which of its pages failed, and was freed"
+        # action_result counts a page once, and num_poisoned_pages_inc one more of a huge page that was known.
+        again = rc == -EHWPOISON and recorded
+        if k.faults.fired != "RAW" and now != count + (not again):
+            return f"{now} poisoned frames are counted, {count} were"
     if not unreliable and k.faults.fired != "RAW" and any(f.raw_hwp_unreliable for f in _folios(k)):
         return "a huge page has forgotten which of its pages are poisoned"
     if rc == 0:
@@ -249,7 +277,7 @@ def failed(side: SideLike, args: Args, rc: int, then: Before, result: str | None
 
 def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """soft_offline_page (mm/memory-failure.c): the frame is out of use and counted, or nothing is."""
-    pfn, poisoned, count, _ = then
+    pfn, _, flagged, _, count, _ = then
     k = side.kernel
     if rc in (-EIO, -ENXIO) and k.arch.name == "x86_64" and not k.sections.early(pfn) and not k.pages.zone_of.get(pfn):
         # Not online: -EIO for what has a struct page, -ENXIO for what has none. A PMD leaf there is one section.
@@ -257,19 +285,19 @@ def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str
         if there is not (rc == -EIO):
             return f"the frame {'has a' if there else 'has no'} struct page"
     now = sum(k.memory_blocks.nr_hwpoison.values())
-    if rc == 0 and not poisoned:
+    if rc == 0 and not flagged:
         if now != count + 1:
             return f"{now} poisoned frames are counted, {count} were"
         owner = k.pages.owners.get(pfn)
-        return None if owner == OWNER_HWPOISON else f"the frame belongs to {owner}"
-    # Another page of a huge page that is poisoned counts.
-    again = rc == 0 and now == count + 1
-    return None if now == count or again else f"{now} poisoned frames are counted, {count} were"
+        if owner != OWNER_HWPOISON:
+            return f"the frame belongs to {owner}"
+        return None if pfn in k.pages.hwpoison else "the frame is not marked"
+    return None if now == count else f"{now} poisoned frames are counted, {count} were"
 
 
 def unpoisoned(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """unpoison_memory (mm/memory-failure.c)."""
-    pfn, _, count, _ = then
+    pfn, count = then.pfn, then.counted
     k = side.kernel
     now = sum(k.memory_blocks.nr_hwpoison.values())
     if rc:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 
 import fuzz.side
+from candidate.framework import UnifiedFramework
 from fuzz.execute import Lockstep, run_program
 from fuzz.oracle import laws, tlb
 from fuzz.program.text import parse
 from fuzz.side import Args, Side
+from mm.errno import EBUSY, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory import MemoryBlocks
 from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, Zone
@@ -18,6 +20,7 @@ from mm.page import Compound, Plain, SelfHosted
 from mm.page_alloc import OWNER_PAGES, OWNER_RESERVED, Poisoned
 from mm.pgtable import PMD_TABLE
 from mm.tlb import RecordingTlb
+from reference.paths import SeparatePaths
 
 BUSY = """vmm 1
 machine arch=x86_64 page=4K ram=4G nodes=2 memmap_on_memory=on
@@ -96,6 +99,15 @@ def _another_node(k: Kernel) -> None:
     k.memory_blocks.nid.set(block, block + 1, 0)
 
 
+def _no_root(k: Kernel) -> None:
+    paths = k.paths
+    if isinstance(paths, SeparatePaths):
+        paths.section_roots.remove(0, 1)
+    else:
+        assert isinstance(paths, UnifiedFramework)
+        paths.roots.remove(0)
+
+
 TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "managed": (lambda k: setattr(_zone(k), "managed_pages", 1), "zone.managed_pages"),
     "present": (lambda k: setattr(_zone(k), "present_pages", 1), "zone.present_pages"),
@@ -156,6 +168,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "block of no node": (lambda k: k.memory_blocks.nid.set(999, 1000, 0), "memory block"),
     "device outside": (lambda k: setattr(k.nodes[0].zones[4], "end_pfn", 0x300000), "zone.span"),
     "unmovable": (lambda k: k.pageblocks.set(16, 17, MIGRATE_UNMOVABLE), "pageblock"),
+    "section of no array": (_no_root, "section root"),
 }
 
 
@@ -368,6 +381,12 @@ def _forget_mark(side: Side, args: Args) -> None:
     side.kernel.pages.hwpoison.clear()
 
 
+def _count_one_more(side: Side, args: Args) -> None:
+    counts = side.kernel.memory_blocks.nr_hwpoison
+    for block in counts:
+        counts[block] += 1
+
+
 def _one_page_more(side: Side, args: Args) -> None:
     side.kernel.hstates[9].nr[0] += 1
 
@@ -389,6 +408,27 @@ AFTERWARDS: dict[str, tuple[str, Callable[[Side, Args], None]]] = {
     "hugetlb unmap persistent": (IDLE["hugetlb unmap"], _one_page_more),
     "hugetlb dissolve": (POOL + "hugetlb dissolve at=0x100e00000", _more("max_huge_pages")),
     "memory online": (HOT + "memory online m0 block=0 zone=default", _another_zone),
+    "memory soft_offline": (IDLE["memory soft_offline"], _forget_mark),
+    "memory hard_offline again": (
+        POOL + "fail alloc nth=2\nmemory hard_offline at=0x100e01000\nmemory hard_offline at=0x100e01000",
+        _count_one_more,
+    ),
+    "memory soft_offline of a head": (
+        POOL + "fail alloc nth=2\nmemory hard_offline at=0x100e01000\nmemory soft_offline at=0x100e00000",
+        _count_one_more,
+    ),
+    "dax rebind": (
+        BEFORE + "d0 = dax create at=0x300000000 size=256M align=2M\ndax rebind d0 driver=fsdev",
+        lambda side, args: setattr(side.kernel.pgmaps[0], "type", "generic"),
+    ),
+    "injected failures": (
+        BEFORE + "fail alloc nth=2 times=2\nhugetlb resize size=2M to=8",
+        lambda side, args: setattr(side.kernel.faults, "failed", 3),
+    ),
+    "no injected failure": (
+        BEFORE + "fail alloc nth=2\nhugetlb resize size=2M to=8",
+        lambda side, args: setattr(side.kernel.faults, "fired", None),
+    ),
 }
 """Programs, and what is changed after the last operation: something that it must not do, or did."""
 
@@ -411,3 +451,67 @@ def test_an_operation_that_does_something_else(monkeypatch: pytest.MonkeyPatch, 
     found = run_program(program).finding
     assert found is not None
     assert (found.field, found.operation) == ("reference: effect", last.name)
+
+
+def test_a_range_of_movable_pages_is_refused_for_want_of_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    # alloc_contig_range: what has moved leaves free frames, so that -EBUSY of test_pages_isolated has no reason.
+    program = parse(BEFORE + "p0 = pages alloc count=4096 node=0 movable=on\n")
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        pair.step(op)
+    pfn, _ = max(pair.reference.handles["p0"], key=lambda extent: extent[1])
+    contig = parse(BEFORE + f"p1 = pages contig at={-(-pfn >> 9) << 21:#x} size=2M\n").ops[-1]
+    monkeypatch.setitem(fuzz.side.ENTRIES, "pages contig", lambda side, args, result: -EBUSY)
+    found = pair.step(contig).finding
+    assert found is not None
+    assert found.field == "reference: effect"
+    assert f"[-{ENOMEM}, 0]" in found.detail
+
+
+@pytest.mark.parametrize("interleave", [0, 64 << 20])
+def test_nodes_have_their_shares_of_ram(monkeypatch: pytest.MonkeyPatch, interleave: int) -> None:
+    # The language: equal shares in address order, or turns of so many bytes.
+    program = parse(BEFORE.replace("nodes=1", f"nodes=2 interleave={interleave >> 20}M" if interleave else "nodes=2"))
+    assert run_program(program).finding is None
+    ranges = program.machine.ram_ranges()
+    node, lo, hi = ranges[-1]
+    shifted = (*ranges[:-2], (ranges[-2][0], ranges[-2][1], ranges[-2][2] + 512), (node, lo + 512, hi))
+    if interleave:
+        assert {hi - lo for _, lo, hi in ranges} == {interleave >> 12}
+    monkeypatch.setattr("mm.machine._ram_ranges", lambda *args: shifted)
+    found = run_program(program).finding
+    assert found is not None
+    assert "in turns of" in found.detail
+
+
+def test_allocation_points_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse(POOL.replace("hugetlb", "fail alloc nth=1000\nhugetlb"))
+    assert run_program(program).finding is None
+    entry = fuzz.side.ENTRIES["hugetlb resize"]
+
+    def one_more(side: Side, args: Args, result: str | None) -> int:
+        rc = entry(side, args, result)
+        if side.kernel.paths.version == "v7.3":
+            side.kernel.faults.grant("HEAD", 1)
+        return rc
+
+    monkeypatch.setitem(fuzz.side.ENTRIES, "hugetlb resize", one_more)
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.layer, found.field) == ("frames", "allocation points")
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_section_arrays_are_compared(busy: Lockstep, side: str) -> None:
+    if side == "reference":
+        paths = busy.reference.kernel.paths
+        assert isinstance(paths, SeparatePaths)
+        paths.section_roots.add(9, 10)
+    else:
+        framework = busy.candidate.kernel.paths
+        assert isinstance(framework, UnifiedFramework)
+        framework.roots.add(9)
+    found = busy.finish()
+    assert found is not None
+    assert found.field == "section root"
+    assert side in found.detail
