@@ -3,7 +3,7 @@
 The panel of `fuzz.mutants.panel` has mutants of the models; they show what mistakes in functions do, and leave most of
 what the oracle compares alone, and all that it concludes from return codes. Here every fault is made at the very place
 that a comparison reads: after the operation one value of one kernel's state is a neighbour of what it was
-(`fuzz.mutants.spoil`, `fuzz.mutants.spoil_books`), or something of the candidate is as the reference has it
+(`fuzz.mutants.spoil`, `spoil_books`, `spoil_near`), or something of the candidate is as the reference has it
 (`fuzz.mutants.mimic`), or the operation answers something else, is not run at all, or is run with an argument that is
 one off. On one side the comparison must see it, on both sides alike a law must.
 
@@ -24,6 +24,7 @@ from fuzz.execute import Lockstep, RunOutcome
 from fuzz.mutants.mimic import mimic
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
 from fuzz.mutants.spoil_books import BOOKS
+from fuzz.mutants.spoil_near import NEAR
 from fuzz.mutants.trials import Kill, Setting
 from fuzz.oracle.finding import Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
@@ -44,7 +45,7 @@ DEATHS: Final = (
 """Ways to die, those of the open findings among them."""
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 """Sides that have a spoiled state: the candidate, the reference, or both alike."""
-KINDS: Final = ("state",) * 7 + ("books",) * 5 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+KINDS: Final = ("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("answer", "answer", "idle", "argument", "handle", "mimic")
 SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS}
 TRIES: Final = 4
 """Structures that are tried, where the first ones have nothing that can be spoiled."""
@@ -96,8 +97,9 @@ class Planted(Side):
         elif self.kind == "mimic":
             self.does = mimic(self.kernel, self.other, draw)
         else:
+            spoilers = SPOILED.get(self.kind) or NEAR[op.name.partition(" ")[0]]
             for _ in range(TRIES):
-                self.does = draw.choice(SPOILED[self.kind])(self.kernel, draw)
+                self.does = draw.choice(spoilers)(self.kernel, draw)
                 if self.does is not None:
                     break
         return rc

@@ -17,7 +17,7 @@ from typing import Any, Final
 from fuzz.engines.collector import paused
 from fuzz.forks import each
 from fuzz.mutants.budget import HANG, RECORDED, Budget
-from fuzz.mutants.panel import candidates
+from fuzz.mutants.panel import MODELS, candidates
 from fuzz.mutants.planted import Faults, batches
 from fuzz.mutants.sites import PACKAGES, InvalidMutantError, Mutant, function_of, modules, mutants, plant
 from fuzz.mutants.trials import Kill
@@ -75,8 +75,14 @@ class Result:
 
 def choose(names: tuple[str, ...], sample: int | None, seed: int) -> list[Mutant]:
     """The mutants of these packages and modules in an order that the seed decides, or the first so many of them: a
-    larger sample goes on where a smaller one ended. ValueError for a name that is no module to mutate."""
+    larger sample goes on where a smaller one ended. What a model writes down for the oracle belongs to the oracle.
+    ValueError for a name that is no module to mutate."""
+    oracle = "fuzz.oracle" in names
     found = [mutant for module in modules(names) for mutant in mutants(module)]
+    found = [mutant for mutant in found if not mutant.records or oracle or mutant.module in names]
+    if oracle:
+        models = [module for module in modules(MODELS) if module not in modules(names)]
+        found += [mutant for module in models for mutant in mutants(module) if mutant.records]
     Random(seed).shuffle(found)
     return found if sample is None else found[:sample]
 

@@ -27,6 +27,13 @@ TEXTS: Final = frozenset({"fuzz.oracle.difference:show", "fuzz.oracle.accounting
 
 LOADED: Final = frozenset({"mm.arch:Arch.__post_init__"})
 """Methods that run while the module is loaded and never again: the table of architectures is made there."""
+RECORDS: Final = frozenset(
+    {"touched", "tried", "undone", "unpopulated", "remaps", "short", "short_of_blocks", "violations"}
+)
+"""What the models write down for the oracle and never read (docs/architecture.md). A statement that does nothing else
+is a part of the oracle, wherever it stands."""
+RECORDING: Final = frozenset({"mm.tlb"})
+"""Modules that do nothing else."""
 ENTRIES: Final = ("fuzz.side", "fuzz.execute")
 """The modules that call the entry points of the models."""
 
@@ -46,6 +53,8 @@ class Mutant:
     line: int
     before: str
     after: str
+    records: bool = False
+    """It spoils what a model writes down for the oracle."""
 
     @property
     def id(self) -> str:
@@ -54,7 +63,9 @@ class Mutant:
 
     @property
     def package(self) -> str:
-        """The one of `PACKAGES` that it is in."""
+        """The one of `PACKAGES` that it belongs to."""
+        if self.records:
+            return "fuzz.oracle"
         return next(package for package in PACKAGES if f"{self.module}.".startswith(f"{package}."))
 
 
@@ -89,11 +100,12 @@ def mutants(module: str, source: str | None = None) -> Iterator[Mutant]:
         bare = name.rpartition(".")[2]
         if asked is not None and bare not in asked and not bare.startswith("__"):
             continue
+        recording = {id(node) for node in ast.walk(function) if _records(node) for node in ast.walk(node)}
         for number, (operator, parent, field, at, new) in enumerate(_alternatives(function)):
             old = _get(parent, field, at)
-            yield Mutant(
-                module, name, number, operator, old.lineno, _brief(old), _brief(ast.fix_missing_locations(new))
-            )
+            after = _brief(ast.fix_missing_locations(new))
+            records = module in RECORDING or id(old) in recording
+            yield Mutant(module, name, number, operator, old.lineno, _brief(old), after, records)
 
 
 def mutated_code(mutant: Mutant, source: str | None = None) -> CodeType:
@@ -187,6 +199,18 @@ def _names() -> frozenset[str]:
             elif isinstance(node, ast.Attribute):
                 found.add(node.attr)
     return frozenset(found)
+
+
+def _records(node: ast.AST) -> bool:
+    """Whether a statement only writes down something for the oracle: `x.touched.append(...)`, `x.short += 1`."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
+        targets = [node.value.func.value]
+    elif isinstance(node, ast.Assign):
+        targets = node.targets
+    else:
+        targets = [node.target] if isinstance(node, ast.AugAssign) else []
+    names = [t.attr if isinstance(t, ast.Attribute) else t.id if isinstance(t, ast.Name) else "" for t in targets]
+    return bool(names) and all(name in RECORDS for name in names)
 
 
 Place = tuple[ast.AST, str, int | None]
