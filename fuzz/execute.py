@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, final
 
 from candidate.framework import UnifiedFramework
+from fuzz.oracle import listed
 from fuzz.oracle.compare import Oracle
 from fuzz.oracle.effects.effect import LAWS
 from fuzz.oracle.finding import Finding, Outcome
@@ -110,9 +111,16 @@ class Lockstep:
         law = LAWS.get(op.name) if self.deep else None
         if law is not None:
             seen, seen2 = law.before(self.reference, op.args), law.before(self.candidate, op.args)
+        audited = self.deep and self.steps % listed.EVERY == 0
+        if audited:
+            books = listed.look(self.reference.kernel), listed.look(self.candidate.kernel)
         rc = self.reference.run(op)
         rc2 = self.candidate.run(op)
         self.steps += 1
+        unlisted = None
+        if audited and not isinstance(rc, str) and not isinstance(rc2, str):
+            unlisted = listed.missing(self.reference.kernel, "reference", books[0])
+            unlisted = unlisted or listed.missing(self.candidate.kernel, "candidate", books[1])
         full = self.deep and self.full_every > 0 and self.steps % self.full_every == 0
         finding = oracle.after(rc, rc2, full)
         if law is not None and finding is None:
@@ -120,6 +128,8 @@ class Lockstep:
             found = law.missing(self.reference, "reference", name, args, rc, result, seen)
             found = found or law.missing(self.candidate, "candidate", name, args, rc2, result, seen2)
             finding = None if found is None else oracle.effect(found, (rc, rc2))
+        if unlisted is not None and finding is None:
+            finding = oracle.effect(unlisted, (rc, rc2))
         if finding is not None or oracle.terminal is not None or oracle.dead:
             self.over = True
         return StepResult((rc, rc2), finding, oracle.terminal)

@@ -451,6 +451,7 @@ def hugetlb_init(k: Kernel) -> None:
     total = hugetlb_cma_total_size(k)
     for h in k.hstates.values():
         h.next_nid_to_alloc = h.next_nid_to_free = 0
+        h.touched = True
         if not hstate_is_gigantic(h):
             hugetlb_hstate_alloc_pages(k, h)
         if total and hstate_is_gigantic(h) and not hugetlb_early_cma(k, h):

@@ -45,7 +45,9 @@ DEATHS: Final = (
 """Ways to die, those of the open findings among them."""
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 """Sides that have a spoiled state: the candidate, the reference, or both alike."""
-KINDS: Final = ("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+KINDS: Final = (
+    ("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+)
 SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS}
 TRIES: Final = 4
 """Structures that are tried, where the first ones have nothing that can be spoiled."""

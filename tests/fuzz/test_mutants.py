@@ -112,6 +112,30 @@ def test_every_package_has_mutants_and_equal_seeds_choose_equal_ones() -> None:
     assert len({m.id for m in choose(("mm.runs",), None, 0)}) == len(list(mutants("mm.runs")))
 
 
+def test_what_a_model_writes_down_for_the_oracle_is_of_the_oracle() -> None:
+    source = dedent(
+        """
+        def f(self, h, touched):
+            self.touched.append((1, 2))
+            touched.append(3)
+            h.touched = True
+            self.short += 4
+            self.pages.append(self.touched)
+            x = self.short + 5
+        """
+    )
+    assert {m.line for m in mutants("m", source)} == {3, 4, 5, 6, 7, 8}
+    assert {m.line for m in mutants("m", source) if m.records} == {3, 4, 5, 6}
+    models = choose(("mm", "reference", "candidate"), None, 0)
+    oracle = choose(("fuzz.oracle",), None, 0)
+    assert {m.package for m in models} == {"mm", "reference", "candidate"}
+    assert {m.package for m in oracle} == {"fuzz.oracle"}
+    assert {m.module for m in oracle} >= {"mm.page_alloc", "mm.tlb", "fuzz.oracle.laws"}
+    everything = choose(("mm", "reference", "candidate", "fuzz.oracle"), None, 0)
+    assert {m.id for m in everything} == {m.id for m in models} | {m.id for m in oracle}
+    assert len(everything) == len(models) + len(oracle)
+
+
 @pytest.mark.parametrize("name", ["fuzz.execute", "mm.nothing", "nothing.at_all", "os"])
 def test_what_cannot_be_mutated(name: str) -> None:
     with pytest.raises(ValueError, match=r"to mutate; expected one of mm, reference, candidate, fuzz\.oracle"):
