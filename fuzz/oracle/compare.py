@@ -163,7 +163,7 @@ class Oracle:
                 pfn = self._args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
             if diff is None and self.ref.faults.first and not self.parted:
-                diff = self._points()
+                diff = parting.points_differ(self.ref, self.cand, self.merged, self._added)
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"
@@ -497,10 +497,6 @@ class Oracle:
             if diff is not None:
                 return diff
         return None
-
-    def _points(self) -> Difference | None:
-        text = parting.points_differ(self.ref, self.cand, self.merged, self._added)
-        return None if text is None else Difference("frames", "allocation points", "changed", text)
 
     def _parted(self) -> Difference | None:
         """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final, NamedTuple
 
+from fuzz.oracle.finding import Difference
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
@@ -174,7 +175,7 @@ def fault_fork(
     return mine <= theirs or theirs <= mine
 
 
-def points_differ(ref: Kernel, cand: Kernel, merged: bool, device: PgMap | None) -> str | None:
+def points_differ(ref: Kernel, cand: Kernel, merged: bool, device: PgMap | None) -> Difference | None:
     """How the allocation points differ that an operation has passed on both sides without a failure, if they do but for
     the kinds that may: then another failure would hit something else than it should."""
     a, b = ref.faults.points, cand.faults.points
@@ -182,7 +183,10 @@ def points_differ(ref: Kernel, cand: Kernel, merged: bool, device: PgMap | None)
         return None
     moved = _moved(ref, device, merged)
     mine, theirs = (_first_points(trace, ALL_POINTS, moved)[0] for trace in (a, b))
-    return None if mine == theirs else f"points {dict(mine)} expected, {dict(theirs)} passed"
+    if mine == theirs:
+        return None
+    detail = f"points {dict(mine)} expected, {dict(theirs)} passed"
+    return Difference("frames", "allocation points", "changed", detail)
 
 
 def _moved(ref: Kernel, device: PgMap | None, merged: bool) -> frozenset[str]:
