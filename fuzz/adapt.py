@@ -14,6 +14,7 @@ from typing import Final
 from candidate.framework import UnifiedFramework
 from fuzz.program.model import Op
 from fuzz.side import MakePaths, Side
+from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
 from reference.paths import SeparatePaths
@@ -25,6 +26,7 @@ AT_A_HUGE_PAGE: Final = frozenset(
     {"hugetlb dissolve", "memory hard_offline", "memory soft_offline", "memory unpoison", "pages contig"}
 )
 """Operations whose address is mostly that of a huge page."""
+SIDES: Final[tuple[MakePaths, MakePaths]] = SeparatePaths, UnifiedFramework
 NUMBERS: Final = 4
 """Points of one kind that are tried: the first ones, and the last."""
 PLACES: Final = 2
@@ -41,8 +43,8 @@ def fired(machine: Machine, ops: Ops) -> str | None:
 
 
 def adapted(machine: Machine, ops: Ops, kind: str | None) -> Iterator[Ops]:
-    """The program with other numbers: its last operation at huge pages that there are, its last failure, which was of
-    `kind`, at points of that kind.
+    """The program with other numbers: its last operation for a huge page at those that there are, its last failure,
+    which was of `kind`, at points of that kind.
     """
     for moved in _moved(machine, ops):
         at = _last_fault(moved)
@@ -59,6 +61,20 @@ def last_points(machine: Machine, ops: Ops) -> list[int]:
     among them."""
     sides = run(machine, ops), run(machine, ops, UnifiedFramework)
     return sorted({side.kernel.faults.reached for side in sides})
+
+
+def lacked(machine: Machine, ops: Ops) -> set[int]:
+    """Where memory ran out on either side: an allocation of pages got less than it asked for, or the answer is -ENOMEM
+    without an injected failure."""
+    out: set[int] = set()
+    for paths in SIDES:
+        side = Side(machine, paths)
+        for i, op in enumerate(ops):
+            short = side.kernel.pages.short
+            rc = side.run(op)
+            if side.kernel.pages.short > short or (rc == -ENOMEM and ops[i - 1].name != FAULT):
+                out.add(i)
+    return out
 
 
 def _last_fault(ops: Ops) -> int | None:
@@ -91,17 +107,18 @@ def _points(machine: Machine, ops: Ops, at: int, kind: str) -> list[int]:
 
 
 def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
-    """The program as it is, and with its last operation at other huge pages if it is at none."""
+    """The program as it is, and with its last operation that is for a huge page at others if it is at none."""
     yield ops
-    last = ops[-1]
-    if last.name not in AT_A_HUGE_PAGE:
+    at = next((i for i in range(len(ops) - 1, -1, -1) if ops[i].name in AT_A_HUGE_PAGE), None)
+    if at is None:
         return
-    kernel = run(machine, ops[:-1]).kernel
-    pfn = last.args["at"] >> kernel.arch.page_shift
+    op = ops[at]
+    kernel = run(machine, ops[:at]).kernel
+    pfn = op.args["at"] >> kernel.arch.page_shift
     if any(pfn & -pool.pages in pool.folios for pool in kernel.hstates.values()):
         return
     for place in huge_pages(kernel):
-        yield (*ops[:-1], last.changed({**last.args, "at": place << kernel.arch.page_shift}))
+        yield (*ops[:at], op.changed({**op.args, "at": place << kernel.arch.page_shift}), *ops[at + 1 :])
 
 
 def huge_pages(kernel: Kernel) -> list[int]:

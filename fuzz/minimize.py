@@ -19,14 +19,15 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from fuzz.adapt import FAULT, adapted, fired, last_points
+from fuzz.adapt import FAULT, adapted, fired, lacked, last_points
 from fuzz.execute import Profile, RunOutcome, run_program
-from fuzz.oracle.finding import Finding
+from fuzz.oracle.finding import DIED, Finding
 from fuzz.program.arguments import LISTS, Argument, G, M, Type
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import AFTER_BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
-from fuzz.resynthesis import BY_ITSELF, ONLINE, RUN_OUT, Resynthesis
+from fuzz.resynthesis import RUN_OUT, Resynthesis
+from fuzz.shortcuts import SAME_FUNCTION, shortcuts
 from mm.machine import Machine
 
 BUDGET = 4000
@@ -48,7 +49,6 @@ SIDES = ("reference", "candidate")
 ANSWERS = tuple({"rc", f"{side}: effect"} for side in SIDES)
 OPPOSITE = {"+": "-", "-": "+"}
 DEATHS = ("bug: ", "crash: ")
-DIED = "died"
 
 Run = Callable[[Program], RunOutcome]
 Ops = tuple[Op, ...]
@@ -76,14 +76,25 @@ def deaths(finding: Finding) -> tuple[str, ...]:
     return tuple(outcome if outcome.startswith(DEATHS) else "" for outcome in finding.outcomes)
 
 
+def refused(finding: Finding) -> bool:
+    """Whether both sides refused the operation alike, so that what they answered is not the finding."""
+    first, second = finding.outcomes
+    return first == second and first.startswith("-") and finding.layer != "returns"
+
+
 def kin(target: Finding, found: Finding) -> bool:
     """Whether two findings name the same bug: by their signature, or because they say the same of one side.
 
     One side died of the same in the same operation, whatever the other returned. Or an invariant of one side says what
     the comparison says: that this side's counter is too high, or too low, after an operation that returned the same
     there. Which of the two speaks first depends on what the ledger lets the other side do. Where it lets one side fail,
-    it is the law of an operation's answer that speaks of what the two returned, not the comparison.
+    it is the law of an operation's answer that speaks of what the two returned, not the comparison. Operations that
+    come to the same function of the kernel count as one, and so do errnos with which both sides refuse it alike.
     """
+    if {found.operation, target.operation} in SAME_FUNCTION:
+        found = replace(found, operation=target.operation)
+    if refused(found) and refused(target):
+        found = replace(found, outcomes=target.outcomes)
     if found.signature == target.signature:
         return True
     if target.drift == found.drift == DIED and found.operation == target.operation:
@@ -236,14 +247,15 @@ class Minimizer:
             self.ops = ops[: outcome.ops_executed]
         return same
 
-    def drop(self, ops: Ops) -> bool:
+    def drop(self, ops: Ops, machine: Machine | None = None) -> bool:
         """Take the program with some operations less, with its numbers as they are or as they would have to be."""
-        if self.attempt(ops):
+        machine = self.machine if machine is None else machine
+        if self.attempt(ops, machine):
             return True
-        shorter = repair(self.machine, ops)
+        shorter = repair(machine, ops)
         if not shorter or len(shorter) >= len(self.ops):
             return False
-        return any(self.attempt(other) for other in adapted(self.machine, shorter, self._kind()))
+        return any(self.attempt(other, machine) for other in adapted(machine, shorter, self._kind()))
 
     def _kind(self) -> str | None:
         """Kind of the allocation point that the program's last `fail alloc` failed; asked for every drop that fails."""
@@ -273,7 +285,7 @@ class Minimizer:
         keep.reverse()
         self.attempt(keep)
 
-    def armed(self) -> None:
+    def armed(self) -> bool:
         """Where memory runs out in the last operation, the one before or both, have allocations fail there instead:
         then nothing has to use the memory up. The program is longer by that, and is kept if it gets shorter without the
         others, or fills less memory.
@@ -281,6 +293,9 @@ class Minimizer:
         before = self.machine, self.ops, self.finding
         ops, n, fillers = self.ops, len(self.ops), self._fillers()
         places = [at for at in (n - 1, n - 2) if at > 1 and FAULT not in (ops[at].name, ops[at - 1].name)]
+        lacking = lacked(self.machine, ops) if places else set()
+        if not lacking.intersection((n - 1, n - 2)):
+            return False
         numbers = dict.fromkeys((*ARMED, *last_points(self.machine, ops)))
         variants = [
             (*ops[:at], make_op(FAULT, nth=nth, times=times), *ops[at:])
@@ -295,44 +310,17 @@ class Minimizer:
                 self.related()
                 self.chunks()
                 if (len(self.ops), self._fillers()) < (n, fillers):
-                    return
+                    return True
                 self.machine, self.ops, self.finding = before
+        return False
 
     def _fillers(self) -> int:
         """Operations that only use memory up."""
         return sum(op.name == "pages alloc" for op in self.ops)
 
-    def surplus(self) -> bool:
-        """Pages on demand in place of pages of the pool, where growing it, mapping and shrinking it only makes some."""
-        sizes = {op.args["size"]: op.args.get("to", 1) for op in self.ops if op.name in ("reserve", "hugetlb resize")}
-        for size, to in sizes.items():
-            rest = [
-                op for op in self.ops if op.args.get("size") != size or op.name not in ("reserve", "hugetlb resize")
-            ]
-            at = next((i for i, op in enumerate(rest) if op.name == "hugetlb map" and op.args["size"] == size), None)
-            if at is None or len(rest) + 1 >= len(self.ops):
-                continue
-            allowed = make_op("hugetlb overcommit", size=size, to=max(1, to))
-            if self.drop((*rest[:at], allowed, *rest[at:])):
-                return True
-        return False
-
-    def excess(self) -> bool:
-        """A map that asks for a page more than an earlier one got: it gives all of them back, as an unmapping would."""
-        last = self.ops[-1]
-        for i, op in enumerate(self.ops[:-1]):
-            if op.name == last.name == "hugetlb map":
-                more = op.changed({**op.args, "count": op.args["count"] + 1}, result=last.result)
-                if self.drop((*self.ops[:i], *self.ops[i + 1 : -1], more)):
-                    return True
-        return False
-
-    def online(self) -> bool:
-        """Memory that goes online by itself, in place of operations that set it online."""
-        rest = tuple(op for op in self.ops if op.name not in ONLINE)
-        if len(rest) == len(self.ops):
-            return False
-        return any(self.attempt(rest, replace(self.machine, memhp_default_state=state)) for state in BY_ITSELF)
+    def shortcuts(self) -> bool:
+        """Other ways to the same state with fewer operations."""
+        return any(self.drop(ops, machine) for machine, ops in shortcuts(self.machine, self.ops))
 
     def anew(self, early: bool = False) -> bool:
         """A shorter program that was not cut from this one; `early`: of what the last operation's handle needs."""
@@ -389,7 +377,7 @@ class Minimizer:
             if len(self.ops) > EARLY:
                 self.anew(early=True)
             self.armed()
-            while self.singles() or self.surplus() or self.excess() or self.online() or self.pairs() or self.anew():
+            while self.shortcuts() or self.singles() or self.pairs() or self.anew() or self.armed():
                 pass
             done = True
         except OutOfBudget:

@@ -16,12 +16,12 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, Final
 
-from candidate.framework import UnifiedFramework
-from fuzz.adapt import AT_A_HUGE_PAGE, FAULT, Ops, huge_pages, run
-from fuzz.oracle.finding import Finding, Outcome, outcome_class
+from fuzz.adapt import AT_A_HUGE_PAGE, FAULT, SIDES, Ops, huge_pages, lacked, run
+from fuzz.oracle.finding import DIED, Finding, Outcome, outcome_class
 from fuzz.program.arguments import G
 from fuzz.program.model import Op, make_op
 from fuzz.program.operations import AFTER_BOOT, BOOT, KINDS, MEMORY, OPERATIONS
+from fuzz.shortcuts import BY_ITSELF, ONLINE
 from fuzz.side import MakePaths, Side
 from mm.errno import ENOMEM
 from mm.fault import FaultInjector
@@ -31,20 +31,22 @@ from reference.paths import SeparatePaths
 
 RUNS: Final = 1000
 """Programs that are run on one side to find proposals, at most, of each choice of operations."""
+MORE_RUNS: Final = 6
+"""So many times as many for proposals that are long themselves."""
 LONGEST: Final = 6
 """Operations of the longest proposal, the boot included."""
+FEW: Final = 2
+"""Allocation points of one kind that are tried in an operation before the last one: the first ones."""
 POINTS: Final = 3
 """Allocation points of one kind that are tried: the first ones, and the last one besides."""
 BLOCKS: Final = 3
 """Memory blocks of one range that are tried."""
+LONG: Final = 5
+"""Operations of the longest proposal from which on any operation before its last one may fail, too."""
 FAR: Final = 64 * G
 """An address where nothing is, for memory and devices that can be anywhere."""
 POOL: Final = ("hugetlb resize", "hugetlb overcommit", "hugetlb map")
 """What makes huge pages; each of them may do in place of another."""
-BY_ITSELF: Final = ("online", "online_movable")
-"""States in which added memory may begin, so that nothing has to set it online."""
-ONLINE: Final = ("memory online", "dax online")
-SIDES: Final[tuple[MakePaths, MakePaths]] = SeparatePaths, UnifiedFramework
 FILLER: Final = "pages alloc"
 RUN_OUT: Final = 1 << 10
 """Points in a row that fail as if memory had run out: a section has some hundred."""
@@ -61,14 +63,14 @@ class Resynthesis:
         self.last = ops[-1]
         faults = [i for i, op in enumerate(ops[:-1]) if op.name == FAULT]
         self.failing = {ops[i + 1].name for i in faults if i + 2 < len(ops)}
-        """Operations before the last one in which an allocation fails."""
-        self.before = Side(machine, SeparatePaths)
+        """Operations before the last one in which an allocation fails, whatever they answer."""
+        self.failing.update(ops[i].name for i in lacked(machine, ops[:-1]) if ops[i].name != FILLER)
+        self.before = run(machine, ops[:-1])
         """The reference before the last operation."""
-        for op in ops[:-1]:
-            if self.before.run(op) == -ENOMEM and op.name != FILLER:
-                self.failing.add(op.name)
         self.kinds = {kind for paths in SIDES for kind in [_failed(run(machine, ops[:-1], paths), ops[-1])] if kind}
         """Kinds of allocation points that were made to fail in the last one."""
+        self.apart = finding.layer == "returns" and finding.drift != DIED
+        """Whether the finding is what the two sides returned."""
         no_memory = str(-ENOMEM) in finding.outcomes
         self.fails = bool(faults) or no_memory
         """Whether one fails in the last operation, or may."""
@@ -84,14 +86,19 @@ class Resynthesis:
         self.starts = list(dict.fromkeys(((Op(BOOT),), ops[: booted + 1])))
 
     def proposals(self) -> Iterator[tuple[Machine, Ops]]:
-        """Programs, the shortest first; they end when the runs are used up. Three times with operations of more kinds:
-        those that the last one's handle needs, those of its kind, all of them."""
-        everything = self.templates
-        alike = [op for op in everything if _family(op) == _family(self.last)]
-        stages = [self.related, *([alike, everything] if not self.early else [])]
-        for i, templates in enumerate(stages):
-            if templates not in stages[:i]:
-                self.templates, self.left = templates, RUNS
+        """Programs, the shortest first; they end when the runs are used up. Several times, with more each time: what
+        the last one's handle needs, operations of its kind, all of them, failures in any of them."""
+        everything, failing = self.templates, self.failing
+        alike = [op for op in everything if _family(op) == _family(self.last) or op.name in failing]
+        stages = [(self.related, failing)]
+        if not self.early:
+            stages += [(alike, failing), (everything, failing)]
+            if self.most >= LONG:
+                stages.append((everything, {op.name for op in everything}))
+        for i, stage in enumerate(stages):
+            if stage not in stages[:i]:
+                self.templates, self.failing = stage
+                self.left = RUNS * (MORE_RUNS if self.most >= LONG else 1)
                 self._seen.clear()
                 yield from self._search()
 
@@ -99,6 +106,8 @@ class Resynthesis:
         machines = [self.machine]
         if any(op.name in (*ONLINE, "memory add") for op in self.templates):
             machines += [replace(self.machine, memhp_default_state=state) for state in BY_ITSELF]
+        if not self.machine.hugetlb_free_vmemmap:
+            machines.append(replace(self.machine, hugetlb_free_vmemmap=True))
         levels: list[list[tuple[Machine, Ops]]] = [[] for _ in range(self.most + 1)]
         """Beginnings, by their number of operations."""
         for machine, start in product(dict.fromkeys(machines), self.starts):
@@ -107,14 +116,15 @@ class Resynthesis:
         for length in range(2, self.most + 1):
             for machine, prefix in levels[length - 1]:
                 yield from self._endings(machine, prefix)
-            for machine, prefix in levels[length - 2] if self.fails else ():
+            # With a failure they are one longer, and come before beginnings of that length are looked for.
+            for machine, prefix in levels[length - 1] if self.fails and length < self.most else ():
                 yield from self._failures(machine, prefix)
             if length == self.most or self.left <= 0:
                 return
-            for machine, prefix in levels[length - 1]:
-                levels[length] += [(machine, (*prefix, op)) for op in self._moves(machine, prefix)]
             for machine, prefix in levels[length - 2] if self.failing else ():
                 levels[length] += [(machine, (*prefix, *ops)) for ops in self._failed_moves(machine, prefix)]
+            for machine, prefix in levels[length - 1]:
+                levels[length] += [(machine, (*prefix, op)) for op in self._moves(machine, prefix)]
 
     # -- what comes last --------------------------------------------------------------------------------------------
 
@@ -132,12 +142,16 @@ class Resynthesis:
                 yield from self._proposal(machine, (*prefix, make_op(FAULT, nth=nth, times=times), last))
 
     def _proposal(self, machine: Machine, ops: Ops) -> Iterator[tuple[Machine, Ops]]:
-        if self.left > 0 and outcome_class(self._run(machine, ops)[1]) == self.finding.outcomes[0]:
+        if self.left > 0 and all(
+            outcome_class(self._run(machine, ops, paths)[1]) == outcome
+            for paths, outcome in zip(SIDES, self.finding.outcomes, strict=True)
+            if paths is SeparatePaths or self.apart
+        ):
             yield machine, ops
 
     def _points(self, machine: Machine, prefix: Ops, op: Op, kinds: Collection[str] = ()) -> list[int]:
         """Allocation points of an operation behind a prefix, on both sides: the first ones and the last one of these
-        kinds, or the first of each kind."""
+        kinds, or the first ones of each kind."""
         numbers: list[int] = []
         for paths in SIDES:
             self.left -= 1
@@ -148,7 +162,7 @@ class Resynthesis:
                 reached += n
             for kind, found in seen.items():
                 if not kinds:
-                    numbers.append(found[0])
+                    numbers += _distinct(found)[:FEW]
                 elif kind in kinds:
                     numbers += [*_distinct(found)[:POINTS], found[-1]]
         return _distinct(numbers)
@@ -167,8 +181,8 @@ class Resynthesis:
         """The same with a failure in front of each, for operations of which one failed."""
         for op in self._candidates(machine, prefix):
             if op.name in self.failing and self.left > 0:
-                for nth in self._points(machine, prefix, op):
-                    failed = make_op(FAULT, nth=nth), op
+                for nth, times in product(self._points(machine, prefix, op), (1, 2, RUN_OUT)):
+                    failed = make_op(FAULT, nth=nth, times=times), op
                     side, rc = self._run(machine, prefix + failed)
                     if not isinstance(rc, str) and self._new(machine, side):
                         yield failed
@@ -223,10 +237,10 @@ class Resynthesis:
             out += _with_blocks(op, side) if op.args.get(MEMORY) in side.handles and "block" in op.args else [op]
         return out
 
-    def _run(self, machine: Machine, ops: Ops) -> tuple[Side, Outcome]:
-        """The reference after a program, and what the last operation returned."""
+    def _run(self, machine: Machine, ops: Ops, paths: MakePaths = SeparatePaths) -> tuple[Side, Outcome]:
+        """One side after a program, and what the last operation returned."""
         self.left -= 1
-        side = run(machine, ops[:-1])
+        side = run(machine, ops[:-1], paths)
         return side, side.run(ops[-1])
 
 

@@ -12,6 +12,9 @@ Outcome = int | str
 Layer = Literal["returns", "mapping", "structpages", "accounting", "frames"]
 LAYERS: tuple[Layer, ...] = ("returns", "mapping", "structpages", "accounting", "frames")
 
+DIED: Final = "died"
+"""The drift of a finding that a side died of."""
+
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
 
