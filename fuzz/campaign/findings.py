@@ -5,8 +5,9 @@ own, run again in another, written as a `report` and as a folder below the repor
 announced. Whatever is killed on the way, what was written goes on from there with the next run of the campaign.
 
 A program that a dead or hung worker was running is tried once more in a process of its own. If that one dies too, the
-program is to blame: it is kept as a finding of its own kind, and nobody runs it again. One more try is granted where
-the signal was SIGKILL, which no program can cause within the memory it is allowed: somebody sent it.
+program is to blame: it is kept as a finding of its own kind, and nobody runs it again. SIGKILL does not count, and the
+program is tried again up to `KILLS` times: no program can cause it within the memory it is allowed, so somebody sent
+it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from fuzz.store.files import FOUND, QUARANTINE, REPORT, Record
 
 HOUR: Final = 3600.0
 """Limit of a minimization without a clock of its own."""
+KILLS: Final = 5
+"""How often a program is tried again whose process was sent SIGKILL. On a busy machine a try takes as long as it takes
+the next kill to come where processes are killed every few seconds."""
 RETRY: Final = 2.0
 """Seconds between two tries to write where there was no room."""
 
@@ -228,7 +232,9 @@ class Findings:
         """Was it the program?"""
         job = {"do": "check", "program": format_program(program)}
         ended = yield job, LIMIT
-        if ended.how == "killed by signal 9":
+        for _ in range(KILLS):
+            if ended.how != "killed by signal 9":
+                break
             ended = yield job, LIMIT
         if ended.answer is not None:
             if ended.answer["finding"] is not None:

@@ -7,6 +7,7 @@ import pytest
 
 from fuzz.campaign import findings as module
 from fuzz.campaign.findings import Findings, Keeper, found_report
+from fuzz.campaign.helper import Ended
 from fuzz.campaign.settings import Settings
 from fuzz.engines.protocol import Discovery
 from fuzz.findings import Report
@@ -151,3 +152,26 @@ def test_an_illegible_record_costs_itself_only() -> None:
     findings.load({"1": disk.records[0], "2": {"stage": "found"}, "3": {**disk.records[0], "program": "vmm 9\n"}})
     assert findings.pending == 1
     assert [line.partition(":")[0] for line in findings.illegible] == ["2", "3"]
+
+
+@pytest.mark.parametrize(("kills", "quarantined"), [(0, False), (module.KILLS, False), (module.KILLS + 1, True)])
+def test_sigkill_is_somebody_elses(kills: int, quarantined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soak kills helpers as it kills workers; on a busy machine it hit three processes with one program in a row."""
+    how = ["killed by signal 9"] * kills
+
+    class Shot:
+        def __init__(self, job: dict[str, object], limit: float) -> None:
+            assert job["do"] == "check"
+
+        def poll(self) -> Ended:
+            return Ended(None, how.pop()) if how else Ended({"finding": None}, "")
+
+    monkeypatch.setattr(module, "Helper", Shot)
+    disk = Disk()
+    findings = Findings(disk.keeper, Settings())
+    program = discovery("a").program
+    findings.suspect(program, "death", "killed by signal 9")
+    run(findings, lambda: not findings.pending)
+    assert disk.kept("quarantine") == list(findings.quarantined)
+    assert [report.program for report in findings.quarantined.values()] == [program] * quarantined
+    assert how == []
