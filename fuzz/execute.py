@@ -111,7 +111,7 @@ class Lockstep:
         law = LAWS.get(op.name) if self.deep else None
         if law is not None:
             seen, seen2 = law.before(self.reference, op.args), law.before(self.candidate, op.args)
-        audited = self.deep and self.steps % listed.EVERY == 0
+        audited = self.deep and listed.turn(self.steps)
         if audited:
             books = listed.look(self.reference.kernel), listed.look(self.candidate.kernel)
         rc = self.reference.run(op)

@@ -16,7 +16,7 @@ from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.runs import RunMap
 
-EVERY: Final = 16
+EVERY: Final = 32
 """Operations of a program of which one is looked at."""
 
 Spans = list[tuple[int, int]]
@@ -38,6 +38,12 @@ class Books(NamedTuple):
     own: Runs
     others: list[Runs]
     pools: list[tuple[Any, ...]]
+
+
+def turn(step: int) -> bool:
+    """Whether the operation of this number is looked at. The first ones make the machine, and most programs are some
+    dozen operations long."""
+    return step % EVERY == EVERY // 4
 
 
 def look(k: Kernel) -> Books:

@@ -179,7 +179,7 @@ def points_differ(ref: Kernel, cand: Kernel, merged: bool, device: PgMap | None)
     """How the allocation points differ that an operation has passed on both sides without a failure, if they do but for
     the kinds that may: then another failure would hit something else than it should."""
     a, b = ref.faults.points, cand.faults.points
-    if a is None or b is None or ref.faults.fired or cand.faults.fired:
+    if a is None or b is None or a == b or ref.faults.fired or cand.faults.fired:
         return None
     moved = _moved(ref, device, merged)
     mine, theirs = (_first_points(trace, ALL_POINTS, moved)[0] for trace in (a, b))
