@@ -595,6 +595,7 @@ class Oracle:
             n = args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
             named = contig or name in parting.POISONING
             zone = ref.pages.zone_of.get(args["at"] >> ref.arch.page_shift) if named else None
-            if parting.folios_fork(ref, cand, n, 0 if zone is None else zone.nid):
+            preferred = zone.nid if zone is not None else args.get("node") or 0
+            if parting.folios_fork(ref, cand, n, preferred):
                 return "placement-fork"
         return None

@@ -38,8 +38,8 @@ ROOTS: Final = frozenset({"ROOT"})
 """Points that every operation may reach in other numbers: struct mem_section has another size."""
 DAX_POINTS: Final = frozenset({"TAIL", "VMF"})
 """Points that creating a DAX device reaches in other numbers: shared tails and kept pages."""
-TAILS: Final = frozenset({"TAIL"})
-"""The point of a zone's shared tail page."""
+PLACE_POINTS: Final = frozenset({"TAIL", "SPLIT"})
+"""Points that depend on where a huge page lies: a zone's shared tail page, the table in place of a PMD leaf."""
 TABLE_POINTS: Final = frozenset({"VMB", "PTBL", "PGT"})
 """Points that differ where a part of a section is mapped by a PMD leaf on one side."""
 HOOKS: Final = frozenset({"PTEHOOK", "PMDHOOK"})
@@ -109,8 +109,9 @@ def fault_fork(
     have met what refuses it with one of `refused`. And it must have got further on one side: a failure in the same
     piece of the `device` that is added is undone to the same state.
 
-    `elsewhere`: it takes huge pages, and other pageblocks are free on the two sides. A huge page of another zone needs
-    that zone's shared tail page, if there is none yet; a side then fails for a failed allocation, and only so.
+    `elsewhere`: it takes huge pages, and other pageblocks are free on the two sides. A huge page of another place
+    may need its zone's shared tail page, or a table in place of a leaf; a side then fails for a failed allocation, and
+    only so.
     """
     adding = device is not None or operation == "memory add"
     elsewhere = elsewhere and not adding
@@ -137,7 +138,7 @@ def fault_fork(
     if elsewhere and all(
         rc == 0 or (rc in (-ENOMEM, -EBUSY) and k.faults.fired) for rc, k in zip(rcs, (ref, cand), strict=True)
     ):
-        moved |= TAILS
+        moved |= PLACE_POINTS
     mine, out = _first_points(a, nth, moved)
     theirs, out2 = _first_points(b, nth, moved)
     if adding and any(
@@ -408,19 +409,49 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
     side.
 
     The first choice is the lowest address in the highest zone of the node that is preferred, CMA pageblocks last. It
-    may have become free since: the operation itself frees what optimization saves.
+    may have become free since: the operation itself frees what optimization saves. Asked of the pageblocks that only
+    one side took or gave back, and of those that are huge pages on one side only: single frames can come from a whole
+    pageblock too, also from one that the operation itself gave back.
     """
     mine, theirs = _blocks_touched(ref), _blocks_touched(cand)
-    first: list[tuple[bool, int, int, bool, int, Kernel]] = []
+    handled: Choices = []
+    huge: Choices = []
     for a, b, k, other in ((mine, theirs, ref, cand), (theirs, mine, cand, ref)):
-        only = a.copy()
-        for lo, hi in b.items():
-            only.remove(lo, hi)
-        for block in only.starts:
-            pfn = block << k.arch.pmd_order
-            zone = k.pages.zone_of.get(pfn)
-            if zone is not None:
-                first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn in k.pages.cma, pfn, other))
+        handled += [(pfn, k, other) for pfn in _only(k, a, b)]
+        huge += [(pfn, k, other) for pfn in _only(k, _huge(k, a), _huge(other, a))]
+    return _first_was_gone(handled, n, preferred) or _first_was_gone(huge, n, preferred)
+
+
+Choices = list[tuple[int, Kernel, Kernel]]
+"""First pfns of rows of pageblocks, the side that has them and the other one."""
+
+
+def _only(k: Kernel, blocks: RunSet, others: RunSet) -> list[int]:
+    """The first pfns of rows of pageblocks that are not among the others."""
+    only = blocks.copy()
+    for lo, hi in others.items():
+        only.remove(lo, hi)
+    return [block << k.arch.pmd_order for block in only.starts]
+
+
+def _huge(k: Kernel, blocks: RunSet) -> RunSet:
+    """Those of the pageblocks that are of huge pages."""
+    order = k.arch.pmd_order
+    out = RunSet()
+    for lo, hi in blocks.items():
+        for s, e, owner in k.pages.owners.runs(lo << order, hi << order):
+            if owner == OWNER_HUGETLB:
+                out.add(s >> order, e >> order)
+    return out
+
+
+def _first_was_gone(blocks: Choices, n: int, preferred: int) -> bool:
+    """Whether the one of the blocks that is chosen first was not free on the other side."""
+    first: list[tuple[bool, int, int, bool, int, Kernel]] = []
+    for pfn, k, other in blocks:
+        zone = k.pages.zone_of.get(pfn)
+        if zone is not None:
+            first.append((zone.nid != preferred, zone.nid, -zone.idx, pfn in k.pages.cma, pfn, other))
     if not first:
         return False
     *_, pfn, other = min(first, key=lambda choice: choice[:5])

@@ -642,6 +642,10 @@ FORKS = (
     # A tail page more is no reason for another errno, nor for one without a failed allocation.
     Fork("clause-tail-page-of-another-zone", "fault-fork", "pages contig", of_candidate(-EINVAL)),
     Fork("clause-tail-page-of-another-zone", "fault-fork", "pages contig", of_candidate(-EBUSY)),
+    Fork("clause-table-of-another-place", "fault-fork", "hugetlb map", of_candidate(-EINVAL)),
+    # Another pageblock is no reason for another errno.
+    Fork("clause-moved-behind-a-single-frame", "placement-fork", "dax state", of_candidate(-EINVAL)),
+    Fork("clause-broken-by-its-own-restore", "placement-fork", "hugetlb resize", of_candidate(-EINVAL)),
     # A failure that meets another piece is no reason for another errno.
     Fork("clause-dax-failures-in-other-pieces", "fault-fork", "dax create", of_candidate(-EINVAL)),
 )
