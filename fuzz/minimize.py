@@ -306,12 +306,16 @@ class Minimizer:
             first, last = ([make_op(FAULT, nth=nth, times=RUN_OUT) for nth in ARMED[:BOTH]] for _ in places)
             variants += [(*ops[:-2], a, ops[-2], b, ops[-1]) for a, b in product(first, last)]
         for variant in variants:
-            if self.attempt(variant):
-                self.related()
-                self.chunks()
-                if (len(self.ops), self._fillers()) < (n, fillers):
-                    return True
-                self.machine, self.ops, self.finding = before
+            try:
+                if self.attempt(variant):
+                    self.related()
+                    self.chunks()
+            finally:  # also where the budget ends
+                better = (len(self.ops), self._fillers()) < (n, fillers)
+                if not better:
+                    self.machine, self.ops, self.finding = before
+            if better:
+                return True
         return False
 
     def _fillers(self) -> int:

@@ -11,7 +11,17 @@ import pytest
 from candidate.framework import UnifiedFramework
 from fuzz.adapt import run as side_after
 from fuzz.execute import RunOutcome, run_program
-from fuzz.minimize import Minimized, Minimizer, complexity, kin, minimize, simpler, simpler_machines, simpler_ops
+from fuzz.minimize import (
+    Minimized,
+    Minimizer,
+    OutOfBudget,
+    complexity,
+    kin,
+    minimize,
+    simpler,
+    simpler_machines,
+    simpler_ops,
+)
 from fuzz.oracle.finding import Finding
 from fuzz.program import OPERATIONS, Op, Program, make_op, parse
 from fuzz.program.arguments import G, M
@@ -245,6 +255,27 @@ def test_a_failure_stands_in_for_memory_that_runs_out(defect: str, machine: str,
         small = minimize(program)
     assert [op.name for op in small.program.ops].count("fail alloc") == 1
     assert len(small.program.ops) == len(parse(find(defect).program or "").ops)
+
+
+def test_a_budget_that_ends_while_a_failure_stands_in_leaves_nothing_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse(
+        "vmm 1\nmachine arch=x86_64 page=4K ram=2G nodes=1 memhp_default_state=online\nboot\n"
+        "m0 = memory add at=0x80000000 size=1G\np0 = pages alloc count=739167\nhugetlb resize size=2M to=51\n"
+        "d0 = dax create at=0xc0000000 size=128M align=4K driver=kmem\n"
+    )
+    tried: list[int] = []
+
+    def related(minimizer: Minimizer) -> None:
+        tried.append(len(minimizer.ops))
+        raise OutOfBudget
+
+    monkeypatch.setattr(Minimizer, "related", related)
+    with planted(find("ACC-2026-01")):
+        minimizer = Minimizer(program, run_program, 1000)
+        with pytest.raises(OutOfBudget):
+            minimizer.armed()
+    assert tried == [len(program.ops) + 1]
+    assert minimizer.ops == program.ops
 
 
 @pytest.mark.parametrize(
