@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle import arches, known, laws, parting, roots, rules, tlb
+from fuzz.oracle import arches, known, laws, parting, roots, rules, sections, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
@@ -229,7 +229,7 @@ class Oracle:
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
         if not (mapped or written or ref.pages.touched or cand.pages.touched or ref.remaps):
-            diff = self._sections() if ref.sections.touched or cand.sections.touched else None
+            diff = sections.differ(ref, cand, self.clauses) if ref.sections.touched or cand.sections.touched else None
             diff = diff or self._pageblocks(rc)
             return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
         diff = None
@@ -242,7 +242,7 @@ class Oracle:
             diff = self._struct_pages(union(written), quick=True)
         diff = diff or self._pageblocks(rc)
         if diff is None and (ref.sections.touched or cand.sections.touched):
-            diff = self._sections()
+            diff = sections.differ(ref, cand, self.clauses)
         if diff is None and not self.parted and not self.accounting.blocks_alike():
             self.parted = True
         return diff or self._accounting() or self._frames()
@@ -257,7 +257,7 @@ class Oracle:
         return (
             diff
             or self._pageblocks()
-            or self._sections()
+            or sections.differ(ref, cand, self.clauses)
             or self._accounting(everything=True)
             or self._frames()
             or self._invariants()
@@ -376,26 +376,6 @@ class Oracle:
         x, y = self.ref.pageblocks, self.cand.pageblocks
         if x.vals != y.vals or x.starts != y.starts or x.ends != y.ends:
             return runs_difference("structpages", "pageblock", x.items(), y.items())
-        return None
-
-    def _sections(self) -> Difference | None:
-        a, b = self.ref.sections, self.cand.sections
-        if a.subsections.starts != b.subsections.starts or a.subsections.ends != b.subsections.ends:
-            mine = [(lo, hi, "present") for lo, hi in a.subsections.items()]
-            theirs = [(lo, hi, "present") for lo, hi in b.subsections.items()]
-            return runs_difference("structpages", "subsections", mine, theirs)
-        x, y = a.flags, b.flags
-        if x.starts != y.starts or x.ends != y.ends or x.vals != y.vals:
-            expected = rules.section_words(x)
-            if expected != y.items():
-                return runs_difference("structpages", "section", expected, y.items())
-            self.clauses.add("section-preinit")
-        u, w = a.usage, b.usage
-        if u.starts != w.starts or u.ends != w.ends or u.vals != w.vals:
-            return runs_difference("structpages", "usage", u.items(), w.items())
-        m, n = a.nid, b.nid
-        if m.starts != n.starts or m.ends != n.ends or m.vals != n.vals:
-            return runs_difference("structpages", "section node", m.items(), n.items())
         return None
 
     # -- accounting -------------------------------------------------------------------------------------------------
