@@ -11,19 +11,24 @@ from mm.kernel import Kernel
 from mm.runs import RunSet
 
 
-def _covered(k: Kernel) -> RunSet:
-    """The sections that have an array."""
-    per, roots = k.paths.section_root_arrays()
+def _covered(per: int, arrays: list[int]) -> RunSet:
+    """The sections that have an array, from the numbers of the arrays: those of a large machine are many, and few
+    runs."""
     out = RunSet()
-    for root in roots:
-        out.add(root * per, (root + 1) * per)
+    first = end = 0
+    for root in arrays:
+        if root != end:
+            out.add(first * per, end * per)
+            first = root
+        end = root + 1
+    out.add(first * per, end * per)
     return out
 
 
 def missing(k: Kernel) -> Broken | None:
     """Every section that says something is in an array (sparse_index_init, mm/sparse.c, comes before
     section_activate)."""
-    have = _covered(k)
+    have = _covered(*k.paths.section_root_arrays())
     for lo, hi, word in k.sections.flags.items():
         if not have.covers(lo, hi):
             return Broken("structpages", "section root", "missing", f"sections {lo:#x}..{hi:#x}: {word:#x} in no array")
@@ -33,10 +38,13 @@ def missing(k: Kernel) -> Broken | None:
 def differ(ref: Kernel, cand: Kernel) -> Difference | None:
     """An array of one side that no array of the other meets: no section can have asked for both."""
     for name, k, other in (("reference", ref, cand), ("candidate", cand, ref)):
-        theirs = _covered(other)
-        per, roots = k.paths.section_root_arrays()
-        for root in roots:
-            if not theirs.overlaps(root * per, (root + 1) * per):
+        per, arrays = k.paths.section_root_arrays()
+        only = _covered(per, arrays)
+        for lo, hi in _covered(*other.paths.section_root_arrays()).items():
+            only.remove(lo, hi)
+        for lo, hi in only.items():
+            root = -(-lo // per)
+            if (root + 1) * per <= hi:
                 text = f"{name} alone has an array for sections {root * per:#x}..{(root + 1) * per:#x}"
                 return Difference("structpages", "section root", "missing", text)
     return None
