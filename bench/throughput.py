@@ -46,12 +46,11 @@ LARGE: Final = 16 << 40
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """CPU time of some work, with no garbage of what ran before, and no collector, as in engines."""
+    """CPU time of some work, with no garbage of what ran before."""
     gc.collect()
-    with paused():
-        begin = process_time()
-        work()
-        return process_time() - begin
+    begin = process_time()
+    work()
+    return process_time() - begin
 
 
 def uniform_speed(seed: int, programs: int) -> tuple[int, float]:
@@ -85,8 +84,9 @@ def record(seed: int, count: int) -> list[Program]:
     return [program for program, outcome in runs if outcome.verdict == "ok"]
 
 
+@paused()
 def models_only(programs: list[Program]) -> None:
-    """Both models, nobody compares."""
+    """Both models, nobody compares. Without the collector, as in engines."""
     for program in programs:
         pair = Lockstep(program.machine, deep=False)
         sides: tuple[Side, Side] = pair.reference, pair.candidate
@@ -104,8 +104,9 @@ def forget_touched(side: Side) -> None:
         owner.touched.clear()
 
 
+@paused()
 def with_oracle(programs: list[Program]) -> None:
-    """Both models and the comparison after each operation, as deep as that of the engines."""
+    """Both models and the comparison after each operation, as deep as that of the engines and without the collector."""
     every = round(1 / DEEP)
     for number, program in enumerate(programs):
         deep = number % every == 0
@@ -188,7 +189,7 @@ def main() -> None:
     """Print one table, or JSON."""
     parser = argparse.ArgumentParser(description="Throughput of the differential fuzzer, as ratios from one run.")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; each number is the median (default: 5)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds; each number is the median (default: 15)")
     parser.add_argument("--programs", type=int, default=200, help="programs of one measurement (default: 200)")
     parser.add_argument("--sources", action="store_true", help="measure the sources, not the compiled modules")
     args = parser.parse_args()
