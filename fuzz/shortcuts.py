@@ -16,7 +16,7 @@ from fuzz.program.model import Op, make_op
 from fuzz.program.operations import DAX, MEMORY, OPERATIONS
 from mm.machine import Machine
 
-Program = tuple[Machine, Ops]
+Proposal = tuple[Machine, Ops]
 
 BY_ITSELF: Final = ("online", "online_movable")
 """States in which added memory may begin, so that nothing has to set it online."""
@@ -34,7 +34,7 @@ SAME_FUNCTION: Final = (
 PROBE: Final = ("dax create", "dax rebind")
 
 
-def shortcuts(machine: Machine, ops: Ops) -> Iterator[Program]:
+def shortcuts(machine: Machine, ops: Ops) -> Iterator[Proposal]:
     """Shorter programs that may show the same."""
     for proposals in (_by_itself, _parameter, _boot_memory):
         yield from proposals(machine, ops)
@@ -46,7 +46,7 @@ def shortcuts(machine: Machine, ops: Ops) -> Iterator[Program]:
 # -- the command line -----------------------------------------------------------------------------------------------
 
 
-def _by_itself(machine: Machine, ops: Ops) -> Iterator[Program]:
+def _by_itself(machine: Machine, ops: Ops) -> Iterator[Proposal]:
     """Memory that goes online by itself, in place of operations that set it online."""
     rest = tuple(op for op in ops if op.name not in ONLINE)
     if len(rest) < len(ops):
@@ -54,14 +54,14 @@ def _by_itself(machine: Machine, ops: Ops) -> Iterator[Program]:
             yield replace(machine, memhp_default_state=state), rest
 
 
-def _parameter(machine: Machine, ops: Ops) -> Iterator[Program]:
+def _parameter(machine: Machine, ops: Ops) -> Iterator[Proposal]:
     """HVO that is off from the boot on, in place of the first operation that turns it off."""
     at = next((i for i, op in enumerate(ops) if op.name == "sysctl"), None)
     if at is not None and not ops[at].args["hugetlb_optimize_vmemmap"] and machine.hugetlb_free_vmemmap:
         yield replace(machine, hugetlb_free_vmemmap=False), (*ops[:at], *ops[at + 1 :])
 
 
-def _boot_memory(machine: Machine, ops: Ops) -> Iterator[Program]:
+def _boot_memory(machine: Machine, ops: Ops) -> Iterator[Proposal]:
     """More boot memory in place of memory that is added."""
     rest = tuple(op for op in ops if OPERATIONS[op.name].makes not in (MEMORY, DAX))
     if len(rest) < len(ops) and machine.ram < RAM:

@@ -211,7 +211,7 @@ class Oracle:
         return finding
 
     def effect(self, missing: Difference, rcs: tuple[Outcome, Outcome]) -> Finding:
-        """What an operation did not do although it says so (fuzz.oracle.effects), as a finding."""
+        """What one side alone shows of an operation (fuzz.oracle.effects, fuzz.oracle.listed), as a finding."""
         pair = outcome_class(rcs[0]), outcome_class(rcs[1])
         return Finding(missing.layer, missing.field, self._name, pair, "", missing.drift, missing.detail)
 

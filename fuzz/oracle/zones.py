@@ -30,7 +30,7 @@ class ZonePair:
     def __init__(self, ref: Zone, cand: Zone, at: int, order: int) -> None:
         self.ref, self.cand = ref, cand
         self.at = at
-        """Index of its free pages in `Accounting.offset`; that of its managed pages is the next but one."""
+        """Index of its free pages in `Accounting.offset`; that of its managed pages follows."""
         self.order = order
         """Of a pageblock."""
         self.look()
