@@ -20,8 +20,9 @@ from fuzz.engines.collector import paused
 from fuzz.execute import run_program
 from fuzz.generate.program import run_affordable
 from fuzz.mutants.covering import Covering
+from fuzz.mutants.directed import Directed
 from fuzz.mutants.panel import Panel, spoiled
-from fuzz.mutants.planted import Source, answers_of
+from fuzz.mutants.planted import Seen, Source, answers_of
 from fuzz.mutants.searches import SEARCHES, counts
 from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import MERGED, PAST, POSTED, Kill, Setting, Trial, corpus_trials, judge, random_trials
@@ -42,6 +43,11 @@ PARENTS: Final = 200
 """Programs from which those near a line are made, at most."""
 MORE: Final = 300
 """Faults of the panel that are still looked at, for one that is missed, once one was seen as something else."""
+UNDIRECTED: Final = 0.6
+"""Share of the time that a mutant of the oracle is given what was chosen without regard to it; then faults are planted
+where it is reached."""
+PANEL: Final = 0.3
+"""Share of the time that goes into the panel, at most."""
 PLANTED_EVERY: Final = 3
 """Every so manyth trial of random programs gives programs to plant faults in."""
 SLOW: Final = 0.05
@@ -146,13 +152,21 @@ class Budget:
     def run(self, mutant: Mutant, original: CodeType, seconds: float | None = None) -> Kill | None:
         """Run it until something notices or the time is up; the mutant is planted. A trial that hangs ends the process
         (SIGPROF)."""
-        end = process_time() + (self.seconds if seconds is None else seconds)
+        begin = process_time()
+        given = self.seconds if seconds is None else seconds
+        end = begin + given
+        oracle = mutant.package == "fuzz.oracle"
+        first = begin + (UNDIRECTED * given if oracle else given)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         parents: list[Source] = []
         try:
             for kill in self._parts(mutant, parents, kernel=seconds is None):
                 if kill is not None or process_time() > end:
                     return kill
+                if process_time() > first:
+                    break
+            if oracle:
+                return self._directed(mutant, original, parents, end)
             rng = Random(self.seed)
             while parents and process_time() < end:
                 parent = parents[int(rng.random() * len(parents))]
@@ -168,6 +182,26 @@ class Budget:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         return None
+
+    def _directed(self, mutant: Mutant, original: CodeType, parents: list[Source], end: float) -> Kill | None:
+        """Plant faults where the mutant's line runs, in programs that come by it, and in others."""
+        faults = [
+            member.fault
+            for number in sorted(self._members(mutant))
+            if isinstance(member := self.panel.members[number], Seen)
+        ]
+        rng = Random(self.seed)
+        others = [fault.source for fault in faults] or self.sources
+        sources = parents + rng.sample(others, min(PARENTS, len(others)))
+        return Directed(mutant, original, self.seed).search(sources, faults, end)
+
+    def _members(self, mutant: Mutant) -> set[int]:
+        """Numbers of the members of the panel that run the mutant's line, or if none does, its function."""
+        for names in (self.covering.of_line(mutant), self.covering.of_function(mutant)):
+            found = {int(name.removeprefix("panel ")) for name in names if name.startswith("panel ")}
+            if found:
+                break
+        return found
 
     def _parts(self, mutant: Mutant, parents: list[Source], kernel: bool) -> Iterator[Kill | None]:
         """What runs the mutant's line, part by part, the quickest first; what a kernel answered only if wanted."""
@@ -190,7 +224,10 @@ class Budget:
             yield self._defect(name)
         if oracle:
             changed, more = None, MORE
+            end = process_time() + PANEL * self.seconds
             for number, member in enumerate(self.panel.members):
+                if process_time() > end:
+                    break
                 if f"panel {number}" in names:
                     _rearm()
                     kill = member.look(self.seed)

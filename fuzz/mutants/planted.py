@@ -14,13 +14,15 @@ compares is nobody's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from fuzz.execute import Lockstep, RunOutcome
+from fuzz.execute import Lockstep, RunOutcome, StepResult
+from fuzz.generate.afford import affordable
+from fuzz.mutants.focus import FOCUS, REFUSALS, leave_out_flush
 from fuzz.mutants.mimic import mimic
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
 from fuzz.mutants.spoil_books import BOOKS
@@ -31,6 +33,8 @@ from fuzz.program.model import Op, Program
 from fuzz.side import Side
 from mm.dev_dax import DevDax, Driver, KmemState
 from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP
+from mm.kernel import Kernel
+from mm.tlb import RecordingTlb
 
 ERRNOS: Final = (EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP)
 DEATHS: Final = (
@@ -48,7 +52,9 @@ SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 KINDS: Final = (
     ("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("answer", "answer", "idle", "argument", "handle", "mimic")
 )
-SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS}
+SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS, **FOCUS}
+BEFORE: Final = frozenset({"argument", "idle", "flush", "none"})
+"""Kinds that do nothing after the operation."""
 TRIES: Final = 4
 """Structures that are tried, where the first ones have nothing that can be spoiled."""
 DRIVERS: Final[tuple[Driver, ...]] = ("none", "devdax", "fsdev", "kmem")
@@ -61,50 +67,85 @@ FULL: Final = 0.3
 
 
 class Planted(Side):
-    """A side with a fault in its next operation."""
+    """A side with a fault in its next operation: of one kind, or of several, joined by `+`."""
 
-    __slots__ = ("does", "draw", "kind", "other")
+    __slots__ = ("does", "draw", "hints", "kinds", "other")
 
-    def __init__(self, side: Side, other: Side, kind: str, seed: int) -> None:
+    def __init__(self, side: Side, other: Side, kind: str, seed: int, hints: Hints | None = None) -> None:
         self.kernel, self.handles, self.page_shift = side.kernel, side.handles, side.page_shift
         self.other = other.kernel
-        self.kind = kind
+        self.kinds = kind.split("+")
         self.draw = Random(seed)
         self.does: str | None = None
         """What the fault did, once it was run."""
+        self.hints = hints
+        """What a sound model has listed as touched, if this one may not be."""
 
     def run(self, op: Op) -> Outcome:
         """Run the operation with the fault."""
+        done: list[str | None] = []
+        rc: Outcome | None = None
+        flushed: list[Callable[[], str | None]] = []
+        for kind in self.kinds:
+            if kind == "argument" and rc is None:
+                other = argument_off(op, self.draw, self.page_shift)
+                if other is not None:
+                    op = other[1]
+                    done.append(f"{op.name} with {other[0]}={op.args[other[0]]}")
+            elif kind == "idle" and rc is None:
+                self.kernel.log.clear()
+                self.kernel.faults.begin()
+                rc = self.draw.choice((0, 0, 1, -self.draw.choice(ERRNOS)))
+                done.append(f"{op.name} does nothing and answers {rc}")
+            elif kind == "flush" and isinstance(self.kernel.tlb, RecordingTlb):
+                flushed.append(leave_out_flush(self.kernel.tlb, self.draw))
+        if rc is None:
+            rc = super().run(op)
+        done += [ended() for ended in flushed]
+        lists = touched_lists(self.kernel)
+        listed = [ranges[:] for ranges in lists]
+        if self.hints is not None:
+            for ranges, hint in zip(lists, self.hints, strict=True):
+                ranges[:] = hint
+        hints = [ranges[:] for ranges in lists]
+        for kind in self.kinds:
+            if kind not in BEFORE:
+                rc = self._spoil(kind, op, rc, done)
+        if self.hints is not None:
+            for ranges, was, hint in zip(lists, listed, hints, strict=True):
+                ranges[:] = was + ranges[len(hint) :]
+        self.hints = hints
+        told = [text for text in done if text]
+        self.does = ", ".join(told) if told else None
+        return rc
+
+    def _spoil(self, kind: str, op: Op, rc: Outcome, done: list[str | None]) -> Outcome:
+        """What a fault of this kind does after the operation; what it says then."""
         draw = self.draw
-        if self.kind == "argument":
-            other = argument_off(op, draw, self.page_shift)
-            if other is None:
-                return super().run(op)
-            self.does = f"{op.name} with {other[0]}={other[1].args[other[0]]}"
-            return super().run(other[1])
-        if self.kind == "idle":
-            self.kernel.log.clear()
-            self.kernel.faults.begin()
-            rc: Outcome = draw.choice((0, 0, 1, -draw.choice(ERRNOS)))
-            self.does = f"{op.name} does nothing and answers {rc}"
-            return rc
-        rc = super().run(op)
-        if self.kind == "answer":
-            other_rc = answer_off(rc, draw)
+        if kind in ("answer", "refusal"):
+            other_rc = answer_off(rc, draw) if kind == "answer" else draw.choice(REFUSALS)
             if other_rc != rc:
-                self.does = f"{op.name} answers {other_rc}, not {rc}"
+                done.append(f"{op.name} answers {other_rc}, not {rc}")
             return other_rc
-        if self.kind == "handle":
-            self.does = handle_off(self.handles, op, draw)
-        elif self.kind == "mimic":
-            self.does = mimic(self.kernel, self.other, draw)
+        if kind == "handle":
+            done.append(handle_off(self.handles, op, draw))
+        elif kind == "mimic":
+            done.append(mimic(self.kernel, self.other, draw))
         else:
-            spoilers = SPOILED.get(self.kind) or NEAR[op.name.partition(" ")[0]]
+            spoilers = SPOILED.get(kind) or NEAR[op.name.partition(" ")[0]]
             for _ in range(TRIES):
-                self.does = draw.choice(spoilers)(self.kernel, draw)
-                if self.does is not None:
+                done.append(draw.choice(spoilers)(self.kernel, draw))
+                if done[-1] is not None:
                     break
         return rc
+
+
+Hints = list[list[Any]]
+
+
+def touched_lists(k: Kernel) -> Hints:
+    """The lists that faults go by: where the operation has changed something."""
+    return [owner.touched for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)]
 
 
 def answer_off(rc: Outcome, draw: Random) -> Outcome:
@@ -189,6 +230,8 @@ class Source(NamedTuple):
     program: Program
     answers: tuple[str, ...] = ()
     """What its operations return on the reference, as far as that is known."""
+    rough: bool = False
+    """Its numbers are to be cut to what is affordable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,31 +245,71 @@ class Fault:
     kind: str
     full: bool
     seed: int
+    more: int = 0
+    """Operations that are run behind it."""
 
     def run(self) -> tuple[Finding | None, str | None]:
         """What the oracle sees of it, and what was done; no words if there was nothing to do."""
-        with self.source.setting.models():
-            pair = Lockstep(self.source.program.machine, self.source.setting.profile)
-            for op in self.source.program.ops[: self.at]:
-                pair.step(op)
-                if pair.over:
-                    return None, None
+        played = self.play()
+        if played.text is None or (played.finding is None and not played.complete):
+            return None, None
+        return played.finding, played.text
+
+    def play(self, begin: Callable[[], object] | None = None, hints: Sequence[Hints] | None = None) -> Played:
+        """Run it; `begin` is called right before the operation with the fault. `hints`: those of a sound run."""
+        source = self.source
+        with source.setting.models():
+            pair = Lockstep(source.program.machine, source.setting.profile)
+            last = self._steps(pair, source.program.ops[: self.at])
+            if last is not None and pair.over:
+                return Played(last.finding, last.terminal)
+            if begin is not None:
+                begin()
             sound = pair.reference, pair.candidate
             pair.full_every = int(self.full)
+            given = dict(zip(self.sides, hints or (), strict=False))
             planted = [
-                Planted(side, sound[1 - i], self.kind, self.seed) if i in self.sides else side
+                Planted(side, sound[1 - i], self.kind, self.seed, given.get(i)) if i in self.sides else side
                 for i, side in enumerate(sound)
             ]
             pair.reference, pair.candidate = planted
-            finding = pair.step(self.source.program.ops[self.at]).finding
-            does = [side.does for side in planted if isinstance(side, Planted)]
-            if finding is None and not all(does):
-                return None, None
+            result = self._step(pair, source.program.ops[self.at])
+            faults = [side for side in planted if isinstance(side, Planted)]
             pair.reference, pair.candidate = sound
-            if finding is None and not pair.over and not self.full:
+            pair.full_every = 0
+            behind = source.program.ops[self.at + 1 :][: self.more]
+            result = self._steps(pair, behind) or result
+            finding = result.finding
+            if finding is None and not pair.over and not (self.full and not behind):
                 finding = pair.finish()
             pair.close()
-        return finding, "; ".join(text or "nothing" for text in does)
+        does = [side.does for side in faults]
+        text = "; ".join(text or "nothing" for text in does)
+        return Played(finding, result.terminal, text, all(does), [side.hints or [] for side in faults])
+
+    def _steps(self, pair: Lockstep, ops: Iterable[Op]) -> StepResult | None:
+        result = None
+        for op in ops:
+            if pair.over:
+                break
+            result = self._step(pair, op)
+        return result
+
+    def _step(self, pair: Lockstep, op: Op) -> StepResult:
+        return pair.step(affordable(op, pair.reference) if self.source.rough else op)
+
+
+class Played(NamedTuple):
+    """What became of a program with a fault."""
+
+    finding: Finding | None
+    terminal: str | None
+    text: str | None = None
+    """What the fault did; None if the program ended before."""
+    complete: bool = False
+    """Whether it did something on each of its sides."""
+    hints: Sequence[Hints] = ()
+    """For each side with a fault, what the operation had listed as touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +323,10 @@ class Seen:
 
     def look(self, seed: int) -> Kill | None:
         """Whether it is no longer seen, or seen as something else."""
-        finding, _ = self.fault.run()
+        finding, text = self.fault.run()
         where = f"{self.fault.source.name}, operation {self.fault.at}"
+        if text is not None and text != self.text:
+            return None  # another fault: what it goes by is what the mutant has changed
         if finding is None:
             return Kill("planted", f"not seen: {self.text}", where)
         if finding.signature != self.signature:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -108,14 +108,19 @@ def mutants(module: str, source: str | None = None) -> Iterator[Mutant]:
             yield Mutant(module, name, number, operator, old.lineno, _brief(old), after, records)
 
 
-def mutated_code(mutant: Mutant, source: str | None = None) -> CodeType:
-    """The code of the changed function."""
+def mutated_code(
+    mutant: Mutant, source: str | None = None, around: Callable[[ast.AST, ast.AST], ast.AST] | None = None
+) -> CodeType:
+    """The code of the changed function. `around` gives what stands in the place of a node: of the changed one and the
+    original."""
     tree = ast.parse(source if source is not None else _read(mutant.module))
     function = dict(_functions(tree))[mutant.function]
     first = min((decorator.lineno for decorator in function.decorator_list), default=function.lineno)
     for number, (_, parent, field, at, new) in enumerate(_alternatives(function)):
         if number == mutant.number:
-            ast.copy_location(new, _get(parent, field, at))
+            old = _get(parent, field, at)
+            new = new if around is None else around(new, old)
+            ast.copy_location(new, old)
             _set(parent, field, at, new)
             break
     path = _source(mutant.module)

@@ -33,7 +33,8 @@ class Kill(NamedTuple):
     """What noticed the mutant."""
 
     by: str
-    """finding, crash, surface, kernel, clause, zoo, panel, signature; the process's own end adds timeout and death."""
+    """finding, crash, surface, kernel, clause, zoo, panel, planted, signature, search; what ended its process adds
+    timeout and death."""
     what: str
     where: str
     """corpus file, defect, or program of the seed."""

@@ -1,0 +1,295 @@
+"""Faults that are planted for one mutant of the oracle: where its line runs, or shortly before.
+
+The panel is chosen without regard to any mutant. Here programs that come by the mutant's place get a fault there, and
+the verdict of the oracle with the mutant is held against that of the sound one: found or not, as what, or explained by
+which clause. The search climbs: faults that made the mutant compute something else than the original would have
+(`fuzz.mutants.probe`) are varied, and only they are run with the sound oracle too.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+from time import process_time
+from types import CodeType
+from typing import Any, Final, NamedTuple
+
+from fuzz.execute import Lockstep
+from fuzz.mutants.focus import FOCUS
+from fuzz.mutants.panel import MODELS, forget
+from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
+from fuzz.mutants.probe import instrumented
+from fuzz.mutants.sites import Mutant, function_of, mutated_code
+from fuzz.mutants.trials import Kill
+from fuzz.program.model import make_op
+from fuzz.program.mutate import mutate
+
+SLOW: Final = 2.0
+"""CPU seconds after which a program is given up: a spoiled kernel may run in circles, which tells nothing about the
+oracle."""
+LOOKED: Final = 0.1
+"""Share of the time that goes into finding out at which operations the mutant's place is reached."""
+KEPT: Final = 24
+"""Faults that came near and are varied, of each verdict the latest ones."""
+FEW: Final = 4
+"""Of them with the same operation of the same program."""
+MORE: Final = (0, 0, 0, 1, 2, 4, 30)
+"""How many operations follow the fault."""
+CLIMB: Final = 0.6
+"""Share of faults that are varied from such as came near, once there are any."""
+
+
+class _SlowError(BaseException):
+    """Not caught by what calls a model's own errors an outcome."""
+
+
+class Verdict(NamedTuple):
+    """What an oracle says of a program with a fault."""
+
+    signature: str | None = None
+    terminal: str | None = None
+    text: str | None = None
+    """What the fault did."""
+    error: str = ""
+    """The exception in which the oracle ended."""
+    hints: Sequence[Hints] = ()
+
+
+class Directed:
+    """The search for one mutant, which is planted; it takes turns with the sound function."""
+
+    def __init__(self, mutant: Mutant, original: CodeType, seed: int) -> None:
+        self.mutant = mutant
+        self.original = original
+        self.mutated = mutated_code(mutant)
+        self.code, self.probe = instrumented(mutant)
+        self.function = function_of(mutant.module, mutant.function)
+        self.forgets = mutant.module.partition(".")[0] in MODELS
+        """Whether caches of the models may know results of the mutant."""
+        self.draw = Random(seed)
+        self.sources: list[Source] = []
+        self.places: list[tuple[Source, int]] = []
+        """Programs, and operations at which the mutant's place is reached."""
+        self.named: dict[str, list[tuple[Source, int]]] = {}
+        """All operations of the programs by their name."""
+        self.near: dict[str, dict[str, list[Fault]]] = {}
+        """Faults that made the mutant differ, by the clause that ended the program and by what the sound oracle found:
+        what is rare is varied as often as what is not."""
+        focus = mutant.module.rpartition(".")[2]
+        kinds = [*KINDS, "none", "refusal", "flush", *([focus] * len(KINDS) if focus in FOCUS else [])]
+        self.kinds = [*kinds, *["flush"] * len(KINDS)] if focus == "tlb" else kinds
+        self._begun = 0
+        """How often the mutant had differed when the last fault was planted."""
+        self.runs = self.doubles = 0
+        """Programs run with the mutant, and with the sound oracle."""
+
+    def search(self, sources: list[Source], faults: list[Fault], end: float) -> Kill | None:
+        """Look until `end` of the process's CPU time, in these programs, some of which come by the mutant's line, and
+        near these faults, which do."""
+        begin = process_time()
+        self.sources = sources
+        for source in sources:
+            for at, op in enumerate(source.program.ops):
+                self.named.setdefault(op.name, []).append((source, at))
+        signal.signal(signal.SIGPROF, _slow)
+        try:
+            for source in sources:
+                self._reached(source)
+                if process_time() > begin + LOOKED * (end - begin):
+                    break
+            starts = faults[:]
+            self.draw.shuffle(starts)
+            while process_time() < end:
+                fault = starts.pop() if starts and self.draw.random() < 0.5 else self._next(faults)
+                kill = None if fault is None else self._try(fault)
+                if kill is not None:
+                    return kill
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            self._become(self.mutated)
+        return None
+
+    # -- which fault is next ----------------------------------------------------------------------------------------
+
+    def _next(self, faults: list[Fault]) -> Fault | None:
+        draw = self.draw
+        if self.near and draw.random() < CLIMB:
+            found = self.near[draw.choice(list(self.near))]
+            return self._varied(draw.choice(found[draw.choice(list(found))]))
+        if faults and draw.random() < 0.3:
+            return self._varied(draw.choice(faults))
+        if self.places and draw.random() < 0.9:
+            source, at = draw.choice(self.places)
+            at = max(0, at - draw.choice((0, 0, 0, 1, 2)))
+        elif self.sources:
+            source, at = draw.choice(self.named[draw.choice(sorted(self.named))])
+        else:
+            return None
+        return Fault(source, at, *self._kind(), draw.random() < 0.3, draw.getrandbits(32), draw.choice(MORE))
+
+    def _kind(self) -> tuple[tuple[int, ...], str]:
+        kind = self.draw.choice(self.kinds)
+        return ((1,) if kind == "mimic" else self.draw.choice(SIDES)), kind
+
+    def _varied(self, fault: Fault) -> Fault:
+        draw, source, at = self.draw, fault.source, fault.at
+        how = draw.random()
+        fault = replace(fault, seed=draw.getrandbits(32), more=draw.choice(MORE), full=draw.random() < 0.3)
+        if how < 0.3:
+            return fault
+        if how < 0.5:
+            sides, kind = self._kind()
+            return replace(fault, kind=kind, sides=sides)
+        if how < 0.6:
+            return replace(fault, sides=draw.choice(SIDES)) if fault.kind != "mimic" else fault
+        if how < 0.7:
+            other = self._kind()[1]
+            return replace(fault, kind=f"{fault.kind}+{other}") if "+" not in fault.kind else fault
+        if how < 0.8:
+            places = self.named.get(source.program.ops[at].name)
+            if not places:
+                return fault
+            source, at = draw.choice(places)
+            return replace(fault, source=source, at=at)
+        if how < 0.85:
+            return replace(fault, at=max(0, min(at + draw.choice((-1, 1)), len(source.program.ops) - 1)))
+        program = source.program
+        if how < 0.92:
+            if any(op.name == "boot" for op in program.ops[:at]):
+                nth = draw.choice((1, 1, 2, 3, draw.randrange(1, 40)))
+                fail = make_op("fail alloc", None, nth=nth, times=draw.choice((1, 1, 2)))
+                ops = program.ops
+                program, at = replace(program, ops=(*ops[:at], fail, *ops[at:])), at + 1
+        else:
+            name, program = program.ops[at].name, mutate(program, draw)
+            at = min(at, len(program.ops) - 1)
+            alike = [i for i, op in enumerate(program.ops) if op.name == name]
+            at = min(alike, key=lambda i: abs(i - at)) if alike else at
+        return replace(fault, source=Source(source.setting, f"near {source.name}", program, rough=True), at=at)
+
+    # -- what is said of it -----------------------------------------------------------------------------------------
+
+    def _try(self, fault: Fault) -> Kill | None:
+        """Whether the mutant says something else."""
+        records = self.mutant.records
+        if records:
+            # The fault goes by what a sound model lists.
+            sound = self._verdict(fault, self.original)
+            before = self.probe.differed
+            mine = self._verdict(fault, self.code, sound.hints)
+        else:
+            before = self.probe.differed
+            mine = self._verdict(fault, self.code)
+        self.runs += 1
+        if self.probe.sure and self.probe.differed == before:
+            return None
+        near = not self.probe.sure or self.probe.differed > self._begun
+        if not records:
+            sound = self._verdict(fault, self.original)
+            self.doubles += 1
+        if near:
+            self._keep(fault, sound)
+        if compare(sound, mine, fault) is None:
+            return None
+        again, plain = self._verdict(fault, self.original), self._verdict(fault, self.mutated, sound.hints)
+        return compare(again, plain, fault) if again == sound else None
+
+    def _keep(self, fault: Fault, sound: Verdict) -> None:
+        found = self.near.setdefault(sound.terminal or "", {}).setdefault(sound.signature or sound.error, [])
+        if sum(one.at == fault.at and one.source.program == fault.source.program for one in found) < FEW:
+            found.append(fault)
+            del found[:-KEPT]
+
+    def _begin(self) -> None:
+        self._begun = self.probe.differed
+
+    def _verdict(self, fault: Fault, code: CodeType, hints: Sequence[Hints] = ()) -> Verdict:
+        self._begun = self.probe.differed
+        return self._run(code, lambda: self._played(fault, hints)) or Verdict(error="slow")
+
+    def _played(self, fault: Fault, hints: Sequence[Hints]) -> Verdict:
+        try:
+            played = fault.play(self._begin, hints)
+        except Exception as error:
+            return Verdict(error=f"{type(error).__name__}: {error}")
+        signature = None if played.finding is None else played.finding.signature
+        return Verdict(signature, played.terminal, played.text, "", played.hints)
+
+    def _run(self, code: CodeType, work: Callable[[], Any]) -> Any:
+        """Run something with this code of the function; None if it takes too long."""
+        self._become(code)
+        signal.setitimer(signal.ITIMER_PROF, SLOW)
+        try:
+            return work()
+        except _SlowError:
+            return None
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _become(self, code: CodeType) -> None:
+        if self.function.__code__ is not code:
+            self.function.__code__ = code
+            if self.forgets:
+                forget()
+
+    def _reached(self, source: Source) -> None:
+        """Note at which operations of a program the mutant differs, or if it never does, is reached."""
+        counts: list[tuple[int, int]] = []
+
+        def count() -> None:
+            counts.append((self.probe.reached, self.probe.differed))
+
+        try:
+            self._run(self.code, lambda: _walk(source, count))
+        except Exception:
+            return
+        last = len(source.program.ops) - 1
+        for which in 1, 0:
+            found = [at for at, (a, b) in enumerate(pairwise(counts)) if b[which] > a[which]]
+            if found:
+                self.places += [(source, min(at, last)) for at in found]
+                return
+
+
+def _walk(source: Source, count: Callable[[], None]) -> None:
+    """Run a program; `count` is called before it, behind each operation, and at the end."""
+    with source.setting.models():
+        pair = Lockstep(source.program.machine, source.setting.profile)
+        count()
+        for op in source.program.ops:
+            pair.step(op)
+            count()
+            if pair.over:
+                return
+        pair.finish()
+        count()
+        pair.close()
+
+
+def _slow(_signal: int, _frame: object) -> None:
+    raise _SlowError
+
+
+def compare(sound: Verdict, mine: Verdict, fault: Fault) -> Kill | None:
+    """How the verdict of a mutant differs from the sound one, if it does. Of faults that are not the same nothing can
+    be said, nor of what neither can look at."""
+    where = f"{fault.source.name}, operation {fault.at}"
+    if sound.error or mine.error == "slow":
+        return None
+    if mine.error:
+        return Kill("crash", f"{mine.error}: {sound.text}", where)
+    if sound.text is not None and mine.text is not None and sound.text != mine.text:
+        return None
+    if sound.signature != mine.signature:
+        if mine.signature is None:
+            return Kill("planted", f"not seen: {sound.text}: {sound.signature}", where)
+        if sound.signature is None:
+            return Kill("planted", f"{mine.signature}, which is none: {sound.text}", where)
+        return Kill("signature", f"{sound.signature} is now {mine.signature}", where)
+    if sound.terminal != mine.terminal:
+        return Kill("clause", f"ended by {mine.terminal}, not by {sound.terminal}: {sound.text}", where)
+    return None

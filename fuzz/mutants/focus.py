@@ -1,0 +1,219 @@
+"""Faults near what one module of the oracle reads, for the mutants of that module.
+
+What an excuse asks about are seldom the values that a comparison reads: who ran short, which points failed, whose the
+frames are that were to go, what either side answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from fuzz.mutants.spoil import (
+    POINTS,
+    Spoiler,
+    altmap,
+    block,
+    counter,
+    entry,
+    entry_protection,
+    folio,
+    folios,
+    free,
+    free_pages,
+    free_zone,
+    holder,
+    managed_zone,
+    owner,
+    page_map,
+    pageblock,
+    points,
+    poison,
+    pool,
+    references,
+    remap,
+    section,
+    section_node,
+    shared_page,
+    shortage,
+    struct_page,
+    subsection,
+    table,
+    translation,
+    tried,
+    unplugged,
+    waiting,
+    zone,
+)
+from fuzz.mutants.spoil_books import another_content, area, cma_lists, on_another_node, window
+from fuzz.oracle.finding import Outcome
+from mm.errno import EBUSY, EEXIST, ENOMEM, EOPNOTSUPP
+from mm.kernel import Kernel
+from mm.page_alloc import OWNER_HUGETLB, OWNER_MEMMAP, OWNER_PAGES, OWNER_PAGES_MOVABLE, OWNER_PGTABLE
+from mm.tlb import RecordingTlb
+
+REFUSALS: Final[tuple[Outcome, ...]] = (0, 0, -ENOMEM, -ENOMEM, -EBUSY, -EEXIST, -EEXIST, -EOPNOTSUPP)
+"""What an operation may answer where a clause of the ledger lets the sides part."""
+
+
+def lack(k: Kernel, draw: Random) -> str | None:
+    """Allocations got less than they asked for, of pages or of whole pageblocks, or more did not."""
+    pages = k.pages
+    names = draw.choice((("short",), ("short", "short_of_blocks"), ("short_of_blocks",), ("spilled",)))
+    step = draw.choice((1, 1, 1, -1))
+    for name in names:
+        setattr(pages, name, getattr(pages, name) + step)
+    return f"{' and '.join(names)}: {step:+}"
+
+
+def fired(k: Kernel, draw: Random) -> str | None:
+    """An injected failure hit another point, or none, or hit where there was none."""
+    faults = k.faults
+    if faults.points is None:
+        return None
+    faults.fired = draw.choice([kind for kind in (*POINTS, None) if kind != faults.fired])
+    faults.failed = draw.choice((faults.failed, int(faults.fired is not None)))
+    return f"{faults.failed} failed: {faults.fired}"
+
+
+def passed(k: Kernel, draw: Random) -> str | None:
+    """One of the points that were passed is passed once more or less, or comes later."""
+    trace = k.faults.points
+    if not trace:
+        return None
+    i = draw.randrange(len(trace))
+    kind, n = trace[i]
+    how = draw.randrange(4)
+    if how == 0:
+        trace[i] = kind, n + draw.choice((1, -1))
+    elif how == 1:
+        trace.insert(i, (kind, 1))
+    elif how == 2:
+        del trace[i]
+    else:
+        trace.append(trace.pop(i))
+    return f"points from {i} on: {trace[i : i + 3]}"
+
+
+def stuck(k: Kernel, draw: Random) -> str | None:
+    """A frame of what was to go, or of what the operation touched, is of another owner."""
+    spans = [(lo, hi) for lo, hi in (*k.memory_blocks.tried, *k.pages.touched) if lo < hi]
+    if not spans:
+        return None
+    lo, hi = draw.choice(spans)
+    pfn = draw.choice((lo, hi - 1, (lo + hi) // 2))
+    run = k.pages.owners.run(pfn)
+    was = None if run is None else run[2]
+    owners = (OWNER_PAGES, OWNER_PAGES_MOVABLE, OWNER_MEMMAP, OWNER_PGTABLE, OWNER_HUGETLB)
+    new = draw.choice([one for one in owners if one != was])
+    if run is not None and draw.random() < 0.5:
+        lo, hi = max(lo, run[0]), min(hi, run[1])
+    else:
+        lo, hi = pfn, pfn + 1
+    k.pages.owners.set(lo, hi, new)
+    return f"frames {lo:#x}..{hi:#x} are of {new}, not {was}"
+
+
+def freed(k: Kernel, draw: Random) -> str | None:
+    """Something that the operation took is free, or the other way round; the numbers of the zone agree."""
+    spans = [(lo, hi) for lo, hi in k.pages.touched if lo < hi and k.pages.zone_of.get(lo) is not None]
+    if not spans:
+        return None
+    lo, hi = draw.choice(spans)
+    hi = min(hi, lo + draw.choice((1, 1, 1 << k.pages.block_order)))
+    z = k.pages.zone_of.get(lo)
+    assert z is not None
+    if z.frags.overlaps(lo, hi):
+        z.frags.remove(lo, hi)
+        k.pages.owners.set(lo, hi, draw.choice((OWNER_PAGES, OWNER_MEMMAP)))
+        return f"frames {lo:#x}..{hi:#x} are not free"
+    k.pages.owners.clear(lo, hi)
+    z.frags.add(lo, hi)
+    return f"frames {lo:#x}..{hi:#x} are free"
+
+
+def counted(k: Kernel, draw: Random) -> str | None:
+    """A page of memmap more or less, in the counter and among the free pages, as a page too many would be."""
+    zones = [z for node in k.nodes for z in node.zones if z.frags.starts]
+    if not zones:
+        return None
+    z = draw.choice(zones)
+    pfn = z.frags.starts[0]
+    z.frags.remove(pfn, pfn + 1)
+    k.pages.owners.set(pfn, pfn + 1, OWNER_MEMMAP)
+    name = draw.choice(("nr_memmap", "nr_memmap_boot", "nr_page_table_pages"))
+    setattr(k.vmstat, name, getattr(k.vmstat, name) + 1)
+    k.pages.touched.append((pfn, pfn + 1))
+    return f"frame {pfn:#x} of zone{z.key} is one more of {name}"
+
+
+def initialized(k: Kernel, draw: Random) -> str | None:
+    """Struct pages were initialised more or less often, by one or by a unit that a rule knows."""
+    step = draw.choice((1, k.arch.spp, 2 * k.arch.spp, k.arch.pages_per_section, 512)) * draw.choice((1, -1))
+    k.vmstat.struct_pages_initialized += step
+    return f"struct_pages_initialized: {step:+}"
+
+
+_MAPPED: Final = (entry, entry, entry_protection, table, shared_page, references, page_map)
+_WRITTEN: Final = (struct_page, struct_page, another_content, shared_page, remap)
+_COUNTED: Final = (zone, free, free_zone, managed_zone, counter, counted, freed, lack, initialized, cma_lists)
+_POOLED: Final = (pool, free_pages, folio, folios, waiting, on_another_node, poison)
+_EXCUSED: Final = (lack, lack, fired, passed, points, stuck, stuck, tried, freed, owner, holder, poison, free_zone)
+_BLOCKS: Final = (block, altmap, window, section, section_node, subsection, pageblock, unplugged)
+
+FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
+    "accounting": (*_COUNTED, *_POOLED, *_BLOCKS),
+    "zones": (*_COUNTED, area),
+    "parting": _EXCUSED,
+    "known": (*_EXCUSED, *_MAPPED, pool, owner, altmap, window),
+    "arches": (*_MAPPED, *_POOLED, *_COUNTED, owner),
+    "rules": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
+    "pieces": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
+    "observe": (*_MAPPED, *_WRITTEN),
+    "difference": (*_MAPPED, *_WRITTEN, owner),
+    "alike": (*_MAPPED, *_WRITTEN, owner),
+    "contents": (*_WRITTEN, entry, owner, folio),
+    "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
+    "history": (*_MAPPED, *_WRITTEN, *_COUNTED, pageblock, owner),
+    "listed": (*_BLOCKS, entry, struct_page, owner, pool, free_pages),
+    "roots": (section, section_node),
+    "sections": (section, section_node, subsection),
+}
+"""By module of fuzz.oracle."""
+
+
+def leave_out_flush(tlb: RecordingTlb, draw: Random) -> Callable[[], str | None]:
+    """From now on one of the flushes is left out, or is of one page less at one end. To be called when the operation
+    is over: what was left out, None if there were not as many."""
+    nth, how = draw.choice((1, 1, 1, 2, 2, 3, 5)), draw.randrange(3)
+    calls = 0
+    done: list[str] = []
+
+    def counted() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == nth
+
+    def flush_tlb_all(self: Any) -> None:
+        if counted():
+            done.append(f"flush {nth}, of all, is left out")
+        else:
+            RecordingTlb.flush_tlb_all(self)
+
+    def flush_tlb_kernel_range(self: Any, lo: int, hi: int) -> None:
+        if not counted():
+            RecordingTlb.flush_tlb_kernel_range(self, lo, hi)
+            return
+        done.append(f"flush {nth}, of {lo:#x}..{hi:#x}, is left out, but for {('all', 'the first', 'the last')[how]}")
+        if how:
+            RecordingTlb.flush_tlb_kernel_range(self, lo + (how == 1), hi - (how == 2))
+
+    methods = {"flush_tlb_all": flush_tlb_all, "flush_tlb_kernel_range": flush_tlb_kernel_range}
+    tlb.__class__ = type("Lazy", (RecordingTlb,), {"__slots__": (), **methods})
+
+    def ended() -> str | None:
+        tlb.__class__ = RecordingTlb
+        return done[0] if done else None
+
+    return ended
