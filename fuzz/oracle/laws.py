@@ -19,7 +19,14 @@ from mm.altmap import Altmap
 from mm.hugetlb import folio_at
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_IS_ONLINE, ZONE_DEVICE, Zone
+from mm.mmzone import (
+    SECTION_HAS_MEM_MAP,
+    SECTION_IS_EARLY,
+    SECTION_IS_ONLINE,
+    SECTION_TAINT_ZONE_DEVICE,
+    ZONE_DEVICE,
+    Zone,
+)
 from mm.page_alloc import (
     BOOT_OWNERS,
     OWNER_LEAKED,
@@ -261,8 +268,15 @@ def _covered(runs: Iterable[tuple[int, int]], by: list[tuple[int, int]]) -> bool
 
 
 def device_zones(k: Kernel) -> Broken | None:
-    """ZONE_DEVICE of its node spans a device (move_pfn_range_to_zone, mm/memory_hotplug.c); it never shrinks."""
+    """ZONE_DEVICE of its node spans a device, and never shrinks; sections that it begins or ends in are marked as such
+    that have frames of ZONE_DEVICE in parts (move_pfn_range_to_zone, section_taint_zone_device in mm/memory_hotplug.c).
+    """
+    per = k.arch.pages_per_section
     for pgmap in k.pgmaps:
+        for pfn in [pfn for ends in pgmap.ranges for pfn in ends if pfn % per]:
+            if not k.sections.word(pfn // per) & SECTION_TAINT_ZONE_DEVICE:
+                text = f"section {pfn // per:#x} of a device with {pgmap.ranges} is not SECTION_TAINT_ZONE_DEVICE"
+                return Broken("structpages", "section", "taint", text)
         zone = k.nodes[pgmap.nid].zones[ZONE_DEVICE]
         if any(start < zone.start_pfn or end > zone.end_pfn for start, end in pgmap.ranges):
             text = f"a device with {pgmap.ranges} lies outside of {zone!r}, {zone.start_pfn:#x}..{zone.end_pfn:#x}"
@@ -346,9 +360,9 @@ def poison(k: Kernel) -> Broken | None:
 
 
 def pools(k: Kernel) -> Broken | None:
-    """Free huge pages have no reference and those in use one; a reservation is always backed by a free page; every
-    page is aligned, of its node and zone, and in one list (enqueue_hugetlb_folio, hugetlb_acct_memory in
-    mm/hugetlb.c)."""
+    """Free huge pages have no reference and are not temporary (add_hugetlb_folio), and those in use have one; a
+    reservation is always backed by a free page; every page is aligned, of its node and zone, and in one list
+    (enqueue_hugetlb_folio, hugetlb_acct_memory in mm/hugetlb.c)."""
     for h in k.hstates.values():
         name = f"hugetlb.{h.order}"
         if not 0 <= h.resv <= h.free_count():
@@ -356,7 +370,7 @@ def pools(k: Kernel) -> Broken | None:
         listed = 0
         for nid, free in enumerate(h.free):
             for pfn, folio in free.items():
-                if folio.nid != nid or folio.refcount or h.folios.get(pfn) is not folio:
+                if folio.nid != nid or folio.refcount or folio.temporary or h.folios.get(pfn) is not folio:
                     return Broken("accounting", f"{name}.free", "wrong", f"{folio!r} is on the free list of node {nid}")
             listed += len(free)
         for mapped in h.mapped.values():

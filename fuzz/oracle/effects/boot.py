@@ -106,6 +106,9 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
             return f"{got} of {wanted} pages of order {order} were made, and no allocation failed"
         if h.resv or h.nr_overcommit or any(h.surplus):
             return f"the pool of order {order} has reservations or surplus pages"
+        if h.next_nid_to_alloc or h.next_nid_to_free:
+            # hugetlb_init_hstates: first_memory_node, whoever had a turn while memblock gave the gigantic pages.
+            return f"turns begin at nodes {h.next_nid_to_alloc} and {h.next_nid_to_free} in the pool of order {order}"
     return None
 
 

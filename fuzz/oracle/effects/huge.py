@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fuzz.oracle.effects import order
 from fuzz.oracle.effects.common import Args, Before, SideLike
-from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENXIO
+from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO
 from mm.folio import Folio
 from mm.hugetlb import folio_at, queued_at
 from mm.kernel import Kernel
@@ -19,9 +19,9 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
     if h is None:
         return None
     nid = args.get("node")
-    persistent = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
-    heads = order.heads(k, h, nid, args["count"] if "count" in args else persistent - args["to"])
-    return persistent, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, heads
+    now = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
+    heads = order.heads(k, h, nid, args["count"] if "count" in args else now - args["to"])
+    return now, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, heads
 
 
 def demote_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
@@ -63,6 +63,8 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         short_of_cma = h.gigantic and (k.hugetlb_cma.only or k.hugetlb_cma.size > 0)
         wanting = k.pages.short != short or short_of_cma
         return None if wanting else f"{now} of {to} pages were made, and no allocation failed"
+    if now > to and any(h.surplus[node] < h.nr[node] for node in heads.lists):
+        return f"{now} pages are left, not {to}, and not all of them are surplus"
     left = h.free_count()
     if nid is None and left > h.resv + sum(h.surplus) and k.pages.short == short:
         return f"{now} pages are left, not {to}, {left} of them free"
@@ -104,6 +106,8 @@ def demoted(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     smaller = k.hstates[h.demote_order]
     if smaller.max_huge_pages - then[8] != gone * h.pages // smaller.pages:
         return f"max_huge_pages of the smaller size went from {then[8]} to {smaller.max_huge_pages}"
+    if h.surplus != then[6].surplus:
+        return f"{then[6].surplus} pages were surplus, now {h.surplus} are"
     text = order.demoted(k, h, smaller, then[6], args["count"], gone)
     if text is not None:
         return text
@@ -124,14 +128,19 @@ def sum_of_pages(side: SideLike) -> list[int]:
 
 
 def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """hugetlb_reserve_pages, alloc_hugetlb_folio (mm/hugetlb.c): all pages or none, and the reservation is used up."""
+    """hugetlb_reserve_pages, alloc_hugetlb_folio (mm/hugetlb.c): all pages or none, and the reservation is used up.
+    New pages are surplus, and no others become it."""
     if then is None:
         return None if rc == -EINVAL else "there is no such pool"
     h = side.kernel.hstates[side.order(args["size"])]
     if h.resv != then[1]:
         return f"{h.resv} pages are reserved, {then[1]} were"
+    heads = then[6]
+    if persistent(h.nr, h.surplus) != persistent(heads.nr, heads.surplus):
+        return f"{h.nr} pages, {h.surplus} of them surplus, were {heads.nr}, {heads.surplus} of them surplus"
     if rc:
-        return None
+        failed = rc == -ENOMEM
+        return order.given_back(side.kernel, h, heads, args["count"], args["node"]) if failed else None
     if result is None:
         return None
     _, mapped = side.handles[result]
@@ -140,7 +149,12 @@ def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     nid = args.get("node")
     if nid is not None and any(f.nid != nid for f in mapped):
         return f"pages are not on node {nid}"
-    return order.mapped(args["count"], then[6], mapped)
+    return order.mapped(args["count"], heads, mapped)
+
+
+def persistent(nr: list[int], surplus: list[int]) -> list[int]:
+    """persistent_huge_pages of each node."""
+    return [n - s for n, s in zip(nr, surplus, strict=True)]
 
 
 def user_before(side: SideLike, args: Args) -> Any:
@@ -148,7 +162,9 @@ def user_before(side: SideLike, args: Args) -> Any:
     if found is None:
         return None
     h = side.kernel.hstates[found[0]]
-    staying = h.persistent - sum([f.temporary for f in found[1]])
+    staying = persistent(h.nr, h.surplus)
+    for folio in found[1]:
+        staying[folio.nid] -= folio.temporary
     # Other pages may go then, or come back.
     mixed = any(h.surplus) or bool(side.kernel.hpage_freelist)
     return found[0], list(found[1]), staying, h.max_huge_pages, h.resv, mixed
@@ -162,8 +178,8 @@ def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | No
         return "pages are still in use"
     # free_huge_folio: a page of the pool goes back to it, and only temporary and surplus ones leave.
     h = side.kernel.hstates[then[0]]
-    if args["flush"] and not side.kernel.faults.armed and h.persistent != then[2]:
-        return f"{h.persistent} persistent pages are left, {then[2]} were to stay"
+    if persistent(h.nr, h.surplus) != then[2]:
+        return f"{h.nr} pages are left, {h.surplus} of them surplus; {then[2]} others were to stay"
     if (h.max_huge_pages, h.resv) != then[3:5]:
         return "max_huge_pages or reservations changed"
     text = None if then[5] else order.unmapped(h, then[1])

@@ -29,7 +29,8 @@ class Heads(NamedTuple):
     next_nid_to_alloc: int
     room: int
     """How many pages there is memory for, if any are to be made."""
-    surplus: int
+    nr: list[int]
+    surplus: list[int]
     short: int
     quiet: bool
     """Nothing waits for the work item, no allocation is to fail."""
@@ -42,7 +43,8 @@ def heads(k: Kernel, h: HState, nid: int | None, count: int) -> Heads:
     quiet = not k.hpage_freelist and not k.faults.nth
     free = [len(free) for free in h.free]
     room = _room(k, h, nodes) if count < 0 else 0
-    return Heads(lists, free, h.next_nid_to_free, h.next_nid_to_alloc, room, sum(h.surplus), k.pages.short, quiet)
+    turns = h.next_nid_to_free, h.next_nid_to_alloc
+    return Heads(lists, free, *turns, room, h.nr[:], h.surplus[:], k.pages.short, quiet)
 
 
 def _first(free: dict[int, Folio], count: int) -> list[Folio]:
@@ -74,7 +76,9 @@ def _disturbed(k: Kernel, then: Heads) -> bool:
 def mapped(count: int, then: Heads, folios: list[Folio]) -> str | None:
     """Sound pages from the heads of the task's nodes, the nearest first; the task runs on node 0."""
     sound = [folio for found in then.lists.values() for folio in found if not folio.hwpoison]
-    if then.surplus or any(len(found) < count and len(found) < then.free[nid] for nid, found in then.lists.items()):
+    if any(then.surplus) or any(
+        len(found) < count and len(found) < then.free[nid] for nid, found in then.lists.items()
+    ):
         return None
     if any(folio.hwpoison for found in then.lists.values() for folio in found) or len(sound) < count:
         return None
@@ -102,24 +106,59 @@ def shrunk(k: Kernel, h: HState, then: Heads) -> str | None:
             return f"node {nid} has {len(h.free[nid])} free pages, and not lost those at the head"
         if n < len(gone) and next(reversed(h.free[nid].values())) is not gone[n]:
             return f"another page than {gone[n]!r} is at the head of node {nid}"
-    empty = [nid for nid in lost if not h.free[nid]]
-    text = _turns(lost, then.next_nid_to_free, empty)
-    if text is not None or sum(h.surplus) != then.surplus:  # becoming surplus takes turns of its own
+    text = _turns(lost, then.next_nid_to_free, [nid for nid in lost if not h.free[nid]])
+    if text is not None:
         return text
-    return _next(lost, then.next_nid_to_free, h.next_nid_to_free, empty)
+    # adjust_pool_surplus: of those in use as many as are left to go become surplus, nodes in turn.
+    more = {nid: h.surplus[nid] - then.surplus[nid] for nid in lost}
+    first = _next(lost, then.next_nid_to_free)
+    return _turns(more, first, [nid for nid in more if h.surplus[nid] >= h.nr[nid]]) or _ended(
+        more, first, h.next_nid_to_free
+    )
 
 
 def grown(k: Kernel, h: HState, then: Heads, wanted: int) -> str | None:
-    """As many as there is memory for, and nodes take turns."""
-    if not then.quiet or then.surplus or (h.gigantic and k.hugetlb_cma.size):
+    """Surplus pages are no longer, and as many are made as there is memory for; nodes take turns."""
+    if not then.quiet:
         return None
+    less = {nid: then.surplus[nid] - h.surplus[nid] for nid in then.lists}
+    kept = sum(less.values())
+    if kept != min(wanted, sum([then.surplus[nid] for nid in less])):
+        return f"{kept} of {then.surplus} surplus pages were kept, {wanted} more were asked for"
+    first = _next(less, then.next_nid_to_alloc)
+    text = _turns(less, then.next_nid_to_alloc, [nid for nid in less if not h.surplus[nid]])
+    if text is not None or (h.gigantic and k.hugetlb_cma.size):
+        return text
     made = sum([len(free) for free in h.free]) - sum(then.free)
-    if made != min(wanted, then.room):
-        return f"{made} of {wanted} pages were made, and there was memory for {then.room}"
-    if k.pages.short != then.short:
-        return None
+    if made != min(wanted - kept, then.room):
+        return f"{made} of {wanted - kept} pages were made, and there was memory for {then.room}"
     got = {nid: len(h.free[nid]) - then.free[nid] for nid in then.lists}
-    return _turns(got, then.next_nid_to_alloc, []) or _next(got, then.next_nid_to_alloc, h.next_nid_to_alloc, [])
+    text = None if k.pages.short != then.short else _turns(got, first, [])
+    return text or _ended(got, first, h.next_nid_to_alloc)
+
+
+def given_back(k: Kernel, h: HState, then: Heads, count: int, nid: int | None) -> str | None:
+    """A mapping of `count` pages that failed: surplus pages that were made for it go before any of them is taken, or,
+    where the task's node turns out to have too few (hugetlb_acct_memory), in turns over the nodes that have some
+    (return_unused_surplus_pages). Nobody looks where poisoned pages are passed over, or an area may have had none."""
+    if _disturbed(k, then) or (h.gigantic and k.hugetlb_cma.size):
+        return None
+    if any(folio.hwpoison for found in then.lists.values() for folio in found):
+        return None
+    made = max(0, h.resv + count - sum(then.free))
+    if nid is None or sum(then.surplus) + made > h.nr_overcommit:
+        made = count = 0
+    gone = {node: nr + (made if node == nid else 0) - h.nr[node] for node, nr in enumerate(then.nr)}
+    n = sum(gone.values())
+    if n != min(count, sum(then.surplus) + made) and any(map(_both, h.free, h.surplus)):
+        return f"{n} surplus pages are gone, {made} were made for {count} that were asked for, and {h.surplus} are left"
+    return _turns(gone, then.next_nid_to_free, [node for node in gone if not _both(h.free[node], h.surplus[node])]) or (
+        _ended(gone, then.next_nid_to_free, h.next_nid_to_free)
+    )
+
+
+def _both(free: dict[int, Folio], surplus: int) -> bool:
+    return bool(free) and surplus > 0
 
 
 def _turns(shares: dict[int, int], first: int, empty: list[int]) -> str | None:
@@ -134,12 +173,22 @@ def _turns(shares: dict[int, int], first: int, empty: list[int]) -> str | None:
     return None if shares == wanted else f"nodes took turns from node {first} on, and their shares are {shares}"
 
 
-def _next(shares: dict[int, int], first: int, now: int, empty: list[int]) -> str | None:
-    """After `n` turns of all nodes the next is `n` further; nobody knows where those ended who skipped nodes."""
-    n, m = sum(shares.values()), len(shares)
-    if m < 2 or empty or not n or now == (first + n) % m:
+def _next(shares: dict[int, int], first: int) -> int:
+    """Whose turn it is when nodes have taken turns from node `first` on, those that had no more left out: that of the
+    node behind the one that was served last, which has the most, of several the last in the row."""
+    nodes, m = list(shares), len(shares)
+    if not any(shares.values()):
+        return first  # nobody was asked, or everybody in vain
+    served = max(range(m), key=lambda i: (shares[nodes[i]], (nodes[i] - first) % m))
+    return nodes[(served + 1) % m]
+
+
+def _ended(shares: dict[int, int], first: int, now: int) -> str | None:
+    """Turns that began at node `first`, and whose turn it is now. One node alone may have been asked in vain."""
+    wanted = _next(shares, first)
+    if now == wanted or (len(shares) == 1 and now in shares):
         return None
-    return f"{n} turns from node {first} on ended at node {now}"
+    return f"{shares} in turns from node {first} on, and it is node {now}'s turn now, not node {wanted}'s"
 
 
 def demoted(k: Kernel, src: HState, dst: HState, then: Heads, count: int, gone: int) -> str | None:

@@ -15,7 +15,7 @@ from fuzz.side import Args, Side
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory import MemoryBlocks
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, Zone
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_ONLINE, SECTION_TAINT_ZONE_DEVICE, Zone
 from mm.page import Compound, Plain, SelfHosted
 from mm.page_alloc import OWNER_PAGES, OWNER_RESERVED, Poisoned
 from mm.pgtable import PMD_TABLE
@@ -140,6 +140,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "reserved": (lambda k: setattr(k.hstates[9], "resv", 6), "hugetlb.9.resv"),
     "refcount": (lambda k: setattr(next(iter(k.hstates[9].mapped.values()))[0], "refcount", 0), "hugetlb.9.mapped"),
     "free": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "refcount", 1), "hugetlb.9.free"),
+    "temporary": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "temporary", True), "hugetlb.9.free"),
     "lost": (lambda k: k.hstates[9].free[0].popitem(), "hugetlb.9.folios"),
     "type": (lambda k: setattr(next(iter(k.hstates[9].folios.values())), "hugetlb", False), "hugetlb.9.folios"),
     "cut runs": (lambda k: k.iomem.ends.__setitem__(0, k.iomem.ends[0] + (1 << 40)), "iomem"),
@@ -515,3 +516,17 @@ def test_section_arrays_are_compared(busy: Lockstep, side: str) -> None:
     assert found is not None
     assert found.field == "section root"
     assert side in found.detail
+
+
+def test_sections_that_a_device_has_in_part_are_tainted() -> None:
+    """section_taint_zone_device (mm/memory_hotplug.c): 192M from a section's start end inside section 0x61."""
+    program = parse(BEFORE + "d0 = dax create at=0x300000000 size=192M align=2M\n")
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        pair.step(op)
+    k = pair.reference.kernel
+    assert laws.broken(k, "x") is None
+    k.sections.clear_flags(0x61, 0x62, SECTION_TAINT_ZONE_DEVICE)
+    found = laws.broken(k, "x")
+    assert found is not None
+    assert (found.field, found.drift) == ("x: section", "taint")

@@ -51,6 +51,8 @@ def test_several_ranges() -> None:
 
 BEFORE = "vmm 1\nmachine arch=x86_64 page=4K ram=8G nodes=2\n"
 POOL = BEFORE + "boot\nhugetlb resize size=2M to=8\n"
+BOUND = BEFORE + "boot\nhugetlb overcommit size=2M to=4\nhugetlb resize size=2M to=2 node=0\n"
+"""A mapping of three pages that is bound to node 1 makes one, and fails."""
 
 
 def _turn_round(order: int) -> Callable[[Side, Args], None]:
@@ -65,6 +67,13 @@ def _turn_round(order: int) -> Callable[[Side, Args], None]:
 
 def _set(attribute: str, value: object, order: int = 9) -> Callable[[Side, Args], None]:
     return lambda side, args: setattr(side.kernel.hstates[order], attribute, value)
+
+
+def _move_surplus(side: Side, args: Args) -> None:
+    h = side.kernel.hstates[9]
+    if any(h.surplus):
+        h.surplus[0] -= 1
+        h.surplus[1] += 1
 
 
 def _another_place(side: Side, args: Args) -> None:
@@ -114,6 +123,28 @@ SPOILED: dict[str, tuple[str, str, Callable[[Side, Args], object]]] = {
         BEFORE + "boot\nhugetlb resize size=2M to=7\n",
         "hugetlb resize",
         _set("next_nid_to_alloc", 0),
+    ),
+    "turns at boot": (BEFORE + "reserve size=1G count=1\nboot\n", "boot", _set("next_nid_to_alloc", 1, 18)),
+    "turns of becoming surplus": (
+        POOL + "u0 = hugetlb map size=2M count=8\nhugetlb resize size=2M to=4\n",
+        "hugetlb resize",
+        _move_surplus,
+    ),
+    "turns of being kept": (
+        POOL + "u0 = hugetlb map size=2M count=8\nhugetlb resize size=2M to=3\nhugetlb resize size=2M to=5\n",
+        "hugetlb resize",
+        _move_surplus,
+    ),
+    "surplus of a demotion": (
+        BEFORE + "boot\nhugetlb resize size=1G to=2\nhugetlb demote size=1G count=1\n",
+        "hugetlb demote",
+        _set("surplus", [0, 1], 18),
+    ),
+    "surplus of a mapping": (POOL + "u0 = hugetlb map size=2M count=3\n", "hugetlb map", _set("surplus", [1, 0])),
+    "turns of giving back": (
+        BOUND + "u0 = hugetlb map size=2M count=3 node=1\n",
+        "hugetlb map",
+        _set("next_nid_to_free", 1),
     ),
 }
 """Programs, and what is changed behind which operation."""
