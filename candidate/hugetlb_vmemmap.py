@@ -24,6 +24,10 @@ from mm.kernel import Kernel
 from mm.page_alloc import OWNER_MEMMAP, OWNER_SELFHOSTED
 from mm.pgtable import Shared
 
+NO_TYPE = "VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio))"
+"""The series says nothing of this warning, and so keeps what stands at the top of __hugetlb_vmemmap_optimize_folio in
+7.3."""
+
 
 def hugetlb_vmemmap_optimizable(f: Framework, h: HState) -> bool:
     """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h, -mm)."""
@@ -42,7 +46,10 @@ def __hugetlb_vmemmap_optimize_folio(f: Framework, h: HState, folio: Folio, page
     """__hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c, -mm): points `TAIL`, `HEAD`, and those of the walk.
 
     0, a negative error with nothing changed (but leaves may stay split), or VMEMMAP_REMAP_INCOMPLETE with the flag set.
+    Warns of a folio without the type. Left out: that it must have no references.
     """
+    if not folio.hugetlb:
+        f.k.warn_once(NO_TYPE)
     if not vmemmap_should_optimize_folio(f, h, folio):
         return 0
     k = f.k
@@ -102,6 +109,10 @@ def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio]
     pages: Pages = []
     if nr_to_optimize:
         k.tlb.flush_tlb_all()
+        for folio in folios:
+            if not folio.hugetlb:
+                k.warn_once(NO_TYPE)
+                break
         if not easy or optimize_easily(f, h, todo, pages) < len(todo):
             _optimize_in_turn(f, h, folios, pages)
     k.tlb.flush_tlb_all()

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Freed = Extents
 
+NOT_HUGETLB = "VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio))"
+"""A folio is to be optimized, or was, while its head is not marked: poison would go to a page that tails share."""
+
 
 def hugetlb_vmemmap_optimizable(k: Kernel, h: HState) -> bool:
     """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h): the memmap is larger than what is kept."""
@@ -210,8 +213,10 @@ def rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents
 
 def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, freed: Freed, flush: bool) -> int:
     """__hugetlb_vmemmap_optimize_folio: 0 (also when there is nothing to do), -ENOMEM or -ENOTSUPP; frames to free
-    on `freed`. `flush`: as vmemmap_remap_free takes it.
+    on `freed`. `flush`: as vmemmap_remap_free takes it. Left out: the warning about a folio that has references.
     """
+    if not folio.hugetlb:
+        p.k.warn_once(NOT_HUGETLB)
     if not vmemmap_should_optimize_folio(p, h, folio):
         return 0
     k = p.k
@@ -264,9 +269,11 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
         if folios:
             if not boot or not all(folio.vmemmap_optimized for folio in folios):
                 k.tlb.flush_tlb_all()
+                _warn_of_unmarked(k, folios)
             k.tlb.flush_tlb_all()
         return
     k.tlb.flush_tlb_all()
+    _warn_of_unmarked(k, folios)
     if old is not None and optimize_rows(p, h, todo, rows):
         k.tlb.flush_tlb_all()
         free_vmemmap_page_list(k, old)
@@ -280,6 +287,12 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
             __hugetlb_vmemmap_optimize_folio(p, h, folio, freed, False)
     k.tlb.flush_tlb_all()
     free_vmemmap_page_list(k, freed)
+
+
+def _warn_of_unmarked(k: Kernel, folios: list[Folio]) -> None:
+    """The warning of pass 2, for all folios at once."""
+    if False in [folio.hugetlb for folio in folios]:
+        k.warn_once(NOT_HUGETLB)
 
 
 def _first_pass(k: Kernel, folios: list[Folio], todo: list[Folio], pages: int) -> bool:

@@ -85,11 +85,6 @@ NOT_MODELLED: Final = (
         "invalid translations that a CPU caches are not modelled",
     ),
     NotModelled(
-        "HPG-2023-48",
-        "optimized before it has the hugetlb type",
-        "it takes two operations that overlap, and operations are atomic here",
-    ),
-    NotModelled(
         "HVO-2023-51",
         "two splits of one PMD",
         "it takes two operations that overlap, and operations are atomic here",

@@ -87,6 +87,16 @@ def _page_by_page(
     return original(k, src, nodes, min(nr, 1))
 
 
+def _marked_last(
+    original: Callable[[Kernel, HState, list[Folio]], None], k: Kernel, h: HState, folios: list[Folio]
+) -> None:
+    for folio in folios:
+        folio.hugetlb = False
+    original(k, h, folios)
+    for folio in folios:
+        folio.hugetlb = True
+
+
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
 
 PGMAP_DANGLES: Final = Defect(
@@ -186,6 +196,19 @@ DEMOTED_ONE_BY_ONE: Final = Defect(
     "hugetlb resize size=1G to=2\nhugetlb demote size=1G count=2\n",
 )
 
+MARKED_LAST: Final = Defect(
+    id="HPG-2023-48",
+    switch="type_after_optimization",
+    title="a huge page gets its type after its vmemmap is optimized",
+    side="candidate",
+    source="hugetlb: set hugetlb page flag before optimizing vmemmap (d8f5f7e445f0; Fixes f41f2ed43ca5)",
+    mechanism="who poisons a page meanwhile does not know it for a huge page, and writes to a shared tail page",
+    layer="returns",
+    spot="mm.hugetlb:prep_and_add_allocated_folios",
+    replacement=_marked_last,
+    program=f"{_MACHINE}hugetlb resize size=2M to=1\n",
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -194,4 +217,5 @@ SHARED: Final = (
     NOT_WAITED_FOR,
     POISONED_DEMOTED,
     DEMOTED_ONE_BY_ONE,
+    MARKED_LAST,
 )

@@ -7,6 +7,7 @@ from fuzz.program.text import parse
 from fuzz.side import Side
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
+from reference.paths import SeparatePaths
 from zoo import find, planted
 
 
@@ -14,8 +15,9 @@ def run(name: str, plant: bool, text: str | None = None) -> tuple[Kernel, list[A
     """The kernel after the defect's own program, or another one, and what the operations returned."""
     defect = find(name)
     program = parse(text or defect.program or "")
+    made = SeparatePaths if defect.side == "reference" else lambda k: UnifiedFramework(k, "posted")
     with planted(*[defect] if plant else []):
-        side = Side(program.machine, lambda k: UnifiedFramework(k, "posted"))
+        side = Side(program.machine, made)
         rcs = [side.run(op) for op in program.ops]
     return side.kernel, rcs
 
@@ -71,3 +73,18 @@ def test_demoted_in_another_order() -> None:
         firsts.append({pfn >> 18 for pfn in list(k.hstates[9].free[0])[:512]})
     assert firsts[0] != firsts[1]
     assert sorted(firsts, key=sorted) == [{1}, {4}]
+
+
+def test_type_after_optimization() -> None:
+    """VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio)) in __hugetlb_vmemmap_optimize_folio (mm/hugetlb_vmemmap.c,
+    7.3), on either side, page by page (an injected failure) as in bulk; all else is as it should be.
+    """
+    text = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nfail alloc nth=50\nhugetlb resize size=2M to=2\n"
+    for name in ("HPG-2023-48@candidate", "HPG-2023-48@reference"):
+        for program in (None, text):
+            for plant in (False, True):
+                k, rcs = run(name, plant, program)
+                assert rcs[-1] == 0
+                assert [w for w in k.log if "folio_test_hugetlb(folio)" in w] == k.log
+                assert len(k.log) == plant
+                assert all(folio.hugetlb and folio.vmemmap_optimized for folio in k.hstates[9].folios.values())
