@@ -19,6 +19,7 @@ from fuzz.answers import against_candidate, unexcused
 from fuzz.engines.collector import paused
 from fuzz.execute import run_program
 from fuzz.generate.program import run_affordable
+from fuzz.mutants import forms
 from fuzz.mutants.covering import Covering
 from fuzz.mutants.directed import Directed
 from fuzz.mutants.panel import Panel, spoiled
@@ -193,6 +194,8 @@ class Budget:
         rng = Random(self.seed)
         others = [fault.source for fault in faults] or self.sources
         sources = parents + rng.sample(others, min(PARENTS, len(others)))
+        if mutant.module == forms.MODULE:
+            return forms.Forms(mutant, original, self.seed).search(sources, end)
         return Directed(mutant, original, self.seed).search(sources, faults, end)
 
     def _members(self, mutant: Mutant) -> set[int]:

@@ -8,28 +8,24 @@ which clause. The search climbs: faults that made the mutant compute something e
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from time import process_time
 from types import CodeType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from fuzz.execute import Lockstep
 from fuzz.mutants.focus import FOCUS
-from fuzz.mutants.panel import MODELS, forget
 from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
 from fuzz.mutants.probe import instrumented
-from fuzz.mutants.sites import Mutant, function_of, mutated_code
+from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import Kill
+from fuzz.mutants.turns import Turns
 from fuzz.program.model import make_op
 from fuzz.program.mutate import mutate
 
-SLOW: Final = 2.0
-"""CPU seconds after which a program is given up: a spoiled kernel may run in circles, which tells nothing about the
-oracle."""
 LOOKED: Final = 0.1
 """Share of the time that goes into finding out at which operations the mutant's place is reached."""
 KEPT: Final = 24
@@ -40,10 +36,6 @@ MORE: Final = (0, 0, 0, 1, 2, 4, 30)
 """How many operations follow the fault."""
 CLIMB: Final = 0.6
 """Share of faults that are varied from such as came near, once there are any."""
-
-
-class _SlowError(BaseException):
-    """Not caught by what calls a model's own errors an outcome."""
 
 
 class Verdict(NamedTuple):
@@ -58,17 +50,12 @@ class Verdict(NamedTuple):
     hints: Sequence[Hints] = ()
 
 
-class Directed:
+class Directed(Turns):
     """The search for one mutant, which is planted; it takes turns with the sound function."""
 
     def __init__(self, mutant: Mutant, original: CodeType, seed: int) -> None:
-        self.mutant = mutant
-        self.original = original
-        self.mutated = mutated_code(mutant)
+        super().__init__(mutant, original)
         self.code, self.probe = instrumented(mutant)
-        self.function = function_of(mutant.module, mutant.function)
-        self.forgets = mutant.module.partition(".")[0] in MODELS
-        """Whether caches of the models may know results of the mutant."""
         self.draw = Random(seed)
         self.sources: list[Source] = []
         self.places: list[tuple[Source, int]] = []
@@ -94,8 +81,7 @@ class Directed:
         for source in sources:
             for at, op in enumerate(source.program.ops):
                 self.named.setdefault(op.name, []).append((source, at))
-        signal.signal(signal.SIGPROF, _slow)
-        try:
+        with self.taken():
             for source in sources:
                 self._reached(source)
                 if process_time() > begin + LOOKED * (end - begin):
@@ -107,10 +93,6 @@ class Directed:
                 kill = None if fault is None else self._try(fault)
                 if kill is not None:
                     return kill
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)
-            self._become(self.mutated)
         return None
 
     # -- which fault is next ----------------------------------------------------------------------------------------
@@ -209,7 +191,7 @@ class Directed:
 
     def _verdict(self, fault: Fault, code: CodeType, hints: Sequence[Hints] = ()) -> Verdict:
         self._begun = self.probe.differed
-        return self._run(code, lambda: self._played(fault, hints)) or Verdict(error="slow")
+        return self.run(code, lambda: self._played(fault, hints)) or Verdict(error="slow")
 
     def _played(self, fault: Fault, hints: Sequence[Hints]) -> Verdict:
         try:
@@ -219,23 +201,6 @@ class Directed:
         signature = None if played.finding is None else played.finding.signature
         return Verdict(signature, played.terminal, played.text, "", played.hints)
 
-    def _run(self, code: CodeType, work: Callable[[], Any]) -> Any:
-        """Run something with this code of the function; None if it takes too long."""
-        self._become(code)
-        signal.setitimer(signal.ITIMER_PROF, SLOW)
-        try:
-            return work()
-        except _SlowError:
-            return None
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-
-    def _become(self, code: CodeType) -> None:
-        if self.function.__code__ is not code:
-            self.function.__code__ = code
-            if self.forgets:
-                forget()
-
     def _reached(self, source: Source) -> None:
         """Note at which operations of a program the mutant differs, or if it never does, is reached."""
         counts: list[tuple[int, int]] = []
@@ -244,7 +209,7 @@ class Directed:
             counts.append((self.probe.reached, self.probe.differed))
 
         try:
-            self._run(self.code, lambda: _walk(source, count))
+            self.run(self.code, lambda: _walk(source, count))
         except Exception:
             return
         last = len(source.program.ops) - 1
@@ -268,10 +233,6 @@ def _walk(source: Source, count: Callable[[], None]) -> None:
         pair.finish()
         count()
         pair.close()
-
-
-def _slow(_signal: int, _frame: object) -> None:
-    raise _SlowError
 
 
 def compare(sound: Verdict, mine: Verdict, fault: Fault) -> Kill | None:

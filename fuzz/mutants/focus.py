@@ -163,7 +163,7 @@ _EXCUSED: Final = (lack, lack, fired, passed, points, stuck, stuck, tried, freed
 _BLOCKS: Final = (block, altmap, window, section, section_node, subsection, pageblock, unplugged)
 
 FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
-    "accounting": (*_COUNTED, *_POOLED, *_BLOCKS),
+    "accounting": (*_COUNTED, *_POOLED, *_BLOCKS, page_map),
     "zones": (*_COUNTED, area),
     "parting": _EXCUSED,
     "known": (*_EXCUSED, *_MAPPED, pool, owner, altmap, window),
