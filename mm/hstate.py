@@ -48,8 +48,8 @@ class HState:
         self.next_nid_to_free = 0
         self.folios: dict[int, Folio] = {}
         """Every folio of the pool, free or mapped, by head pfn."""
-        self.mapped: dict[int, list[Folio]] = {}
-        """Every mapping, by id() of the list of its folios, in address order."""
+        self.mapped: list[list[Folio]] = []
+        """Every mapping, the oldest first: its folios in address order."""
         self.touched = False
         """Set whenever counters or lists change; the oracle clears it."""
 

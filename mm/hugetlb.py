@@ -359,7 +359,7 @@ def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list
         taken.append(folio)
     else:
         mapped += taken
-        h.mapped[id(mapped)] = mapped
+        h.mapped.append(mapped)
         return 0
     hugetlb_unmap(k, order, taken)
     return_unused_surplus_pages(k, h, count - len(taken))
@@ -369,7 +369,10 @@ def hugetlb_map(k: Kernel, order: int, count: int, nid: int | None, mapped: list
 def hugetlb_unmap(k: Kernel, order: int, mapped: list[Folio], flush: bool = True) -> int:
     """munmap of a huge mapping: free_huge_folio in address order, then, if `flush`, the work item; 0."""
     h = k.hstates[order]
-    h.mapped.pop(id(mapped), None)
+    for i, known in enumerate(h.mapped):
+        if known is mapped:  # lists of other mappings may be equal: two that are empty after their pages failed
+            del h.mapped[i]
+            break
     for folio in mapped:
         free_huge_folio(k, h, folio)
     if flush:

@@ -87,7 +87,7 @@ def try_memory_failure_hugetlb(k: Kernel, folio: Folio, pfn: int) -> int:
     if queued:
         return action_result(k, pfn, False)
     if folio.refcount:
-        next(mapped for mapped in h.mapped.values() if folio in mapped).remove(folio)
+        next(mapped for mapped in h.mapped if folio in mapped).remove(folio)
         free_huge_folio(k, h, folio)
     rc = action_result(k, pfn, __page_handle_poison(k, pfn))
     free_hpage_workfn(k)

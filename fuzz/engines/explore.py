@@ -68,12 +68,8 @@ def freeze(pair: Lockstep) -> bytes:
 
 
 def thaw(frozen: bytes) -> Lockstep:
-    """The inverse of `freeze`. Pools know mappings by the identity of their lists, which are other lists now."""
+    """The inverse of `freeze`."""
     pair: Lockstep = pickle.loads(frozen)
-    for side in (pair.reference, pair.candidate):
-        for pool in side.kernel.hstates.values():
-            if pool.mapped:
-                pool.mapped = {id(folios): folios for folios in pool.mapped.values()}
     return pair
 
 

@@ -445,7 +445,7 @@ def folios(k: Kernel, draw: Random) -> str | None:
     if draw.random() < 0.5:
         h.touched = True
     if h.mapped and draw.random() < 0.4:
-        mapped = draw.choice(list(h.mapped.values()))
+        mapped = draw.choice(h.mapped)
         if mapped:
             return f"hugetlb.{h.order}: {mapped.pop()!r} is not mapped"
     pfn = draw.choice(sorted(h.folios))

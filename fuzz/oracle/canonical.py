@@ -213,7 +213,7 @@ def _folio(folio: Folio) -> Form:
 
 def _pool(pool: HState) -> Form:
     folios = tuple(_folio(pool.folios[pfn]) for pfn in sorted(pool.folios))
-    mapped = tuple(sorted(tuple(folio.pfn for folio in mapping) for mapping in pool.mapped.values()))
+    mapped = tuple(sorted(tuple(folio.pfn for folio in mapping) for mapping in pool.mapped))
     return folios, mapped, tuple((name, walk(getattr(pool, name))) for name in _attributes(pool))
 
 

@@ -373,7 +373,7 @@ def pools(k: Kernel) -> Broken | None:
                 if folio.nid != nid or folio.refcount or folio.temporary or h.folios.get(pfn) is not folio:
                     return Broken("accounting", f"{name}.free", "wrong", f"{folio!r} is on the free list of node {nid}")
             listed += len(free)
-        for mapped in h.mapped.values():
+        for mapped in h.mapped:
             for folio in mapped:
                 if folio.refcount != 1 or h.folios.get(folio.pfn) is not folio:
                     text = f"{folio!r} is mapped, with a reference count of {folio.refcount}"

@@ -81,9 +81,7 @@ def offline_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int
     if all(owner not in MOVED for _, _, owner in k.pages.owners.runs(lo, hi)):
         return block, state, None
     huge, pages = _in_use(k, nid)
-    mine = [
-        f for h in k.hstates.values() for folios in h.mapped.values() for f in folios if f.pfn < hi and f.end_pfn > lo
-    ]
+    mine = [f for h in k.hstates.values() for folios in h.mapped for f in folios if f.pfn < hi and f.end_pfn > lo]
     huge -= sum([1 << folio.order for folio in mine])
     pages -= sum([e - s for s, e, owner in k.pages.owners.runs(lo, hi) if owner == OWNER_PAGES_MOVABLE])
     return block, state, (nid, huge, pages)
@@ -91,7 +89,7 @@ def offline_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int
 
 def _in_use(k: Kernel, nid: int) -> tuple[int, int]:
     """Frames of a node in huge pages that are mapped, and in movable pages of programs."""
-    huge = [1 << f.order for h in k.hstates.values() for folios in h.mapped.values() for f in folios if f.nid == nid]
+    huge = [1 << f.order for h in k.hstates.values() for folios in h.mapped for f in folios if f.nid == nid]
     pages = 0
     for lo, hi, owner in k.pages.owners.items():
         if owner == OWNER_PAGES_MOVABLE:

@@ -138,7 +138,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "poison": (lambda k: k.memory_blocks.nr_hwpoison.clear(), "nr_hwpoison"),
     "poison nowhere": (lambda k: k.pages.hwpoison.update({0x9000000: Poisoned.MARKED}), "hwpoison"),
     "reserved": (lambda k: setattr(k.hstates[9], "resv", 6), "hugetlb.9.resv"),
-    "refcount": (lambda k: setattr(next(iter(k.hstates[9].mapped.values()))[0], "refcount", 0), "hugetlb.9.mapped"),
+    "refcount": (lambda k: setattr(k.hstates[9].mapped[0][0], "refcount", 0), "hugetlb.9.mapped"),
     "free": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "refcount", 1), "hugetlb.9.free"),
     "temporary": (lambda k: setattr(next(iter(k.hstates[9].free[0].values())), "temporary", True), "hugetlb.9.free"),
     "lost": (lambda k: k.hstates[9].free[0].popitem(), "hugetlb.9.folios"),

@@ -1,5 +1,7 @@
 """Mapping, surplus and overcommit (separate-paths.md 3.13)."""
 
+import pickle
+
 from mm.errno import EINVAL, ENOMEM
 from mm.folio import Folio
 from mm.hugetlb import hugetlb_map, hugetlb_unmap
@@ -35,6 +37,17 @@ def test_unmap_puts_back_in_address_order_still_optimized(lab: Lab) -> None:
     assert lab.free_list(lab.small) == [HEADS[1], HEADS[0], HEADS[2]]
     assert all(folio.vmemmap_optimized and folio.refcount == 0 for folio in folios)
     assert lab.paths.calls == []
+
+
+def test_a_mapping_is_known_by_itself(lab: Lab) -> None:
+    """Not by where it lies in memory: a kernel that was copied unmaps the same, and equal programs give equal state."""
+    nr_hugepages_store(lab.begin(), SMALL, 3, None)
+    first, second = mapped(lab, 1), mapped(lab, 2)
+    k, first, second = pickle.loads(pickle.dumps((lab.k, first, second)))
+    small = k.hstates[SMALL]
+    assert hugetlb_unmap(k, SMALL, second) == 0
+    assert len(small.mapped) == 1
+    assert small.mapped[0] is first
 
 
 def test_nothing_to_map(lab: Lab) -> None:
