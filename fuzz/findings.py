@@ -128,6 +128,6 @@ def minimized(program: Program, profile: Profile, patience: float | None = None)
         return run_program(candidate, profile=profile, full_every=1)
 
     try:
-        return minimize(program, run=run)
+        return minimize(program, profile=profile, run=run)
     except ValueError:
         return None

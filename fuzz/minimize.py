@@ -21,13 +21,14 @@ from typing import Any
 
 from fuzz.adapt import FAULT, adapted, fired, lacked, last_points
 from fuzz.execute import Profile, RunOutcome, run_program
-from fuzz.oracle.finding import DIED, Finding
+from fuzz.kin import hidden, kin
+from fuzz.oracle.finding import Finding
 from fuzz.program.arguments import LISTS, Argument, G, M, Type
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import AFTER_BOOT, MACHINE, OPERATIONS
 from fuzz.program.repair import repair
 from fuzz.resynthesis import RUN_OUT, Resynthesis
-from fuzz.shortcuts import SAME_FUNCTION, shortcuts
+from fuzz.shortcuts import shortcuts
 from mm.machine import Machine
 
 BUDGET = 4000
@@ -44,11 +45,6 @@ BOTH = 3
 
 EARLY = 5
 """Operations of a program that is cut before any other way to make it short is tried."""
-
-SIDES = ("reference", "candidate")
-ANSWERS = tuple({"rc", f"{side}: effect"} for side in SIDES)
-OPPOSITE = {"+": "-", "-": "+"}
-DEATHS = ("bug: ", "crash: ")
 
 Run = Callable[[Program], RunOutcome]
 Ops = tuple[Op, ...]
@@ -69,49 +65,6 @@ class Minimized:
 
 class OutOfBudget(Exception):
     """The executions are used up."""
-
-
-def deaths(finding: Finding) -> tuple[str, ...]:
-    """Of what each side died; empty where it did not."""
-    return tuple(outcome if outcome.startswith(DEATHS) else "" for outcome in finding.outcomes)
-
-
-def refused(finding: Finding) -> bool:
-    """Whether both sides refused the operation alike, so that what they answered is not the finding."""
-    first, second = finding.outcomes
-    return first == second and first.startswith("-") and finding.layer != "returns"
-
-
-def kin(target: Finding, found: Finding) -> bool:
-    """Whether two findings name the same bug: by their signature, or because they say the same of one side.
-
-    One side died of the same in the same operation, whatever the other returned. Or an invariant of one side says what
-    the comparison says: that this side's counter is too high, or too low, after an operation that returned the same
-    there. Which of the two speaks first depends on what the ledger lets the other side do. Where it lets one side fail,
-    it is the law of an operation's answer that speaks of what the two returned, not the comparison. Operations that
-    come to the same function of the kernel count as one, and so do errnos with which both sides refuse it alike.
-    """
-    if {found.operation, target.operation} in SAME_FUNCTION:
-        found = replace(found, operation=target.operation)
-    if refused(found) and refused(target):
-        found = replace(found, outcomes=target.outcomes)
-    if found.signature == target.signature:
-        return True
-    if target.drift == found.drift == DIED and found.operation == target.operation:
-        return deaths(found) == deaths(target)
-    if target.layer == found.layer == "returns" and {target.field, found.field} in ANSWERS:
-        return (found.operation, found.outcomes) == (target.operation, target.outcomes)
-    side, _, counter = target.field.rpartition(": ")
-    if side not in SIDES or target.drift not in OPPOSITE:
-        return False
-    which = SIDES.index(side)
-    # The drift of a comparison is that of the candidate against the reference.
-    drift = {target.field: target.drift, counter: target.drift if which else OPPOSITE[target.drift]}
-    return (found.layer, found.operation, found.outcomes[which]) == (
-        target.layer,
-        target.operation,
-        target.outcomes[which],
-    ) and drift.get(found.field) == found.drift
 
 
 # -- simpler values -------------------------------------------------------------------------------------------------
@@ -210,8 +163,9 @@ def simpler_machines(machine: Machine) -> Iterator[Machine]:
 class Minimizer:
     """One minimization: the best program so far, and what has been tried."""
 
-    def __init__(self, program: Program, run: Run, budget: int) -> None:
+    def __init__(self, program: Program, run: Run, budget: int, profile: Profile | None = None) -> None:
         self.run = run
+        self.profile = profile
         self.budget = budget
         self.executions = 0
         self._tried: dict[tuple[Machine, Ops], bool] = {}
@@ -240,12 +194,18 @@ class Minimizer:
             return False
         outcome = self._execute(machine, ops)
         finding = outcome.finding
-        same = finding is not None and (finding.signature == self.finding.signature or kin(self.target, finding))
+        same = finding is not None and self._same(finding, Program(machine, ops))
         self._tried[key] = same
         if same and finding is not None:
             self.machine, self.finding = machine, finding
             self.ops = ops[: outcome.ops_executed]
         return same
+
+    def _same(self, finding: Finding, program: Program) -> bool:
+        """Whether it is the bug of the target."""
+        if finding.signature == self.finding.signature or kin(self.target, finding):
+            return True
+        return self.profile is not None and hidden(self.target, finding, program, self.profile)
 
     def drop(self, ops: Ops, machine: Machine | None = None) -> bool:
         """Take the program with some operations less, with its numbers as they are or as they would have to be."""
@@ -390,15 +350,16 @@ class Minimizer:
 
 
 def minimize(
-    program: Program, *, profile: Profile = "posted", budget: int = BUDGET, run: Run | None = None
+    program: Program, *, profile: Profile | None = "posted", budget: int = BUDGET, run: Run | None = None
 ) -> Minimized:
     """The smallest program found that shows the same bug as `program` does; ValueError if that shows none.
 
-    `run` executes a program; by default both models, with everything compared after every operation.
+    `run` executes a program; by default both models of `profile`, with everything compared after every operation. It
+    alone judges where `profile` is None.
     """
     if run is None:
 
         def run(candidate: Program) -> RunOutcome:
-            return run_program(candidate, profile=profile, full_every=1)
+            return run_program(candidate, profile=profile or "posted", full_every=1)
 
-    return Minimizer(program, run, budget).minimize()
+    return Minimizer(program, run, budget, profile).minimize()

@@ -74,7 +74,7 @@ def smallest(found: Disagreement, profile: Profile, stage: Stage, make: MakeStag
         return RunOutcome("finding", got.finding, got.at)
 
     try:
-        small = minimize(found.program, budget=BUDGET, run=run)
+        small = minimize(found.program, profile=None, budget=BUDGET, run=run)
         seen = execute(small.program, stages)
         if seen is None or seen.finding.signature != small.finding.signature:
             found.repeats = False

@@ -30,6 +30,9 @@ class Defect:
     """Called in place of the function, with the function itself before the arguments."""
     program: str | None
     """The shortest known program, as text; None where no operation of the language leads there."""
+    failing: str | None = None
+    """The shortest known program whose last operation fails on both sides, where it succeeds in `program` and the bug
+    does something else when it fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,9 @@ DEMOTED_ONE_BY_ONE: Final = Defect(
     replacement=_page_by_page,
     program="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1 hugetlb_free_vmemmap=off\nboot\n"
     "hugetlb resize size=1G to=2\nhugetlb demote size=1G count=2\n",
+    # Of two pages the first cannot be restored, and the other need not be.
+    failing="vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nfail alloc nth=4 times=2\n"
+    "hugetlb resize size=1G to=2\nfail alloc nth=1\nhugetlb demote size=1G count=2\n",
 )
 
 MARKED_LAST: Final = Defect(

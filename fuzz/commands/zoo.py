@@ -182,7 +182,7 @@ def _print(table: list[Row], trials: int, done: list[Trial]) -> None:
     for row in late:
         print(f"{row.defect}: {row.engine} did not detect it in {row.trials - row.detected} of {row.trials} trials")
     for row in long:
-        print(f"{row.defect}: {row.operations} operations after minimizing, where {row.shortest} are enough")
+        print(f"{row.defect}: {row.longer} programs too long after minimizing, up to {row.operations} operations")
 
 
 def _list(as_json: bool) -> None:
@@ -201,6 +201,7 @@ def _list(as_json: bool) -> None:
                 "source": d.source,
                 "mechanism": d.mechanism,
                 "program": d.program,
+                "failing": d.failing,
             }
             for d in DEFECTS.values()
         ]

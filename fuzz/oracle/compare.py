@@ -268,6 +268,11 @@ class Oracle:
         mine, theirs = self.pieces.slack
         return self._check_reference(mine) or self._check_candidate(theirs)
 
+    def broken(self) -> list[Difference]:
+        """What invariants say of either side, whatever the comparison says: at most one sentence of each."""
+        mine, theirs = self.pieces.slack
+        return [d for d in (self._check_reference(mine), self._check_candidate(theirs)) if d is not None]
+
     def _laws(self) -> Difference | None:
         diff = roots.differ(self.ref, self.cand)
         return diff or laws.broken(self.ref, "reference") or laws.broken(self.cand, "candidate")

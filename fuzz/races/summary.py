@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from fuzz.program.text import parse
 from fuzz.races.trial import Trial
-from zoo import find
+from zoo import Defect, find
 
 MORE: Final = 1
 """Operations that a minimized program may have more than the shortest known one."""
@@ -57,11 +57,14 @@ class Row:
     operations: int | None
     """Of the longest minimized program; None if none was minimized."""
     median_operations: float | None
+    longer: int | None
+    """Minimized programs that are more than `MORE` operations longer than the shortest known one that shows the same
+    (`shortest`); None if none was minimized."""
 
     @property
     def small(self) -> bool:
-        """Whether all that was minimized is at most `MORE` operations longer than the shortest known program."""
-        return self.operations is None or self.operations <= self.shortest + MORE
+        """Whether all that was minimized is short."""
+        return not self.longer
 
     @property
     def met(self) -> bool:
@@ -81,8 +84,21 @@ def rows(trials: Iterable[Trial]) -> list[Row]:
     return [_row(defect, engine, cells[defect, engine]) for defect, engine in cells]
 
 
+def shortest(defect: Defect, signature: str | None) -> int:
+    """Operations of the shortest known program that shows the bug as the signature does: where the operation fails on
+    both sides, that may be another than where it succeeds."""
+    program = defect.program
+    if defect.failing is not None and signature is not None:
+        *_, outcomes, _, _ = signature.split("|")
+        if all(outcome.startswith("-") for outcome in outcomes.split("/")):
+            program = defect.failing
+    return len(parse(program or "").ops)
+
+
 def _row(defect: str, engine: str, mine: list[Trial]) -> Row:
     sizes = [trial.operations for trial in mine if trial.operations is not None]
+    known = find(defect)
+    longer = sum((t.operations or 0) > shortest(known, t.signature) + MORE for t in mine)
     return Row(
         defect,
         engine,
@@ -93,7 +109,8 @@ def _row(defect: str, engine: str, mine: list[Trial]) -> Row:
         statistics.median(trial.programs for trial in mine),
         restricted_mean([trial.seconds for trial in mine], mine[0].cap),
         max(trial.seconds for trial in mine),
-        len(parse(find(defect).program or "").ops),
+        len(parse(known.program or "").ops),
         max(sizes, default=None),
         statistics.median(sizes) if sizes else None,
+        longer if sizes else None,
     )

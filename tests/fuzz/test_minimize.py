@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +10,12 @@ import pytest
 from candidate.framework import UnifiedFramework
 from fuzz.adapt import run as side_after
 from fuzz.execute import RunOutcome, run_program
+from fuzz.kin import kin
 from fuzz.minimize import (
     Minimized,
     Minimizer,
     OutOfBudget,
     complexity,
-    kin,
     minimize,
     simpler,
     simpler_machines,
@@ -520,60 +519,3 @@ def test_writing_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.resynthesis.MORE_RUNS", 2)
     list(resynthesis().proposals())
     assert ran <= 4 * (80 + 8) < unbounded
-
-
-def finding(field: str, drift: str, outcomes: tuple[str, str] = ("-12", "-12")) -> Finding:
-    return Finding("accounting", field, "dax create", outcomes, "", drift, "")
-
-
-def test_kin_of_answers() -> None:
-    """The law of an answer says of one side what the comparison says of the two."""
-    rc = Finding("returns", "rc", "hugetlb dissolve", ("-12", "ok"), "", "changed", "")
-    effect = Finding("returns", "candidate: effect", "hugetlb dissolve", ("-12", "ok"), "", "ok", "")
-    other = Finding("returns", "candidate: effect", "hugetlb dissolve", ("ok", "ok"), "", "ok", "")
-    assert kin(effect, rc)
-    assert kin(rc, effect)
-    assert not kin(rc, other)
-    assert not kin(effect, other)
-
-
-@pytest.mark.parametrize(
-    ("target", "found", "same"),
-    [
-        (finding("reference: n", "-"), finding("n", "+"), True),  # the reference has less, so the candidate has more
-        (finding("reference: n", "-"), finding("n", "-"), False),
-        (finding("candidate: n", "-"), finding("n", "-"), True),
-        (finding("candidate: n", "-"), finding("n", "+"), False),
-        (finding("reference: n", "-", ("-12", "ok")), finding("reference: n", "-"), True),  # what the other side did
-        (finding("reference: n", "-", ("ok", "-12")), finding("reference: n", "-"), False),
-        (finding("reference: n", "-"), finding("other", "+"), False),
-        (finding("n", "+"), finding("reference: n", "-"), False),
-        (finding("n", "+"), finding("n", "+", ("ok", "ok")), False),
-        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("bug: a", "ok")), True),
-        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("bug: b", "-12")), False),
-        (finding("bug", "died", ("bug: a", "-12")), finding("bug", "died", ("-12", "bug: a")), False),
-    ],
-)
-def test_kin(target: Finding, found: Finding, same: bool) -> None:
-    assert kin(target, found) is same
-
-
-def test_kin_of_entries() -> None:
-    """Two operations that come to one function, alloc_contig_range, and two that do not."""
-
-    def at(operation: str, drift: str = "changed") -> Finding:
-        return Finding("returns", "rc", operation, ("ok", "-16"), "", drift, "")
-
-    assert kin(at("subblock unplug"), at("pages contig"))
-    assert not kin(at("subblock unplug"), at("pages contig", "died"))
-    assert not kin(at("subblock unplug"), at("memory offline"))
-
-
-def test_kin_of_refusals() -> None:
-    """With which errno both sides refuse does not matter; that one succeeds, or that they differ, does."""
-    refused = finding("n", "+", ("-16", "-16"))
-    assert kin(refused, finding("n", "+"))
-    assert not kin(refused, finding("n", "+", ("ok", "ok")))
-    assert not kin(refused, finding("n", "+", ("-16", "-12")))
-    answer = Finding("returns", "candidate: effect", "memory offline", ("-12", "-12"), "", "-12", "")
-    assert not kin(answer, replace(answer, outcomes=("-16", "-16")))

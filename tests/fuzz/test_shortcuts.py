@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuzz.execute import run_program
-from fuzz.minimize import kin, minimize
+from fuzz.kin import kin
+from fuzz.minimize import minimize
 from fuzz.program import Program, parse
 from fuzz.program.repair import repair
 from fuzz.program.text import format as text

@@ -1,6 +1,7 @@
 """Every defect shows when both sides run its shortest program, in the layer that its entry names, and only then."""
 
 import re
+from errno import ENOMEM
 
 import pytest
 
@@ -10,6 +11,7 @@ from fuzz.program.text import parse
 from zoo import DEFECTS, NOT_MODELLED, PROFILES, Defect, find, planted
 
 SHOWN = [defect for defect in DEFECTS.values() if defect.program]
+FAILING = [defect for defect in DEFECTS.values() if defect.failing]
 
 
 @pytest.mark.parametrize("defect", SHOWN, ids=lambda defect: defect.id)
@@ -23,11 +25,28 @@ def test_defect_is_seen(defect: Defect) -> None:
     assert run_program(program, full_every=1).finding is None
 
 
-@pytest.mark.parametrize("defect", SHOWN, ids=lambda defect: defect.id)
-def test_program_is_as_short_as_can_be(defect: Defect) -> None:
-    """Without any one of its operations but the boot, the defect does not show."""
-    program = parse(defect.program or "")
-    lines = (defect.program or "").splitlines()
+@pytest.mark.parametrize("defect", FAILING, ids=lambda defect: defect.id)
+def test_it_is_seen_where_the_operation_fails(defect: Defect) -> None:
+    program = parse(defect.failing or "")
+    assert run_program(program, full_every=1).finding is None
+    with planted(defect):
+        failing = run_program(program, full_every=1)
+        succeeding = run_program(parse(defect.program or ""), full_every=1)
+    assert failing.finding is not None
+    assert all(isinstance(rc, int) and rc < 0 for rc in failing.rcs[-1])
+    assert not any(isinstance(rc, int) and rc < 0 for rc in succeeding.rcs[-1])
+
+
+@pytest.mark.parametrize(
+    ("defect", "text"),
+    [(d, d.program or "") for d in SHOWN] + [(d, d.failing or "") for d in FAILING],
+    ids=lambda value: value.id if isinstance(value, Defect) else "",
+)
+def test_program_is_as_short_as_can_be(defect: Defect, text: str) -> None:
+    """Without any one of its operations but the boot, the defect does not show; in a program that fails, not so."""
+    program = parse(text)
+    lines = text.splitlines()
+    failing = text == defect.failing
     for i, op in enumerate(program.ops):
         if op.name == "boot":
             continue
@@ -36,7 +55,8 @@ def test_program_is_as_short_as_can_be(defect: Defect) -> None:
         except ProgramError:
             continue  # a later operation needs what this one makes
         with planted(defect):
-            assert run_program(shorter, full_every=1).finding is None
+            outcome = run_program(shorter, full_every=1)
+        assert outcome.finding is None or (failing and outcome.rcs[-1] != (-ENOMEM, -ENOMEM))
 
 
 @pytest.mark.parametrize("defect", [d for d in PROFILES["v7.0-base"] if d.program], ids=lambda defect: defect.id)

@@ -6,13 +6,19 @@ from fuzz.races.summary import a12, restricted_mean, rows
 from fuzz.races.trial import Mark, Trial
 
 
-def trial(seed: int, *marks: float | None, operations: int | None = None, cap: float = 10.0) -> Trial:
+def trial(
+    seed: int,
+    *marks: float | None,
+    operations: int | None = None,
+    cap: float = 10.0,
+    defect: str = "ACC-2026-03",
+    signature: str | None = None,
+) -> Trial:
     """A trial of a defect whose shortest known program has two operations; times to reach, trigger, detect."""
     reached, triggered, detected = (None if mark is None else Mark(int(mark * 100), mark) for mark in marks)
     programs, seconds = detected or (int(cap * 100), cap)
-    return Trial(
-        "guided", "ACC-2026-03", seed, cap, programs, seconds, reached, triggered, detected, operations=operations
-    )
+    more = {"signature": signature, "operations": operations}
+    return Trial("guided", defect, seed, cap, programs, seconds, reached, triggered, detected, **more)  # type: ignore[arg-type]
 
 
 def test_reached_triggered_and_detected_are_counted_separately() -> None:
@@ -31,6 +37,19 @@ def test_the_target_is_every_trial_and_one_operation_more() -> None:
     assert row(2, 3, 2)
     assert not row(2, 4, 2)
     assert row(None, None)
+
+
+def test_where_the_operation_fails_another_program_is_the_shortest() -> None:
+    """HVO-2024-39: three operations show it where all goes well, five where a page cannot be restored."""
+
+    def row(outcomes: str, size: int) -> int | None:
+        signature = f"mapping|level|hugetlb demote|{outcomes}|2M|pte>leaf"
+        (one,) = rows([trial(0, 1, 1, 1, operations=size, defect="HVO-2024-39", signature=signature)])
+        return one.longer
+
+    assert (row("ok/ok", 4), row("ok/ok", 5)) == (0, 1)
+    assert (row("-12/-12", 6), row("-12/-12", 7)) == (0, 1)
+    assert row("-12/ok", 5) == 1
 
 
 def test_a_trial_survives_json() -> None:
