@@ -122,6 +122,12 @@ def test_the_first_difference_is_marked_once(case: Make) -> None:
     assert len(re.findall(r"<tr class=\"first\"><td>nr_memmap_pages", text)) == 1
 
 
+def test_operations_in_a_sentence_are_code(case: Make) -> None:
+    story = html(case("MHP-2026-02")).partition('<ol class="story">')[2].partition("</ol>")[0]
+    assert "The reference does not survive <code>m0 = memory add" in story
+    assert "`" not in story
+
+
 def test_what_the_program_says_is_escaped(case: Make) -> None:
     made = case("ACC-2026-03")
     evil = replace(made, trace=replace(made.trace, program="# <script>alert(1)</script>\n"))
