@@ -59,24 +59,29 @@ def kin(target: Finding, found: Finding) -> bool:
 
 
 def hidden(target: Finding, found: Finding, program: Program, profile: Profile) -> bool:
-    """Whether the invariant that the target is about is broken in `program` too, though the comparison speaks first.
+    """Whether the target is to be seen in `program` too, where the first difference is another one.
 
-    Where the sides have parted, for a reason that the ledger knows, only invariants of either side can speak. A shorter
-    program, in which the sides have not parted, shows the same bug by the comparison. So the program is run once more,
-    and the invariants are asked where the finding is.
+    A finding is the first difference. In a shorter program others may come before it: frames lie elsewhere, so that
+    another page is the first that is mapped wrongly; or the comparison speaks where only an invariant of one side
+    could, because the sides had parted for a reason that the ledger knows. So the program is run once more, and all
+    that could be said where its finding is, of the mapping and by the invariants, is looked through.
     """
-    side, _, _ = target.field.rpartition(": ")
-    if side not in SIDES or found.operation != target.operation or DIED in (target.drift, found.drift):
+    side = target.field.rpartition(": ")[0]
+    if found.operation != target.operation or DIED in (target.drift, found.drift):
         return False
-    which = SIDES.index(side)
-    if found.outcomes[which] != target.outcomes[which]:
+    if side in SIDES:
+        which = SIDES.index(side)
+        alike = found.outcomes[which] == target.outcomes[which]
+    else:
+        alike = found.layer == target.layer == "mapping" and found.outcomes == target.outcomes
+    if not alike:
         return False
-    broken: list[Difference] = []
+    said: list[Difference] = []
 
     def look(pair: Lockstep, op: Op, result: StepResult) -> None:
         if result.finding is not None:
-            broken.extend(pair.oracle.broken())
+            said.extend(pair.oracle.complaints())
 
     run_program(program, profile=profile, full_every=1, observer=look)
-    said = target.layer, target.field, target.drift, target.page_class
-    return said in [(diff.layer, diff.field, diff.drift, diff.page_class) for diff in broken]
+    wanted = target.layer, target.field, target.drift, target.page_class
+    return wanted in [(diff.layer, diff.field, diff.drift, diff.page_class) for diff in said]

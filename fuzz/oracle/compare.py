@@ -16,11 +16,12 @@ from typing import Any
 from fuzz.oracle import arches, known, laws, parting, roots, rules, sections, tlb
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
-from fuzz.oracle.difference import mapping_difference, pages_difference, runs_difference
+from fuzz.oracle.difference import mapping_differences, pages_difference, runs_difference
 from fuzz.oracle.finding import NO_MEMMAP, Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, DROP, ROLLBACK, VERSION, History
 from fuzz.oracle.invariants import check, unmarked
 from fuzz.oracle.observe import (
+    Segment,
     TailName,
     Tails,
     content_in_row,
@@ -268,10 +269,13 @@ class Oracle:
         mine, theirs = self.pieces.slack
         return self._check_reference(mine) or self._check_candidate(theirs)
 
-    def broken(self) -> list[Difference]:
-        """What invariants say of either side, whatever the comparison says: at most one sentence of each."""
+    def complaints(self) -> list[Difference]:
+        """Everything in which the mapping differs, and what an invariant says of each side, if one does."""
         mine, theirs = self.pieces.slack
-        return [d for d in (self._check_reference(mine), self._check_candidate(theirs)) if d is not None]
+        end = max([k.tables.entries.ends[-1] for k in (self.ref, self.cand) if k.tables.entries.ends], default=0)
+        unlike = self._unlike(0, end)
+        found = [] if unlike is None else list(mapping_differences(self.ref, self.pieces, *unlike))
+        return found + [d for d in (self._check_reference(mine), self._check_candidate(theirs)) if d is not None]
 
     def _laws(self) -> Difference | None:
         diff = roots.differ(self.ref, self.cand)
@@ -322,25 +326,31 @@ class Oracle:
         return self._tails
 
     def _mapping(self, ranges: list[tuple[int, int]]) -> Difference | None:
+        for lo, hi in ranges:
+            apart = self._unlike(lo, hi)
+            if apart is not None:
+                return next(mapping_differences(self.ref, self.pieces, *apart), None)
+        return None
+
+    def _unlike(self, lo: int, hi: int) -> tuple[list[Segment], list[Segment]] | None:
+        """How vmemmap pages should be mapped and how they are, without the ends that are alike; None if all is."""
         ref, cand = self.ref, self.cand
         mine, theirs = names = self._names()
         dax, spp = self.pieces.runs, ref.arch.spp
-        for lo, hi in ranges:
-            here = dax.starts and dax.overlaps(lo * spp, hi * spp)
-            past = self.history is not None and self.history.meets(lo * spp, hi * spp)
-            if not (here or past) and mapping_alike(ref, cand, names, lo, hi):
-                continue
-            a = mapping(ref, mine, lo, hi)
-            b = mapping(cand, theirs, lo, hi)
-            if past and self.history is not None:
-                a = self.history.mapping(a, lo, hi)
-            if here:
-                a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
-            if a != b:
-                a, b = map(expand, unlike(a, b, in_row))
-                if a != b:
-                    return mapping_difference(ref, self.pieces, a, b)
-        return None
+        here = dax.starts and dax.overlaps(lo * spp, hi * spp)
+        past = self.history is not None and self.history.meets(lo * spp, hi * spp)
+        if not (here or past) and mapping_alike(ref, cand, names, lo, hi):
+            return None
+        a = mapping(ref, mine, lo, hi)
+        b = mapping(cand, theirs, lo, hi)
+        if past and self.history is not None:
+            a = self.history.mapping(a, lo, hi)
+        if here:
+            a = rules.dax_mapping(self.pieces, a, lo, hi, self.clauses)
+        if a == b:
+            return None
+        a, b = map(expand, unlike(a, b, in_row))
+        return None if a == b else (a, b)
 
     # -- struct pages -----------------------------------------------------------------------------------------------
 

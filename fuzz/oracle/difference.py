@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fuzz.oracle.finding import Difference, Layer
@@ -29,6 +29,11 @@ def page_class(k: Kernel, pieces: Pieces, pfn: int) -> str:
 
 def first_apart(a: Sequence[tuple[int, int, Any]], b: Sequence[tuple[int, int, Any]]) -> tuple[int, Any, Any] | None:
     """The first position where two lists of runs differ, and their values there; None is a gap."""
+    return next(apart(a, b), None)
+
+
+def apart(a: Sequence[tuple[int, int, Any]], b: Sequence[tuple[int, int, Any]]) -> Iterator[tuple[int, Any, Any]]:
+    """Where two lists of runs differ, and their values there: the first position of each stretch."""
     i = j = 0
     at = 0
     while i < len(a) or j < len(b):
@@ -37,19 +42,21 @@ def first_apart(a: Sequence[tuple[int, int, Any]], b: Sequence[tuple[int, int, A
         at = max(at, min(la, lb))
         x, y = va if la <= at else None, vb if lb <= at else None
         if x != y:
-            return at, x, y
+            yield at, x, y
         at = min(ha if x is not None else la, hb if y is not None else lb)
         i += ha <= at
         j += hb <= at
-    return None
 
 
-def mapping_difference(k: Kernel, pieces: Pieces, a: list[Segment], b: list[Segment]) -> Difference | None:
-    """Expected mapping against the candidate's."""
-    found = first_apart(a, b)
-    if found is None:
-        return None
-    vpn, x, y = found
+def mapping_differences(k: Kernel, pieces: Pieces, a: list[Segment], b: list[Segment]) -> Iterator[Difference]:
+    """Expected mapping against the candidate's, in address order."""
+    for vpn, x, y in apart(a, b):
+        difference = _mapping_difference(k, pieces, vpn, x, y)
+        if difference is not None:
+            yield difference
+
+
+def _mapping_difference(k: Kernel, pieces: Pieces, vpn: int, x: Any, y: Any) -> Difference | None:
     pages = page_class(k, pieces, vpn * k.arch.spp)
     text = f"vmemmap page {vpn:#x}: {show(x)} expected, {show(y)} found"
     if x is None or y is None:

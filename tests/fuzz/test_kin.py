@@ -8,7 +8,7 @@ from fuzz.execute import run_program
 from fuzz.kin import hidden, kin
 from fuzz.minimize import minimize
 from fuzz.oracle.finding import Finding
-from fuzz.program import parse
+from fuzz.program import Program, parse
 from zoo import find, planted
 
 
@@ -98,3 +98,35 @@ def test_an_invariant_that_is_broken_behind_what_the_comparison_says() -> None:
         small = minimize(MEMORY_SHORT)
     assert len(small.program.ops) == 4
     assert not hidden(target, found, PLENTY, "posted")  # without the defect nothing is lost
+
+
+def left_whole(first: int) -> Program:
+    """A demotion of two 1G pages of which one cannot be restored; `first`: the point that fails, like the one behind
+    it, when they are made."""
+    return parse(
+        f"vmm 1\nmachine arch=x86_64 page=4K ram=4G nodes=1\nboot\nfail alloc nth={first} times=2\n"
+        "hugetlb resize size=1G to=2\nfail alloc nth=1\nhugetlb demote size=1G count=2\n"
+    )
+
+
+TWO_NODES = parse(
+    "vmm 1\nmachine arch=x86_64 page=4K ram=131184M nodes=2\nboot\nhugetlb resize size=1G to=2 node=1\n"
+    "hugetlb dissolve at=0x1100000000\nsysctl hugetlb_optimize_vmemmap=off\nhugetlb resize size=1G to=2\n"
+    "sysctl hugetlb_optimize_vmemmap=on\nhugetlb resize size=1G to=4\nfail alloc nth=1\n"
+    "hugetlb demote size=1G count=2 node=1\n"
+)
+
+
+def test_a_page_that_is_mapped_wrongly_behind_the_first_one() -> None:
+    """HVO-2024-39 leaves a page whole. Where its vmemmap was split before it could not be optimized, its pieces should
+    share a tail page, as they should in the long program; where a leaf maps it, they should not."""
+    split, leaf = left_whole(5), left_whole(4)
+    with planted(find("HVO-2024-39")):
+        target, found, other = (run_program(program, full_every=1).finding for program in (TWO_NODES, split, leaf))
+        assert target is not None
+        assert found is not None
+        assert other is not None
+        assert (target.field, found.field, other.field) == ("sharing", "owner", "level")
+        assert hidden(target, found, split, "posted")
+        assert not hidden(target, other, leaf, "posted")
+        assert not hidden(replace(target, outcomes=("ok", "ok")), found, split, "posted")
