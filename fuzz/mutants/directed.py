@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from fuzz.execute import Lockstep
 from fuzz.mutants.focus import FOCUS
 from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
-from fuzz.mutants.probe import instrumented
+from fuzz.mutants.probe import instrumented, marked
 from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import Kill
 from fuzz.mutants.turns import Turns
@@ -56,6 +56,7 @@ class Directed(Turns):
     def __init__(self, mutant: Mutant, original: CodeType, seed: int) -> None:
         super().__init__(mutant, original)
         self.code, self.probe = instrumented(mutant)
+        self.marked = marked(mutant)
         self.draw = Random(seed)
         self.sources: list[Source] = []
         self.places: list[tuple[Source, int]] = []
@@ -65,7 +66,9 @@ class Directed(Turns):
         self.near: dict[str, dict[str, list[Fault]]] = {}
         """Faults that made the mutant differ, by the clause that ended the program and by what the sound oracle found:
         what is rare is varied as often as what is not."""
-        focus = mutant.module.rpartition(".")[2]
+        module = mutant.module.rpartition(".")[2]
+        own = f"{module}:{mutant.function.rpartition('.')[2]}"
+        focus = own if own in FOCUS else module
         kinds = [*KINDS, "none", "refusal", "flush", *([focus] * len(KINDS) if focus in FOCUS else [])]
         self.kinds = [*kinds, *["flush"] * len(KINDS)] if focus == "tlb" else kinds
         self._begun = 0
@@ -202,22 +205,23 @@ class Directed(Turns):
         return Verdict(signature, played.terminal, played.text, "", played.hints)
 
     def _reached(self, source: Source) -> None:
-        """Note at which operations of a program the mutant differs, or if it never does, is reached."""
-        counts: list[tuple[int, int]] = []
-
-        def count() -> None:
-            counts.append((self.probe.reached, self.probe.differed))
-
-        try:
-            self.run(self.code, lambda: _walk(source, count))
-        except Exception:
-            return
+        """Note at which operations of a program the mutant differs; or if it never does, is reached; or else its
+        statement is."""
         last = len(source.program.ops) - 1
-        for which in 1, 0:
-            found = [at for at, (a, b) in enumerate(pairwise(counts)) if b[which] > a[which]]
-            if found:
-                self.places += [(source, min(at, last)) for at in found]
+        for code in self.code, self.marked:
+            counts: list[tuple[int, int]] = []
+            try:
+                self.run(code, lambda counts=counts: _walk(source, lambda: counts.append(self._count())))  # type: ignore[misc]
+            except Exception:
                 return
+            for which in 1, 0:
+                found = [at for at, (a, b) in enumerate(pairwise(counts)) if b[which] > a[which]]
+                if found and (which == 0 or code is self.code):
+                    self.places += [(source, min(at, last)) for at in found]
+                    return
+
+    def _count(self) -> tuple[int, int]:
+        return self.probe.reached, self.probe.differed
 
 
 def _walk(source: Source, count: Callable[[], None]) -> None:

@@ -24,6 +24,7 @@ from fuzz.mutants.spoil import (
     free_pages,
     free_zone,
     holder,
+    log,
     managed_zone,
     owner,
     page_map,
@@ -162,8 +163,18 @@ _POOLED: Final = (pool, free_pages, folio, folios, waiting, on_another_node, poi
 _EXCUSED: Final = (lack, lack, fired, passed, points, stuck, stuck, tried, freed, owner, holder, poison, free_zone)
 _BLOCKS: Final = (block, altmap, window, section, section_node, subsection, pageblock, unplugged)
 
+_ALTMAPS: Final = (block, altmap, window, page_map)
+_DEVICES: Final = (remap, page_map, subsection, counter, initialized, counted, references, shared_page, altmap)
+
 FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "accounting": (*_COUNTED, *_POOLED, *_BLOCKS, page_map),
+    **dict.fromkeys(("accounting:counters", "accounting:_explain", "accounting:leak", "accounting:lose"), _COUNTED),
+    **dict.fromkeys(("accounting:expect", "accounting:unsettle", "accounting:room_before"), _COUNTED),
+    **dict.fromkeys(("accounting:pools", "accounting:_pool_numbers", "accounting:_numbers"), _POOLED),
+    **dict.fromkeys(("accounting:_folios", "accounting:_unlike"), (folio, folios)),
+    **dict.fromkeys(("accounting:blocks", "accounting:_no_altmaps", "accounting:_altmap"), _ALTMAPS),
+    "accounting:layout": (zone,),
+    "accounting:poison": (poison,),
     "zones": (*_COUNTED, area),
     "parting": _EXCUSED,
     "known": (*_EXCUSED, *_MAPPED, pool, owner, altmap, window),
@@ -175,12 +186,20 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "alike": (*_MAPPED, *_WRITTEN, owner),
     "contents": (*_WRITTEN, entry, owner, folio),
     "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
+    "compare:_mapping": _MAPPED,
+    "compare:_struct_pages": (*_WRITTEN, *_MAPPED),
+    "compare:_frames": (references, references, shared_page, entry),
+    "compare:_translations": (translation,),
+    **dict.fromkeys(("compare:_fork", "compare:_lack", "compare:_refused"), _EXCUSED),
+    **dict.fromkeys(("compare:_known", "compare:_leaves"), (*_MAPPED, *_WRITTEN, counter, log)),
+    **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _DEVICES),
+    "compare:_returns": (log, fired, lack, subsection),
     "history": (*_MAPPED, *_WRITTEN, *_COUNTED, pageblock, owner),
     "listed": (*_BLOCKS, entry, struct_page, owner, pool, free_pages),
     "roots": (section, section_node),
     "sections": (section, section_node, subsection),
 }
-"""By module of fuzz.oracle."""
+"""By module of fuzz.oracle, or by module and function."""
 
 
 def leave_out_flush(tlb: RecordingTlb, draw: Random) -> Callable[[], str | None]:

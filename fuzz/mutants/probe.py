@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any, Final
 
-from fuzz.mutants.sites import Mutant, function_of, mutated_code
+from fuzz.mutants.sites import Mutant, function_of, marked_code, mutated_code
 
 NAME: Final = "__mutant__"
 """The global name of the probe in the mutant's module."""
@@ -101,6 +101,12 @@ def instrumented(mutant: Mutant) -> tuple[CodeType, Probe]:
     finally:
         function.__code__ = was
     return code, probe
+
+
+def marked(mutant: Mutant) -> CodeType:
+    """The code of the function itself; the probe that is known to its module counts how often the statement is reached
+    that the mutant is in, which it may not be evaluated in."""
+    return marked_code(mutant, _call())
 
 
 def _around(new: ast.AST, old: ast.AST) -> ast.AST:

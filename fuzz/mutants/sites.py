@@ -123,6 +123,30 @@ def mutated_code(
             ast.copy_location(new, old)
             _set(parent, field, at, new)
             break
+    return _compiled(tree, mutant, first)
+
+
+def marked_code(mutant: Mutant, mark: ast.expr, source: str | None = None) -> CodeType:
+    """The code of the function itself, in which `mark` is evaluated each time before the statement that the mutant is
+    in."""
+    tree = ast.parse(source if source is not None else _read(mutant.module))
+    function = dict(_functions(tree))[mutant.function]
+    first = min((decorator.lineno for decorator in function.decorator_list), default=function.lineno)
+    body: list[Any] = function.body
+    at = 0
+    for node in ast.walk(function):  # the innermost statements come last
+        for found in (getattr(node, field, None) for field in ("body", "orelse", "finalbody")):
+            if not isinstance(found, list):
+                continue
+            for i, statement in enumerate(found):
+                if statement.lineno <= mutant.line <= statement.end_lineno:
+                    body, at = found, i
+    body.insert(at, ast.copy_location(ast.Expr(mark), body[at]))
+    return _compiled(tree, mutant, first)
+
+
+def _compiled(tree: ast.Module, mutant: Mutant, first: int) -> CodeType:
+    """The code of the mutant's function, which begins on line `first`."""
     path = _source(mutant.module)
     code = compile(ast.fix_missing_locations(tree), str(path or "<mutant>"), "exec", dont_inherit=True)
     return next(c for c in _codes(code) if c.co_qualname == mutant.function and c.co_firstlineno == first)

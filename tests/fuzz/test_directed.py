@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -178,3 +179,17 @@ def test_of_other_faults_nothing_is_said() -> None:
     kill = compare(missed, seen, fault)
     assert kill is not None
     assert kill.by == "planted"
+
+
+def test_a_statement_is_marked_although_the_mutant_in_it_is_not_evaluated() -> None:
+    source = "def f(a):\n    if a > 5:\n        return 1\n    elif a > 2:\n        return 3 if a == 4 else 7\n"
+    mutant = next(m for m in mutants("m", source) if m.before == "7")
+    calls: list[int] = []
+    space: dict[str, object] = {"mark": lambda: calls.append(1)}
+    exec(source, space)
+    function = space["f"]
+    mark = ast.Call(ast.Name("mark", ast.Load()), [], [])
+    function.__code__ = sites.marked_code(mutant, mark, source)  # type: ignore[attr-defined]
+    assert [(function(a), len(calls)) for a in (6, 1, 4, 3)] == [  # type: ignore[operator]
+        *((1, 0), (None, 0), (3, 1), (7, 2)),
+    ]
