@@ -76,7 +76,9 @@ def _shrink(k: Kernel, h: HState, count: int, nodes: range) -> None:
 
 
 def _take_free(h: HState, nodes: range, n: int) -> list[Folio]:
-    """remove_pool_hugetlb_folio (mm/hugetlb.c, 7.3) `n` times: list heads of the nodes in turn, in the order taken."""
+    """remove_pool_hugetlb_folio (mm/hugetlb.c, 7.3) `n` times: list heads of the nodes in turn, in the order taken. Who
+    frees them ends their hugetlb type.
+    """
     out: list[Folio] = []
     if n <= 0:
         return out
@@ -88,8 +90,6 @@ def _take_free(h: HState, nodes: range, n: int) -> list[Folio]:
             pfn, folio = free.popitem()
             del h.folios[pfn]
             h.nr[nid] -= 1
-            if not folio.vmemmap_optimized:
-                folio.hugetlb = False
             out.append(folio)
             misses = 0
         else:

@@ -44,7 +44,7 @@ def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | Non
     if (pfn | nr_pages) % k.arch.pages_per_subsection:  # check_pfn_span (P8)
         k.warn(f"WARNING: Misaligned __add_pages start: {pfn:#x} end: {pfn + nr_pages - 1:#x}")
         return -EINVAL
-    return k.paths.sparse_add_section(nid, pfn, nr_pages, altmap, pgmap) if nr_pages else 0
+    return k.paths.sparse_add_section(nid, pfn, nr_pages, altmap, pgmap)
 
 
 def arch_add_memory(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
@@ -63,8 +63,7 @@ def arch_remove_memory(k: Kernel, pfn: int, nr_pages: int, altmap: Altmap | None
 
     Left out: the direct map; the span check, since only what was added is removed.
     """
-    if nr_pages:
-        k.paths.sparse_remove_section(pfn, nr_pages, altmap, pgmap)
+    k.paths.sparse_remove_section(pfn, nr_pages, altmap, pgmap)
     if k.pages.hwpoison:
         k.pages.forget_poison(pfn, pfn + nr_pages)
     if altmap is not None and not altmap.alloc:
@@ -235,6 +234,6 @@ def offline_and_remove_memory_ranges(k: Kernel, ranges: list[tuple[int, int]]) -
                 offlined.append((lo, end, online_type))
                 lo = end
     for start, nr in ranges:
-        if remove_memory(k, start, nr):
-            k.warn_once("WARNING: offline_and_remove_memory_ranges")
+        rc = remove_memory(k, start, nr)
+        assert not rc  # where the kernel warns: every block is offline
     return 0

@@ -167,9 +167,11 @@ class MemMap:
                     self.own.set(alias, start + period, content)
                 lo = stop
             return
-        if not m.tail_rw and (hi - lo > keep or (lo - phase) % period + hi - lo > keep):
-            raise KernelBug(f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page")
-        if m.tail_rw and (hi - lo > keep or (lo - phase) % period + hi - lo > keep):
+        if (lo - phase) % period + hi - lo > keep:
+            if not m.tail_rw:
+                raise KernelBug(
+                    f"page fault: struct page of pfn {lo:#x} is written through a read-only shared tail page"
+                )
             self.frames[m.tail] = content
         self.own.set(lo, hi, content)
 

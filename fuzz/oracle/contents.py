@@ -124,8 +124,9 @@ def _order(content: Content | Row) -> int | None:
 
 
 def device_pages(k: Kernel) -> Broken | None:
-    """Struct pages of a device behind its altmap name ZONE_DEVICE of its node, and are compound pages of the order of
-    its page map, or single ones (memmap_init_zone_device, __init_zone_device_page in mm/mm_init.c)."""
+    """Struct pages of a device name ZONE_DEVICE of its node. Those of its altmap are single ones (memmap_init_range in
+    mm/mm_init.c), those behind it are compound pages of the order of its page map, or single ones
+    (memmap_init_zone_device, __init_zone_device_page there)."""
     if k.paths.version == VERSION:
         return None  # its bugs leave struct pages that nobody initialises (fuzz.oracle.history)
     arch = k.arch
@@ -133,6 +134,9 @@ def device_pages(k: Kernel) -> Broken | None:
         for start, end in pgmap.ranges:
             altmap = pgmap.altmap
             first = at = start if altmap is None else start + altmap.offset()
+            for s, e, content in () if altmap is None else _view(k, start + altmap.reserve, first):
+                if content.kind != "plain" or content.nid != pgmap.nid or content.zone != ZONE_DEVICE or content.use:
+                    return _wrong("no memory map of a device", s, e, content)
             if arch.vmemmap_frees_shared:
                 # docs/findings/0008: what lies in one vmemmap page, or leaf, with another device may be gone with it.
                 unit = arch.spp * (arch.ptrs_per_pte if arch.vmemmap_leaf_for_part else 1)

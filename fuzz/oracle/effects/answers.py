@@ -327,7 +327,7 @@ def hard_offline(side: SideLike, args: Args) -> Answers:
     k = side.kernel
     pfn = args["at"] >> k.arch.page_shift
     if k.pages.zone_of.get(pfn) is None:
-        return frozenset({-EBUSY, -ENXIO}) if k.sections.valid(pfn) else one(EBUSY)
+        return one(EBUSY if not k.sections.valid(pfn) or _of_data(k, pfn) else ENXIO)
     folio = folio_at(k, pfn)
     if folio is not None or queued_at(k, pfn) is not None:
         if folio is None:
@@ -336,6 +336,16 @@ def hard_offline(side: SideLike, args: Args) -> Answers:
     if pfn in k.pages.hwpoison:
         return one(EHWPOISON)
     return OK if k.pages.owners.get(pfn) in (None, OWNER_PAGES_MOVABLE) else one(EBUSY)
+
+
+def _of_data(k: Kernel, pfn: int) -> bool:
+    """A frame of a device behind its memory map, in which nobody has mapped it (mf_generic_kill_procs); of the memory
+    map it is no page of the device (pgmap_pfn_valid, mm/memremap.c)."""
+    for pgmap in k.pgmaps:
+        for start, end in pgmap.ranges:
+            if start <= pfn < end:
+                return pgmap.altmap is None or pfn >= start + pgmap.altmap.offset()
+    return False
 
 
 def soft_offline(side: SideLike, args: Args) -> Answers:
@@ -395,12 +405,30 @@ def created(side: SideLike, args: Args) -> Answers:
     if not dax_align_valid(k.arch, args["align"]):
         return one(EINVAL)
     if args["altmap"]:
-        return one(EINVAL) if len(ranges) > 1 else None
+        return one(EINVAL) if len(ranges) > 1 else _namespace(k, *ranges[0], args)
     granule = max(args["align"] // page, k.arch.pages_per_subsection)
     for lo, hi in ranges:
         if (hi - lo) % granule:
             return one(EINVAL)
     return _probe(k, ranges, args["align"] // page, args["driver"])
+
+
+def _namespace(k: Kernel, lo: int, hi: int, args: Args) -> Answers:
+    """nd_namespace_store (drivers/nvdimm/claim.c): at least 16M; nd_pfn_init (drivers/nvdimm/pfn_devs.c): whole
+    subsections, and between an info block of 8K with the memory map and the last whole page of the alignment there is
+    room for data."""
+    page, sub = k.arch.page, k.arch.pages_per_subsection
+    if hi - lo < (16 << 20) // page:
+        return one(ENXIO)
+    if lo % sub:
+        return one(EINVAL)
+    align = max(args["align"] // page, sub)
+    info = -(-(8 << 10) // page)
+    data = lo + info - (lo + info - hi) * 64 // page  # 64 bytes for each page behind the info block, rounded up
+    data, end = -(-data // align) * align, hi // align * align
+    if data >= end:
+        return one(EBUSY if end < lo else ENXIO)
+    return None if args["driver"] == "kmem" else some(EBUSY, EEXIST, ENOMEM, EINVAL, EOPNOTSUPP)
 
 
 def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) -> Answers:

@@ -106,6 +106,10 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
             return f"{got} of {wanted} pages of order {order} were made, and no allocation failed"
         if h.resv or h.nr_overcommit or any(h.surplus):
             return f"the pool of order {order} has reservations or surplus pages"
+        skipped = h.gigantic and k.hugetlb_cma.size and not k.hugetlb_cma.only
+        if h.max_huge_pages != (wanted if skipped else got):
+            # hugetlb_hstate_alloc_pages, which leaves the number alone where areas of CMA end it
+            return f"max_huge_pages is {h.max_huge_pages} of order {order}, {wanted} were asked for, {got} made"
         if h.next_nid_to_alloc or h.next_nid_to_free:
             # hugetlb_init_hstates: first_memory_node, whoever had a turn while memblock gave the gigantic pages.
             return f"turns begin at nodes {h.next_nid_to_alloc} and {h.next_nid_to_free} in the pool of order {order}"

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mm.arch import Arch
+from mm.hugetlb import folio_at
 from mm.kernel import Kernel
+from mm.page_alloc import OWNER_HUGETLB
 
 Args = dict[str, Any]
 Before = Any
@@ -50,6 +52,24 @@ def self_hosted(k: Kernel, first: int, last: int) -> bool | None:
     """Whether all memory blocks of [first, last) hold their own memmap, or none does; None for some of them."""
     hosted = sum([first <= block < last for block in k.memory_blocks.altmaps])
     return None if 0 < hosted < last - first else hosted > 0
+
+
+def in_the_way(k: Kernel, lo: int, hi: int, idle: frozenset[str]) -> bool:
+    """Whether something in frames [lo, hi) cannot be made free: what has them is not `idle`, no free huge page that is
+    sound, and no poison (has_unmovable_pages, test_pages_isolated in mm/page_isolation.c)."""
+    if k.pages.cma.overlaps(lo, hi):
+        return True
+    for s, e, owner in k.pages.owners.runs(lo, hi):
+        if owner in idle:
+            continue
+        if owner != OWNER_HUGETLB:
+            return True
+        while s < e:
+            folio = folio_at(k, s)
+            if folio is None or folio.refcount or folio.hwpoison or k.hstates[folio.order].gigantic:
+                return True
+            s = folio.end_pfn
+    return False
 
 
 def dax_align_valid(arch: Arch, align: int) -> bool:

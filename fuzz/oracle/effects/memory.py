@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fuzz.oracle.effects.common import Args, Before, SideLike, states_of, subsections_of
+from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way, states_of, subsections_of
+from fuzz.oracle.effects.pages import refused
 from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, ENODEV
 from mm.kernel import Kernel
-from mm.kmem import kmem_block
 from mm.memory import MemoryBlocks
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL
 from mm.page_alloc import OWNER_HUGETLB, OWNER_HWPOISON, OWNER_OFFLINE, OWNER_PAGES_MOVABLE
+from mm.pgtable import PMD_TABLE, PTE_TABLE
 from mm.runs import RunMap
 from mm.virtio_mem import subblock_pages
 
 MOVED: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Whose frames are moved away."""
+UNUSED: Final = frozenset({OWNER_OFFLINE})
+"""Whose frames may stay."""
 
 
 def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
@@ -26,8 +29,20 @@ def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
         block = -1 if memory is None else memory.block(k.arch, args["block"])
     else:
         device = side.handles.get(args["d"])
-        block = -1 if device is None else kmem_block(k, device, args["block"])
+        block = -1 if device is None else _block_of(k, device.ranges, args["block"])
     return block, k.memory_blocks.zone.get(block) if block >= 0 else None
+
+
+def _block_of(k: Kernel, ranges: list[tuple[int, int]], number: int) -> int:
+    """docs/language.md: the blocks of a device are numbered through the whole memory blocks of its ranges, in their
+    order; -1 for a number too large."""
+    per = k.memory_blocks.pages
+    for start, end in ranges:
+        blocks = range(-(-start // per), end // per)
+        if number < len(blocks):
+            return blocks[number]
+        number -= len(blocks)
+    return -1
 
 
 def online_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int] | None]:
@@ -66,25 +81,26 @@ def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     return None if why.get(rc, True) else f"block {block} was {was}"
 
 
-def offline_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int, int] | None]:
-    """The block, its state, and if it is one of several nodes: its node and what must be moved away to be left there,
-    in frames of huge pages and of programs."""
+def offline_before(side: SideLike, args: Args) -> tuple[int, Any, int, tuple[int, int, int] | None]:
+    """The block, its state, how often memory ran short, and if the block is of one of several nodes: its node and what
+    must be moved away to be left there, in frames of huge pages and of programs."""
     block, state = block_before(side, args)
     k = side.kernel
+    short = k.pages.short
     if state is None or state == MemoryBlocks.OFFLINE or len(k.nodes) == 1:
-        return block, state, None
+        return block, state, short, None
     nid = state[0]
     if not any(zone.present_pages for node in k.nodes if node.nid != nid for zone in node.zones):
-        return block, state, None
+        return block, state, short, None
     lo = block * k.memory_blocks.pages
     hi = lo + k.memory_blocks.pages
     if all(owner not in MOVED for _, _, owner in k.pages.owners.runs(lo, hi)):
-        return block, state, None
+        return block, state, short, None
     huge, pages = _in_use(k, nid)
     mine = [f for h in k.hstates.values() for folios in h.mapped for f in folios if f.pfn < hi and f.end_pfn > lo]
     huge -= sum([1 << folio.order for folio in mine])
     pages -= sum([e - s for s, e, owner in k.pages.owners.runs(lo, hi) if owner == OWNER_PAGES_MOVABLE])
-    return block, state, (nid, huge, pages)
+    return block, state, short, (nid, huge, pages)
 
 
 def _in_use(k: Kernel, nid: int) -> tuple[int, int]:
@@ -99,19 +115,22 @@ def _in_use(k: Kernel, nid: int) -> tuple[int, int]:
 
 def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """memory_block_offline (drivers/base/memory.c); what is moved goes to another node if there is one
-    (do_migrate_range, mm/memory_hotplug.c)."""
-    block, was, left = then
-    now = side.kernel.memory_blocks.zone.get(block)
+    (do_migrate_range, mm/memory_hotplug.c), and free huge pages are dissolved."""
+    block, was, short, left = then
+    k = side.kernel
+    now = k.memory_blocks.zone.get(block)
     if rc == 0:
         if was in (None, MemoryBlocks.OFFLINE):
             return f"block {block} was not online"
-        if left is not None and _in_use(side.kernel, left[0]) != left[1:]:
-            return (
-                f"{_in_use(side.kernel, left[0])} frames are in use on node {left[0]}, {left[1:]} were to be left there"
-            )
+        if left is not None and _in_use(k, left[0]) != left[1:]:
+            return f"{_in_use(k, left[0])} frames are in use on node {left[0]}, {left[1:]} were to be left there"
         return None if now == MemoryBlocks.OFFLINE else f"block {block} is not offline"
     if now != was:
         return f"block {block} changed from {was} to {now}"
+    if rc == -EBUSY and k.pages.short == short and not k.faults.fired and block not in k.memory_blocks.altmaps:
+        lo = block * k.memory_blocks.pages
+        if not in_the_way(k, lo, lo + k.memory_blocks.pages, UNUSED):
+            return f"nothing is in the way in block {block}"
     return f"block {block} is not there" if (rc == -ENODEV) is not (was is None) else None
 
 
@@ -144,6 +163,21 @@ def gone(side: SideLike, args: Args, rc: int, then: Before, result: str | None) 
         return None if _kinds(k, now) == _kinds(k, states) else "memory blocks changed"
     if now or k.iomem.overlaps(lo, hi) or k.sections.subsections.overlaps(*subsections_of(k, lo, hi)):
         return f"something of {lo:#x}..{hi:#x} is left"
+    return _idle_table(k, lo // k.arch.spp, -(-hi // k.arch.spp)) if k.arch.name == "x86_64" else None
+
+
+def _idle_table(k: Kernel, lo: int, hi: int) -> str | None:
+    """free_pte_table, free_pmd_table (arch/x86/mm/init_64.c): where vmemmap pages [lo, hi) were, no table is left that
+    has no entry."""
+    for level in (PTE_TABLE, PMD_TABLE):
+        span = k.tables.spans[level]
+        for at in {lo // span, (hi - 1) // span}:
+            first, end = at * span, (at + 1) * span
+            below = level == PMD_TABLE and k.tables.tables[PTE_TABLE].overlaps(
+                first // k.arch.ptrs_per_pte, end // k.arch.ptrs_per_pte
+            )
+            if k.tables.tables[level].get(at) is not None and not below and not k.tables.entries.overlaps(first, end):
+                return f"table {at:#x} of level {level} is empty"
     return None
 
 
@@ -193,7 +227,7 @@ def added(side: SideLike, args: Args, rc: int, then: Before, result: str | None)
     return None
 
 
-def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool] | None:
+def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool, int] | None:
     block, state = block_before(side, args)
     if state is None:
         return None
@@ -201,14 +235,20 @@ def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool] | 
     size = subblock_pages(k)
     lo = block * k.memory_blocks.pages + args["first"] * size
     hi = lo + args["count"] * size
-    return lo, hi, k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0, state != MemoryBlocks.OFFLINE
+    return (
+        lo,
+        hi,
+        k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0,
+        state != MemoryBlocks.OFFLINE,
+        k.pages.short,
+    )
 
 
-def _subblocks_stay(side: SideLike, rc: int, then: tuple[int, int, int, bool] | None) -> str | None:
+def _subblocks_stay(side: SideLike, rc: int, then: tuple[int, int, int, bool, int] | None) -> str | None:
     """What is wrong with plugging or unplugging that did nothing: there is no block, or it failed."""
     if then is None:
         return None if rc == -ENODEV else "there is no such block"
-    lo, hi, gone, _ = then
+    lo, hi, gone, _, _ = then
     same = lo >= hi or side.kernel.memory_blocks.unplugged.count(lo, hi) == gone
     return None if same else "subblocks changed"
 
@@ -216,8 +256,9 @@ def _subblocks_stay(side: SideLike, rc: int, then: tuple[int, int, int, bool] | 
 def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
-        return _subblocks_stay(side, rc, then)
-    lo, hi, gone, online = then
+        text = _subblocks_stay(side, rc, then)
+        return refused(side.kernel, then[0], then[1], then[4]) if text is None and then and rc == -EBUSY else text
+    lo, hi, gone, online, _ = then
     k = side.kernel
     if gone:
         return "one of the subblocks was unplugged"
@@ -232,7 +273,7 @@ def plugged(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     """virtio_mem_sbm_plug_any_sb (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
         return _subblocks_stay(side, rc, then)
-    lo, hi, gone, online = then
+    lo, hi, gone, online, _ = then
     k = side.kernel
     if gone != hi - lo:
         return "one of the subblocks was plugged"

@@ -29,6 +29,8 @@ class Heads(NamedTuple):
     next_nid_to_alloc: int
     room: int
     """How many pages there is memory for, if any are to be made."""
+    areas: int
+    """How many gigantic pages areas of CMA can give at once."""
     nr: list[int]
     surplus: list[int]
     short: int
@@ -44,7 +46,8 @@ def heads(k: Kernel, h: HState, nid: int | None, count: int) -> Heads:
     free = [len(free) for free in h.free]
     room = _room(k, h, nodes) if count < 0 else 0
     turns = h.next_nid_to_free, h.next_nid_to_alloc
-    return Heads(lists, free, *turns, room, h.nr[:], h.surplus[:], k.pages.short, quiet)
+    areas = _in_areas(k, h.pages) if h.gigantic and k.hugetlb_cma.size else 0
+    return Heads(lists, free, *turns, room, areas, h.nr[:], h.surplus[:], k.pages.short, quiet)
 
 
 def _first(free: dict[int, Folio], count: int) -> list[Folio]:
@@ -66,6 +69,17 @@ def _room(k: Kernel, h: HState, nodes: list[int]) -> int:
                 n += sum([max(0, hi // step - -(-lo // step)) for lo, hi in zone.blocks.items()])
             if zone.cma.starts and not h.gigantic:
                 n += sum([max(0, hi // h.pages - -(-lo // h.pages)) for lo, hi in zone.cma.items()])
+    return n
+
+
+def _in_areas(k: Kernel, size: int) -> int:
+    """Aligned pieces of areas that nobody has and from which nothing must be moved away."""
+    n = 0
+    for cma in k.cma.areas:
+        free = [zone.cma for zone in k.nodes[cma.nid].zones]
+        for cmr in cma.ranges if cma.activated else ():
+            for pfn in range(-(-cmr.base_pfn // size) * size, cmr.end_pfn - size + 1, size):
+                n += not cmr.bitmap.overlaps(pfn, pfn + size) and any(f.covers(pfn, pfn + size) for f in free)
     return n
 
 
@@ -141,11 +155,12 @@ def given_back(k: Kernel, h: HState, then: Heads, count: int, nid: int | None) -
     """A mapping of `count` pages that failed: surplus pages that were made for it go before any of them is taken, or,
     where the task's node turns out to have too few (hugetlb_acct_memory), in turns over the nodes that have some
     (return_unused_surplus_pages). Nobody looks where poisoned pages are passed over, or an area may have had none."""
-    if _disturbed(k, then) or (h.gigantic and k.hugetlb_cma.size):
-        return None
-    if any(folio.hwpoison for found in then.lists.values() for folio in found):
+    if _disturbed(k, then) or any(folio.hwpoison for found in then.lists.values() for folio in found):
         return None
     made = max(0, h.resv + count - sum(then.free))
+    if h.gigantic and k.hugetlb_cma.size:  # whether an area had none is not known
+        enough = nid is None and made <= min(then.areas, h.nr_overcommit - sum(then.surplus))
+        return f"areas had {then.areas} pages for {made}" if enough else None
     if nid is None or sum(then.surplus) + made > h.nr_overcommit:
         made = count = 0
     gone = {node: nr + (made if node == nid else 0) - h.nr[node] for node, nr in enumerate(then.nr)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle.effects.common import Args, Before, SideLike
-from mm.errno import ENODEV
+from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way
+from mm.errno import EBUSY, ENODEV
+from mm.kernel import Kernel
 from mm.mmzone import ZONE_MOVABLE
 from mm.page_alloc import OWNER_HWPOISON, OWNER_LEAKED, OWNER_PAGES, OWNER_PAGES_MOVABLE
 
@@ -29,18 +30,33 @@ def allocated(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     return None
 
 
+def shortages(side: SideLike, args: Args) -> int:
+    """How many allocations got too little so far."""
+    return side.kernel.pages.short
+
+
 def contiguous(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """alloc_contig_range (mm/page_alloc.c): exactly these frames."""
-    if rc or result is None:
-        return None
+    """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced."""
     page = side.kernel.arch.page
     lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
+    if rc == -EBUSY:
+        return refused(side.kernel, lo, hi, then)
+    if rc or result is None:
+        return None
     if side.handles[result] != [(lo, hi - lo)]:
         return f"the frames are {side.handles[result]}"
     found = side.kernel.pages.owners.runs(lo, hi)
     if sum([e - s for s, e, _ in found]) != hi - lo or any(owner != OWNER_PAGES for _, _, owner in found):
         return "the frames are not the program's"
     return None
+
+
+def refused(k: Kernel, lo: int, hi: int, short: int) -> str | None:
+    """-EBUSY of alloc_contig_range, which has moved or replaced what it could, but for want of memory, of which there
+    were `short` cases before: replace_free_hugepage_folios (mm/hugetlb.c) comes last."""
+    if k.pages.short != short or k.faults.fired or in_the_way(k, lo, hi, frozenset()):
+        return None
+    return f"nothing is in the way in {lo:#x}..{hi:#x}"
 
 
 def extents_before(side: SideLike, args: Args) -> Any:

@@ -164,6 +164,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     ),
     "selfhosted": (lambda k: k.memmap.own.set(0x80, 0x81, SelfHosted(0, 0)), "content"),
     "device of RAM": (lambda k: k.memmap.own.set(0x300000, 0x300040, Plain(0, 4)), "content"),
+    "altmap of RAM": (lambda k: k.memmap.own.set(0x340002, 0x340003, Plain(0, 1)), "content"),
     "device of a node": (lambda k: setattr(k.pgmaps[0], "nid", 1), "content"),
     "device of an order": (lambda k: setattr(k.pgmaps[0], "vmemmap_shift", 10), "content"),
     "block of no node": (lambda k: k.memory_blocks.nid.set(999, 1000, 0), "memory block"),

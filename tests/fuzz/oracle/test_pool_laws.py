@@ -124,6 +124,12 @@ SPOILED: dict[str, tuple[str, str, Callable[[Side, Args], object]]] = {
         "hugetlb resize",
         _set("next_nid_to_alloc", 0),
     ),
+    "max_huge_pages at boot": (BEFORE + "reserve size=2M count=3\nboot\n", "boot", _set("max_huge_pages", 2)),
+    "max_huge_pages beside an area": (
+        BEFORE + "reserve cma size=1G\nreserve size=1G count=2\nboot\n",
+        "boot",
+        _set("max_huge_pages", 0, 18),
+    ),
     "turns at boot": (BEFORE + "reserve size=1G count=1\nboot\n", "boot", _set("next_nid_to_alloc", 1, 18)),
     "turns of becoming surplus": (
         POOL + "u0 = hugetlb map size=2M count=8\nhugetlb resize size=2M to=4\n",
