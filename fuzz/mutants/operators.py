@@ -101,9 +101,12 @@ def deletion(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def returned(node: ast.AST) -> Iterator[ast.AST]:
-    """Another result: 0 for what is computed, None for what stands in a name. Constants have their own operator."""
-    if isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
-        yield ast.Return(ast.Constant(None if isinstance(node.value, ast.Name) else 0))
+    """Another result: 0 for what is computed, None for what stands in a name, and nothing said where a text is the
+    result. Other constants have their own operator."""
+    if isinstance(node, ast.Return) and node.value is not None:
+        text = isinstance(node.value, ast.JoinedStr) or isinstance(getattr(node.value, "value", None), str)
+        if text or not isinstance(node.value, ast.Constant):
+            yield ast.Return(ast.Constant(None if text or isinstance(node.value, ast.Name) else 0))
 
 
 def arguments(node: ast.AST) -> Iterator[ast.AST]:
