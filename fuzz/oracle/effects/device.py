@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle.effects.common import Args, Before, SideLike, dax_align_valid, self_hosted, states_of, subsections_of
+from fuzz.oracle.effects.common import Args, Before, SideLike, self_hosted, states_of, subsections_of
 from mm.errno import ENODEV, ENOENT, EOPNOTSUPP
 from mm.kernel import Kernel
 from mm.kmem import kmem_ranges
@@ -63,8 +63,6 @@ def created(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     asked = [(at // page, (at + size) // page) for at, size in zip(args["at"], args["size"], strict=True) if size]
     if not args["altmap"] and device.ranges != asked:
         return f"the ranges are {device.ranges}"
-    if not dax_align_valid(k.arch, args["align"]):
-        return "no page table has entries of that alignment"
     granule = max(device.align, k.arch.pages_per_subsection)
     for lo, hi in device.ranges:
         if args["altmap"] and not (asked[0][0] < lo and hi <= asked[0][1]):
@@ -119,9 +117,7 @@ def set(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -
         return None if rc == -ENODEV else "there is no such device"
     wanted = args["memmap_on_memory"]
     if rc == 0:
-        if device.memmap_on_memory != wanted:
-            return "the attribute has not changed"
-        return "kmem is bound" if was[0] == "kmem" and was[1] != wanted else None
+        return "the attribute has not changed" if device.memmap_on_memory != wanted else None
     if device.memmap_on_memory != was[1]:
         return "the attribute has changed"
     if rc == -EOPNOTSUPP:

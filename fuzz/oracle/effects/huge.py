@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fuzz.oracle.effects import order
 from fuzz.oracle.effects.common import Args, Before, SideLike
-from mm.errno import EBUSY, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO
+from mm.errno import EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO
 from mm.folio import Folio
 from mm.hugetlb import folio_at, queued_at
 from mm.kernel import Kernel
@@ -65,9 +65,6 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return None if wanting else f"{now} of {to} pages were made, and no allocation failed"
     if now > to and any(h.surplus[node] < h.nr[node] for node in heads.lists):
         return f"{now} pages are left, not {to}, and not all of them are surplus"
-    left = h.free_count()
-    if nid is None and left > h.resv + sum(h.surplus) and k.pages.short == short:
-        return f"{now} pages are left, not {to}, {left} of them free"
     return None
 
 
@@ -254,9 +251,6 @@ def dissolved(side: SideLike, args: Args, rc: int, then: Before, result: str | N
         return None if folio is None else f"{folio!r} is still there"
     if folio is None and queued_at(k, pfn) is None:
         return "there is no huge page"
-    if rc == -EBUSY and folio is not None and not folio.refcount:
-        h = k.hstates[folio.order]
-        return None if h.free_count() <= h.resv or folio.hwpoison else f"{folio!r} is free"
     return None
 
 

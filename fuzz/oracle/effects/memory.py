@@ -222,8 +222,6 @@ def added(side: SideLike, args: Args, rc: int, then: Before, result: str | None)
         return "blocks are online"
     if policy != "offline" and any(state == MemoryBlocks.OFFLINE for _, _, state in states):
         return "blocks are offline"
-    if busy:
-        return "the range was busy"
     return None
 
 
@@ -258,10 +256,8 @@ def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     if rc or then is None:
         text = _subblocks_stay(side, rc, then)
         return refused(side.kernel, then[0], then[1], then[4]) if text is None and then and rc == -EBUSY else text
-    lo, hi, gone, online, _ = then
+    lo, hi, _, online, _ = then
     k = side.kernel
-    if gone:
-        return "one of the subblocks was unplugged"
     if not k.memory_blocks.unplugged.covers(lo, hi):
         return "the subblocks are not unplugged"
     if online and k.pages.owners.runs(lo, hi) != [(lo, hi, OWNER_OFFLINE)]:
@@ -273,10 +269,8 @@ def plugged(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     """virtio_mem_sbm_plug_any_sb (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
         return _subblocks_stay(side, rc, then)
-    lo, hi, gone, online, _ = then
+    lo, hi, _, online, _ = then
     k = side.kernel
-    if gone != hi - lo:
-        return "one of the subblocks was plugged"
     if k.memory_blocks.unplugged.overlaps(lo, hi):
         return "the subblocks are not plugged"
     if online and any(owner != OWNER_HWPOISON for _, _, owner in k.pages.owners.runs(lo, hi)):

@@ -111,6 +111,8 @@ def unmapped(h: HState, folios: list[Folio]) -> str | None:
 
 def shrunk(k: Kernel, h: HState, then: Heads) -> str | None:
     """Pages leave from the heads, and nodes take turns."""
+    if h.next_nid_to_alloc != then.next_nid_to_alloc:
+        return f"it is node {h.next_nid_to_alloc}'s turn to give a page now, and no page was made"
     if _disturbed(k, then):
         return None
     lost = {nid: then.free[nid] - len(h.free[nid]) for nid in then.lists}
@@ -133,6 +135,8 @@ def shrunk(k: Kernel, h: HState, then: Heads) -> str | None:
 
 def grown(k: Kernel, h: HState, then: Heads, wanted: int) -> str | None:
     """Surplus pages are no longer, and as many are made as there is memory for; nodes take turns."""
+    if h.next_nid_to_free != then.next_nid_to_free:
+        return f"it is node {h.next_nid_to_free}'s turn to lose a page now, and no page left"
     if not then.quiet:
         return None
     less = {nid: then.surplus[nid] - h.surplus[nid] for nid in then.lists}
@@ -179,10 +183,10 @@ def _both(free: dict[int, Folio], surplus: int) -> bool:
 def _turns(shares: dict[int, int], first: int, empty: list[int]) -> str | None:
     """Nodes that take turns from node `first` on get equal shares, but for one, and those that have no more."""
     n, m = sum(shares.values()), len(shares)
-    if m < 2 or empty:
+    if empty:
         full = [share for nid, share in shares.items() if nid not in empty]
-        if full and (max(full) - min(full) > 1 or max(shares.values()) > max(full) + 1 - (len(full) == m)):
-            return f"nodes took turns, and their shares are {shares}"
+        if full and max(shares.values()) > min(full) + 1:
+            return f"nodes took turns, and their shares are {shares}, and the nodes {empty} had no more"
         return None
     wanted = {nid: n // m + ((nid - first) % m < n % m) for nid in shares}
     return None if shares == wanted else f"nodes took turns from node {first} on, and their shares are {shares}"
