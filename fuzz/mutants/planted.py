@@ -24,9 +24,11 @@ from fuzz.execute import Lockstep, RunOutcome, StepResult
 from fuzz.generate.afford import affordable
 from fuzz.mutants.focus import FOCUS, REFUSALS, leave_out_flush
 from fuzz.mutants.mimic import mimic
+from fuzz.mutants.misled import mislead
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
 from fuzz.mutants.spoil_books import BOOKS
 from fuzz.mutants.spoil_near import NEAR
+from fuzz.mutants.spoil_whole import OF_OPERATIONS
 from fuzz.mutants.trials import Kill, Setting
 from fuzz.oracle.finding import Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
@@ -50,10 +52,11 @@ DEATHS: Final = (
 SIDES: Final = ((1,), (1,), (0,), (0, 1), (0, 1))
 """Sides that have a spoiled state: the candidate, the reference, or both alike."""
 KINDS: Final = (
-    ("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("answer", "answer", "idle", "argument", "handle", "mimic")
+    *(("state",) * 5 + ("near",) * 4 + ("books",) * 4 + ("whole",) * 3 + ("misled",) * 3),
+    *("answer", "answer", "idle", "argument", "handle", "mimic"),
 )
 SPOILED: Final[dict[str, tuple[Spoiler, ...]]] = {"state": SPOILERS, "books": BOOKS, **FOCUS}
-BEFORE: Final = frozenset({"argument", "idle", "flush", "none"})
+BEFORE: Final = frozenset({"argument", "idle", "flush", "misled", "none"})
 """Kinds that do nothing after the operation."""
 TRIES: Final = 4
 """Structures that are tried, where the first ones have nothing that can be spoiled."""
@@ -62,6 +65,8 @@ STATES: Final[tuple[KmemState, ...]] = ("unplugged", "offline", "online", "onlin
 SENTENCE: Final = 60
 """Letters of a sentence that tell it from others."""
 _NUMBERS: Final = re.compile(r"0x[0-9a-f]+|-?\d+")
+REFUSED: Final = 0.3
+"""Share of faults of a refused operation that are other answers."""
 FULL: Final = 0.3
 """Share of faults that a full comparison follows at once."""
 
@@ -86,6 +91,7 @@ class Planted(Side):
         done: list[str | None] = []
         rc: Outcome | None = None
         flushed: list[Callable[[], str | None]] = []
+        undo: list[Callable[[], object]] = []
         for kind in self.kinds:
             if kind == "argument" and rc is None:
                 other = argument_off(op, self.draw, self.page_shift)
@@ -99,8 +105,15 @@ class Planted(Side):
                 done.append(f"{op.name} does nothing and answers {rc}")
             elif kind == "flush" and isinstance(self.kernel.tlb, RecordingTlb):
                 flushed.append(leave_out_flush(self.kernel.tlb, self.draw))
+            elif kind == "misled" and rc is None:
+                misled = mislead(self.kernel, op.name, self.draw)
+                if misled is not None:
+                    done.append(misled[0])
+                    undo.append(misled[1])
         if rc is None:
             rc = super().run(op)
+        for right in reversed(undo):
+            right()
         done += [ended() for ended in flushed]
         lists = touched_lists(self.kernel)
         listed = [ranges[:] for ranges in lists]
@@ -132,7 +145,8 @@ class Planted(Side):
         elif kind == "mimic":
             done.append(mimic(self.kernel, self.other, draw))
         else:
-            spoilers = SPOILED.get(kind) or NEAR[op.name.partition(" ")[0]]
+            first = op.name.partition(" ")[0]
+            spoilers = OF_OPERATIONS[first] if kind == "whole" else SPOILED.get(kind) or NEAR[first]
             for _ in range(TRIES):
                 done.append(draw.choice(spoilers)(self.kernel, draw))
                 if done[-1] is not None:
@@ -361,6 +375,8 @@ class Faults:
         answer = "ok" if "ok" in answers and draw.random() < 0.5 else draw.choice(sorted(answers))
         source, at = draw.choice(answers[answer])
         kind = draw.choice(KINDS)
+        if answer not in ("ok", "") and draw.random() < REFUSED:
+            kind = "answer"  # it has done nothing that could be spoiled
         sides = (1,) if kind == "mimic" else draw.choice(SIDES)
         if kind not in ("state", "mimic") and draw.random() < 0.5:
             sides = 0, 1  # one side alone is plain to see

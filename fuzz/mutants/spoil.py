@@ -30,7 +30,7 @@ Spans = list[tuple[int, int]]
 T = TypeVar("T")
 
 OWNERS: Final[list[str]] = sorted(value for name, value in vars(page_alloc).items() if name.startswith("OWNER_"))
-POINTS: Final = ("VMB", "VMF", "PTBL", "PGT", "TAIL", "ROOT", "BLK", "HEAD", "HP", "PTEHOOK", "PMDHOOK")
+POINTS: Final = ("VMB", "VMF", "PTBL", "PGT", "TAIL", "ROOT", "BLK", "HEAD", "HP", "PTEHOOK", "PMDHOOK", "RAW", "RES")
 """Kinds of allocation points."""
 TOUCHED: Final = 0.5
 

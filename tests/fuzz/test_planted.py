@@ -8,10 +8,12 @@ import pytest
 
 from fuzz.execute import Lockstep
 from fuzz.mutants import searches
+from fuzz.mutants.misled import MISLED, Misleader
 from fuzz.mutants.panel import PLANTED_ALIKE, Panel
 from fuzz.mutants.planted import Fault, Faults, Source, answer_off, argument_off, sentence
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
 from fuzz.mutants.spoil_books import BOOKS
+from fuzz.mutants.spoil_whole import OF_OPERATIONS, WHOLE
 from fuzz.mutants.trials import POSTED, corpus_trials
 from fuzz.oracle.finding import Finding
 from fuzz.program.model import make_op
@@ -57,12 +59,75 @@ def busy() -> Lockstep:
     return pair
 
 
-@pytest.mark.parametrize("spoiler", dict.fromkeys((*SPOILERS, *BOOKS)), ids=lambda spoiler: spoiler.__name__)
+@pytest.mark.parametrize("spoiler", dict.fromkeys((*SPOILERS, *BOOKS, *WHOLE)), ids=lambda spoiler: spoiler.__name__)
 def test_every_spoiler_finds_something_and_says_what(busy: Lockstep, spoiler: Spoiler) -> None:
     if spoiler.__name__ == "tried":  # set by operations that make memory go
         busy.candidate.kernel.memory_blocks.tried.append((0, 512))
     texts = [spoiler(busy.candidate.kernel, Random(seed)) for seed in range(4)]
     assert any(texts)
+
+
+@pytest.mark.parametrize(
+    "misleader", dict.fromkeys(one for found in MISLED.values() for one in found), ids=lambda one: one.__name__
+)
+def test_whoever_misleads_changes_something_and_puts_it_right(busy: Lockstep, misleader: Misleader) -> None:
+    k = busy.candidate.kernel
+    k.faults.nth = 3
+
+    def known() -> str:
+        pools = [
+            (h.resv, h.nr_overcommit, h.surplus, h.nr, [list(free) for free in h.free]) for h in k.hstates.values()
+        ]
+        sound = [folio.hwpoison for h in k.hstates.values() for folio in h.folios.values()]
+        state = k.machine, [node.nid for node in k.nodes], k.iomem.items(), k.memory_blocks.unplugged.items()
+        return repr((pools, sound, state))
+
+    before = known()
+    done = 0
+    for seed in range(4):
+        found = misleader(k, Random(seed))
+        if found is not None:
+            done += 1
+            found[1]()
+            assert known() == before, found[0]
+    assert done
+
+
+def test_every_operation_has_faults_that_are_whole() -> None:
+    assert {op.name.partition(" ")[0] for op in PROGRAM.ops} <= OF_OPERATIONS.keys()
+
+
+POOL = parse("""vmm 1
+machine arch=x86_64 page=4K ram=4G nodes=2
+boot
+hugetlb resize size=2M to=12
+u0 = hugetlb map size=2M count=2 node=0
+hugetlb resize size=2M to=5
+p0 = pages alloc count=10 node=1
+p1 = pages alloc count=10 node=1 movable=on
+""")
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "said"),
+    [
+        (2, "misled", "at the heads are"),
+        (1, "whole", "nodes took turns from node 0 on"),
+        (1, "whole", "turn to lose a page now"),
+        (3, "misled", "nodes took turns from node 0 on"),
+        (3, "misled", "not lost those at the head"),
+        (4, "misled", "are of <node 0"),
+        (2, "whole", "at the heads are"),
+        (3, "whole", "is at the head of node 0"),
+        (3, "whole", "turn to give a page now"),
+        (5, "whole", "are of <node"),
+    ],
+)
+def test_what_both_sides_do_alike_is_seen_by_a_law(at: int, kind: str, said: str) -> None:
+    faults = [Fault(Source(POSTED, "pool", POOL), at, (0, 1), kind, False, seed) for seed in range(60)]
+    findings = [finding for finding, _ in (fault.run() for fault in faults) if finding is not None]
+    assert findings
+    assert any(said in sentence(finding) or said in finding.detail for finding in findings)
 
 
 @pytest.mark.parametrize(
