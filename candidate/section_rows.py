@@ -96,6 +96,7 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
         populate = _populate_leaves if f.vmemmap.leaves else _populate_pages
         if not populate(f, lo, hi, memmap_nid, altmap if f.vmemmap.altmaps else None, missing):
             return False
+        tables.sync_global_pgds(lo, hi)  # what vmemmap_populate of x86-64 ends with
         k.memmap.write(pfn, end - pfn, POISON)
     faults.grant("USG", own + mapped)
     k.vmstat.nr_memmap += sections_nr_vmemmap_pages(f, pfn, end)

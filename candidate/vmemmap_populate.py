@@ -35,7 +35,10 @@ def _table(k: Kernel, level: int, vpn: int, nid: int, point: str) -> bool:
         frame = k.pages.alloc_page(nid, OWNER_PGTABLE)
         if frame is None:
             return False
-        tables.set(index, index + 1, frame - index)
+        if level == PUD_TABLE:
+            k.tables.p4d_populate_kernel(index, frame)
+        else:
+            tables.set(index, index + 1, frame - index)
     return True
 
 

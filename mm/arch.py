@@ -99,6 +99,10 @@ class Arch:
     of the device that goes: free_hotplug_page_range (arm64), free_vmemmap_storage (riscv), vmem_free_pages (s390).
     powerpc asks whether a frame lies in the altmap; x86-64 has no such pages."""
 
+    page_table_sync: bool = False
+    """ARCH_PAGE_TABLE_SYNC_MASK is not empty: every page table has top-level entries of its own for the vmemmap, which
+    must follow those of init_mm (arch/x86/include/asm/pgtable_64_types.h). The other way is to share them."""
+
     page: int = field(init=False)
     spp: int = field(init=False)
     """Struct pages per vmemmap page."""
@@ -155,6 +159,7 @@ X86_64 = Arch(
     memmap_on_memory=True,
     hugetlb_cma_shift=30,
     vmemmap_flush_late=True,
+    page_table_sync=True,
 )
 """Four-level page tables; memory blocks as on machines below 64G of RAM."""
 

@@ -36,6 +36,7 @@ def boot(k: Kernel) -> int:
     k.cma.alloc_contig_range = alloc_contig_range
     cma_init_reserved_areas(k)
     hugetlb_init(k)
+    k.tables.pgd_ctor()
     return 0
 
 

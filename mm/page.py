@@ -110,6 +110,8 @@ class MemMap:
     def init(self, pfn: int, n: int, content: Content) -> None:
         """Write struct pages as initialisation code does; counted in `struct_pages_initialized`."""
         self.vmstat.struct_pages_initialized += n
+        if self.tables.roots is not None:
+            self.tables.access(pfn // self.spp, -(-(pfn + n) // self.spp))
         self.write(pfn, n, content)
 
     def write(self, pfn: int, n: int, content: Content) -> None:
@@ -184,6 +186,8 @@ class MemMap:
         compounds = (end - pfn) // stride
         self.vmstat.struct_pages_initialized += n * compounds
         spp = self.spp
+        if self.tables.roots is not None:
+            self.tables.access(pfn // spp, -(-end // spp))
         done = pfn
         for vlo, vhi, m in self.tables.runs(pfn // spp, -(-end // spp)):
             lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from mm.arch import Arch
 from mm.page_alloc import Extents, KernelBug
-from mm.runs import RunMap
+from mm.runs import RunMap, RunSet
 
 
 class Leaf(NamedTuple):
@@ -125,7 +125,7 @@ PTE_TABLE, PMD_TABLE, PUD_TABLE = 0, 1, 2
 class VmemmapTables:
     """The entries of init_mm for the vmemmap, and the frames of its page tables."""
 
-    __slots__ = ("arch", "entries", "spans", "tables", "touched", "undone")
+    __slots__ = ("arch", "entries", "roots", "spans", "tables", "touched", "undone")
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
@@ -136,6 +136,9 @@ class VmemmapTables:
         PUD table exists."""
         self.tables: tuple[RunMap[int], RunMap[int], RunMap[int]] = (RunMap(), RunMap(), RunMap())
         """Per level: table index (vpn // span) -> frame - index."""
+        self.roots: RunSet | None = None
+        """PUD tables that a process forked at the end of the boot has in its page table (pgd_list in arch/x86/mm), by
+        index. None before that, and where page tables share the kernel's entries."""
         self.touched: list[tuple[int, int]] = []
         """Ranges of vpns whose entries changed since the oracle last looked."""
         self.undone: list[tuple[int, int]] = []
@@ -198,6 +201,34 @@ class VmemmapTables:
             self.tables[level].set(index, index + n, frame - index)
             index += n
         return index
+
+    def pgd_ctor(self) -> None:
+        """pgd_ctor (arch/x86/mm/pgtable.c): a process is forked, whose page table begins as a copy of init_mm's."""
+        if self.arch.page_table_sync:
+            self.roots = RunSet()
+            self.sync_global_pgds(0, 1 << 62)
+
+    def p4d_populate_kernel(self, index: int, frame: int) -> None:
+        """p4d_populate_kernel (include/linux/pgalloc.h, 7.3): PUD table `index` of init_mm, which all page tables get
+        at once (ARCH_PAGE_TABLE_SYNC_MASK, arch_sync_kernel_mappings)."""
+        self.tables[PUD_TABLE].set(index, index + 1, frame - index)
+        span = self.spans[PUD_TABLE]
+        self.sync_global_pgds(index * span, (index + 1) * span)
+
+    def sync_global_pgds(self, lo: int, hi: int) -> None:
+        """sync_global_pgds_l4 (arch/x86/mm/init_64.c, 7.3): the page tables of all processes get the PUD tables of
+        init_mm for [lo, hi). The entry is at the p4d level, which is the top one with four levels."""
+        if self.roots is not None:
+            span = self.spans[PUD_TABLE]
+            for s, e, _ in self.tables[PUD_TABLE].runs(lo // span, -(-hi // span)):
+                self.roots.add(s, e)
+
+    def access(self, lo: int, hi: int) -> None:
+        """A process reads or writes [lo, hi), which init_mm maps: a page fault where its own page table has no entry
+        (do_kern_addr_fault in arch/x86/mm/fault.c copies none on 64 bits)."""
+        span = self.spans[PUD_TABLE]
+        if self.roots is not None and not self.roots.covers(lo // span, -(-hi // span)):
+            raise KernelBug(f"page fault: vmemmap pages {lo:#x}..{hi:#x} are not in the page table of a process")
 
     def split_leaf(self, pmd: int, frame: int) -> None:
         """Replace the PMD leaf with index `pmd` by a PTE table in `frame` with the same 512 RW entries."""

@@ -119,7 +119,10 @@ def ensure_tables(k: Kernel, vpn: int, nid: int, lowest: int, constructed: tuple
             frame = vmemmap_alloc_block(k, TABLE_POINTS[level], nid, OWNER_PGTABLE, OWNER_PGTABLE_BOOT)
             if frame is None:
                 return False
-            tables.tables[level].set(index, index + 1, frame - index)
+            if level == PUD_TABLE:
+                tables.p4d_populate_kernel(index, frame)
+            else:
+                tables.tables[level].set(index, index + 1, frame - index)
             if level in constructed and k.slab_available:
                 k.vmstat.nr_page_table_pages += 1
     return True

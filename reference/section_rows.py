@@ -110,6 +110,7 @@ def _add_row(
         for frame, n in got:
             tables.set(vpn, vpn + n, Leaf(frame - vpn))
             vpn += n
+        tables.sync_global_pgds(lo, hi)  # x86-64's vmemmap_populate; elsewhere there is nothing to do
     _sections_added(k, roots, first, last, altmap, pgmap)
     return want * per
 
@@ -262,6 +263,10 @@ def _install(k: Kernel, level: int, index: int, end: int, frames: Extents) -> Ex
             frames = frames[1:]
             frame, n = frames[0]
         m = min(n, end - index)
-        k.tables.tables[level].set(index, index + m, frame - index)
+        if level == PUD_TABLE:
+            m = 1
+            k.tables.p4d_populate_kernel(index, frame)
+        else:
+            k.tables.tables[level].set(index, index + m, frame - index)
         index, frame, n = index + m, frame + m, n - m
     return [(frame, n), *frames[1:]] if n else frames[1:]

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from mm.altmap import Altmap
 from mm.kernel import Kernel
+from mm.pgtable import PMD_TABLE, PTE_TABLE
 from reference.populate import vmemmap_populate_basepages, vmemmap_populate_hugepages
 from reference.teardown import crediting, free_frames, free_tables, unmap
 
 
 def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:
     """vmemmap_populate: PMD leaves for a whole section, base pages from RAM for less, whatever the altmap. 0 or
-    -ENOMEM.
+    -ENOMEM. Top-level entries are synchronised once more than where they are made.
     """
     if hi - lo < k.arch.vmemmap_per_section:
-        return vmemmap_populate_basepages(k, lo, hi, nid, None)
-    return vmemmap_populate_hugepages(k, lo, hi, nid, altmap)
+        rc = vmemmap_populate_basepages(k, lo, hi, nid, None)
+    else:
+        rc = vmemmap_populate_hugepages(k, lo, hi, nid, altmap)
+    if not rc:
+        k.tables.sync_global_pgds(lo, hi)
+    return rc
 
 
 def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
@@ -26,10 +31,10 @@ def vmemmap_free(k: Kernel, lo: int, hi: int, altmap: Altmap | None) -> None:
     became empty.
 
     A PTE table that HVO made is freed without its destructor (free_pagetable calls pagetable_free only), so
-    NR_PAGETABLE keeps counting it. With four-level page tables the kernel keeps empty PUD tables; here they go too,
-    as with five levels. A frame is free before its entry is cleared, so that the flush after each PTE table
+    NR_PAGETABLE keeps counting it. Empty PUD tables stay (remove_p4d_table, with four levels), for the page tables of
+    processes have them too. A frame is free before its entry is cleared, so that the flush after each PTE table
     (remove_pte_table) makes no difference to the one at the end.
     """
     unmap(k, lo, hi, crediting(altmap), free_frames)
-    free_tables(k, lo, hi)
+    free_tables(k, lo, hi, (PTE_TABLE, PMD_TABLE))
     k.tlb.flush_tlb_all()

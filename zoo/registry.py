@@ -20,16 +20,6 @@ _BY_SWITCH: Final = {defect.switch: defect for defect in DEFECTS.values()}
 
 NOT_MODELLED: Final = (
     NotModelled(
-        "PTS-2026-07",
-        "compound population did not sync top-level entries",
-        "there is one page table, that of init_mm",
-    ),
-    NotModelled(
-        "X86-2025-29",
-        "new top-level entries were synced too late",
-        "there is one page table, that of init_mm",
-    ),
-    NotModelled(
         "MHP-2026-15",
         "poison accounting leaks a reference to the memory block",
         "reference counts of memory blocks are not modelled",
@@ -113,11 +103,6 @@ NOT_MODELLED: Final = (
         "SPARSE-2023-69",
         "use of a freed usage map",
         "it takes two operations that overlap, and operations are atomic here",
-    ),
-    NotModelled(
-        "compound_no_toplevel_sync",
-        "population did not propagate new top-level entries to other page tables (x86)",
-        "there is one page table, that of init_mm",
     ),
     NotModelled(
         "boot_refcount_registry",

@@ -16,6 +16,7 @@ from mm.hstate import HState
 from mm.hugetlb import enqueue_hugetlb_folio
 from mm.kernel import Kernel
 from mm.pgmap import PgMap
+from mm.pgtable import PUD_TABLE, VmemmapTables
 from zoo.defect import Defect
 
 
@@ -95,6 +96,24 @@ def _marked_last(
     original(k, h, folios)
     for folio in folios:
         folio.hugetlb = True
+
+
+def _init_mm_only(
+    original: Callable[[VmemmapTables, int, int], None], tables: VmemmapTables, index: int, frame: int
+) -> None:
+    tables.tables[PUD_TABLE].set(index, index + 1, frame - index)
+
+
+def _when_more_is_added(
+    original: Callable[[VmemmapTables, int, int], None], tables: VmemmapTables, lo: int, hi: int
+) -> None:
+    """Of what is there, all but the tables of [lo, hi): their turn comes with the next that is populated elsewhere."""
+    span = tables.spans[PUD_TABLE]
+    if tables.roots is None or not tables.roots.total:
+        original(tables, lo, hi)  # the end of the boot
+        return
+    original(tables, 0, lo - lo % span)
+    original(tables, hi + -hi % span, 1 << 62)
 
 
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
@@ -212,6 +231,39 @@ MARKED_LAST: Final = Defect(
     program=f"{_MACHINE}hugetlb resize size=2M to=1\n",
 )
 
+_FAR: Final = f"{_MACHINE}d0 = dax create at=0x200000000000 size=128M align=2M\n"
+"""The second half of 64T: 512G of vmemmap lie under one top-level entry, which describe 32T."""
+
+INIT_MM_ONLY: Final = Defect(
+    id="PTS-2026-07",
+    switch="compound_no_toplevel_sync",
+    title="compound pages get a top-level entry that only init_mm has (x86)",
+    side="reference",
+    source="mm: introduce and use {pgd,p4d}_populate_kernel() (f2d2f9598ebb; Fixes 8d400913c231), and the title "
+    "mm/sparse: fix missing architecture-specific page table sync for HVO DAX",
+    mechanism="vmemmap_populate of x86 gives new entries to all page tables; vmemmap_populate_compound_pages, which is "
+    "called in its place, does not",
+    layer="returns",
+    spot="mm.pgtable:VmemmapTables.p4d_populate_kernel",
+    replacement=_init_mm_only,
+    program=_FAR,
+)
+
+SYNCED_TOO_LATE: Final = Defect(
+    id="X86-2025-29",
+    switch="toplevel_sync_too_late",
+    title="a new top-level entry reaches other page tables when struct pages are written already (x86)",
+    side="candidate",
+    source="x86/mm/64: define ARCH_PAGE_TABLE_SYNC_MASK and arch_sync_kernel_mappings() (6659d0279980; "
+    "Fixes 8d400913c231)",
+    mechanism="entries are synchronised after memory was added, not where they are made: the process that adds it "
+    "faults when it initialises the memory map",
+    layer="returns",
+    spot="mm.pgtable:VmemmapTables.sync_global_pgds",
+    replacement=_when_more_is_added,
+    program=_FAR,
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -221,4 +273,6 @@ SHARED: Final = (
     POISONED_DEMOTED,
     DEMOTED_ONE_BY_ONE,
     MARKED_LAST,
+    INIT_MM_ONLY,
+    SYNCED_TOO_LATE,
 )

@@ -266,6 +266,10 @@ def contiguous(draw: Draw, live: Live) -> tuple[int, int]:
     return raw_address(draw), raw_number(draw)
 
 
+_SECOND_ENTRY: Final = 32 << 40
+"""Where memory begins whose memory map is not under the first top-level page table entry (x86-64: 512G of vmemmap)."""
+
+
 def new_range(draw: Draw, live: Live, size: int) -> int:
     """Where to put new memory: behind or before what is there, where something was, in a hole, over something."""
     x = draw()
@@ -289,7 +293,7 @@ def new_range(draw: Draw, live: Live, size: int) -> int:
         return at + int(draw() * (length // section + 1)) * section
     if x < 0.9:
         return above + _ODD[int(draw() * len(_ODD))]
-    return raw_address(draw)
+    return raw_address(draw) if x < 0.985 else _SECOND_ENTRY
 
 
 def hole(draw: Draw, live: Live) -> int:

@@ -241,8 +241,20 @@ def driver_frames(k: Kernel, draw: Random) -> str | None:
     return f"frames from {end:#x} on are unplugged"
 
 
+def roots(k: Kernel, draw: Random) -> str | None:
+    """The page tables of processes lack a top-level entry of init_mm, or have one that is gone."""
+    have = k.tables.roots
+    if have is None:
+        return None
+    if draw.random() < 0.5:
+        have.remove(0, 1)
+    else:
+        have.add(have.ends[-1], have.ends[-1] + 1)
+    return f"processes have the top-level entries {have.items()}"
+
+
 BOOKS: Final[tuple[Spoiler, ...]] = (
     *(area, area, area, early_area, cma_lists, representation, representation, another_content, another_content),
-    *(on_another_node, window, window, gone, gone, gone, driver_frames),
+    *(on_another_node, window, window, gone, gone, gone, driver_frames, roots),
 )
 """All of them; what has more to be got wrong is there twice."""

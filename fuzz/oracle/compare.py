@@ -194,6 +194,9 @@ class Oracle:
                 clause = self._fork(rc, rc2)
                 if clause is not None:
                     diff = self._parted()
+                    if diff is None and full and isinstance(rc, int) and isinstance(rc2, int):
+                        diff = laws.broken(self.ref, "reference", laws.OF_PARTED)
+                        diff = diff or laws.broken(self.cand, "candidate", laws.OF_PARTED)
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause

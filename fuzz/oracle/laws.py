@@ -43,9 +43,9 @@ UNMANAGED: Final = BOOT_OWNERS | {OWNER_OFFLINE, OWNER_SELFHOSTED}
 Law = Callable[[Kernel], Broken | None]
 
 
-def broken(k: Kernel, side: str) -> Difference | None:
+def broken(k: Kernel, side: str, which: Iterable[Law] | None = None) -> Difference | None:
     """The first law that a kernel's state breaks."""
-    for law in LAWS:
+    for law in which or LAWS:
         found = law(k)
         if found is not None:
             return Difference(found.layer, f"{side}: {found.field}", found.drift, f"{side}: {found.detail}")
@@ -131,7 +131,9 @@ def totals(k: Kernel) -> Broken | None:
 
 def page_tables(k: Kernel) -> Broken | None:
     """Where the vmemmap has PMD or PUD tables, every mapped page lies under one (vmemmap_pmd_populate,
-    vmemmap_pud_populate in mm/sparse-vmemmap.c; free_pmd_table in arch/x86/mm/init_64.c leaves those in use)."""
+    vmemmap_pud_populate in mm/sparse-vmemmap.c; free_pmd_table in arch/x86/mm/init_64.c leaves those in use). Page
+    tables of processes have the top-level entries of init_mm where they are copies (ARCH_PAGE_TABLE_SYNC_MASK,
+    include/linux/pgalloc.h), and no others."""
     entries = k.tables.entries
     mapped = union(list(zip(entries.starts, entries.ends, strict=True)))
     for level in (PMD_TABLE, PUD_TABLE):
@@ -140,6 +142,12 @@ def page_tables(k: Kernel) -> Broken | None:
             first, last = lo // span, -(-hi // span)
             if sum([e - s for s, e, _ in tables.runs(first, last)]) != last - first:
                 return Broken("mapping", "page table", "none", f"vmemmap pages {lo:#x}..{hi:#x} lie under no table")
+    roots = k.tables.roots
+    if roots is not None:
+        mine = union([(lo, hi) for lo, hi, _ in k.tables.tables[PUD_TABLE].items()])
+        if mine != roots.items():
+            text = f"init_mm has the top-level entries {mine}, processes have {roots.items()}"
+            return Broken("mapping", "page table", "unsynced", text)
     return None
 
 
@@ -416,3 +424,6 @@ LAWS: Final[tuple[Law, ...]] = (
     device_zones,
     roots.missing,
 )
+
+OF_PARTED: Final[tuple[Law, ...]] = (page_tables,)
+"""Those that are asked of two kernels that part too: of others it is not known which devices each has."""

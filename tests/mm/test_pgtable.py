@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mm.arch import X86_64
+from mm.arch import ARCHES, RISCV64, X86_64
 from mm.page_alloc import KernelBug
 from mm.pgtable import (
     PMD_TABLE,
@@ -38,6 +38,42 @@ def test_split_keeps_every_frame() -> None:
         tables.split_leaf(3, 78)
     with pytest.raises(KernelBug, match="no leaf"):
         tables.split_leaf(9, 78)
+
+
+ENTRY = (512 << 30) >> 12
+"""Vmemmap pages under one top-level entry with four levels: 512G of vmemmap."""
+
+
+def test_processes_have_the_top_level_entries_of_init_mm() -> None:
+    """clone_pgd_range in pgd_ctor when a process is forked, sync_global_pgds_l4 afterwards (arch/x86/mm, 7.3)."""
+    tables = VmemmapTables(X86_64)
+    tables.p4d_populate_kernel(0, 7)
+    tables.access(5 * ENTRY, 6 * ENTRY)  # nobody but init_mm is there yet
+    tables.pgd_ctor()
+    tables.access(0, ENTRY)
+    for lo, hi in ((ENTRY, ENTRY + 1), (ENTRY - 1, ENTRY + 1), (3 * ENTRY - 1, 3 * ENTRY)):
+        with pytest.raises(KernelBug, match="page fault"):
+            tables.access(lo, hi)
+    tables.p4d_populate_kernel(1, 8)
+    tables.access(ENTRY - 1, 2 * ENTRY)
+    tables.tables[PUD_TABLE].set(3, 5, 6)
+    tables.sync_global_pgds(3 * ENTRY, 3 * ENTRY + 1)
+    tables.access(3 * ENTRY, 4 * ENTRY)
+    with pytest.raises(KernelBug, match="page fault"):
+        tables.access(4 * ENTRY, 5 * ENTRY)
+    assert [tables.tables[PUD_TABLE].get(index) for index in (0, 1, 3)] == [7, 7, 6]
+    assert tables.roots is not None
+    assert tables.roots.items() == [(0, 2), (3, 4)]
+
+
+def test_page_tables_that_share_top_level_entries() -> None:
+    """ARCH_PAGE_TABLE_SYNC_MASK is 0 everywhere but on x86 (include/linux/pgtable.h)."""
+    assert [arch.name for arch in ARCHES.values() if arch.page_table_sync] == ["x86_64"]
+    tables = VmemmapTables(RISCV64)
+    tables.pgd_ctor()
+    tables.access(ENTRY, 2 * ENTRY)
+    tables.p4d_populate_kernel(1, 8)
+    assert tables.roots is None
 
 
 def test_map_extents_in_order() -> None:

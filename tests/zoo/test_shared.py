@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import pytest
+
 from candidate.framework import UnifiedFramework
+from fuzz.oracle import laws
 from fuzz.program.text import parse
 from fuzz.side import Side
 from mm.errno import EBUSY, ENOMEM
 from mm.kernel import Kernel
+from mm.pgtable import PUD_TABLE
 from reference.paths import SeparatePaths
 from zoo import find, planted
 
@@ -88,3 +92,44 @@ def test_type_after_optimization() -> None:
                 assert [w for w in k.log if "folio_test_hugetlb(folio)" in w] == k.log
                 assert len(k.log) == plant
                 assert all(folio.hugetlb and folio.vmemmap_optimized for folio in k.hstates[9].folios.values())
+
+
+FAR = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x200000000000 size=128M align={}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "align", "oops"),
+    [
+        ("PTS-2026-07@reference", "2M", True),
+        ("PTS-2026-07@reference", "4K", False),  # vmemmap_populate of x86 has the entry copied itself
+        ("PTS-2026-07@candidate", "2M", True),
+        ("X86-2025-29@reference", "2M", True),
+        ("X86-2025-29@reference", "4K", True),
+        ("X86-2025-29@candidate", "2M", True),
+        ("X86-2025-29@candidate", "4K", True),
+    ],
+)
+def test_top_level_entries(name: str, align: str, oops: bool) -> None:
+    """32T of memory lie under each top-level entry: 512G / 64 bytes * 4K. A device at 32T needs the second one, and
+    whoever makes it writes its memory map; one just below is under the first.
+    """
+    for plant in (False, True):
+        k, rcs = run(name, plant, FAR.format(align))
+        assert k.tables.tables[PUD_TABLE].get(1) is not None
+        assert isinstance(rcs[-1], str) == (plant and oops), rcs
+        if plant and oops:
+            assert "not in the page table of a process" in rcs[-1]
+        k, rcs = run(name, plant, FAR.format(align).replace("0x200000000000", "0x1ffff8000000"))
+        assert not isinstance(rcs[-1], str)
+        assert [(lo, hi) for lo, hi, _ in k.tables.tables[PUD_TABLE].items()] == [(0, 1)]
+
+
+def test_memory_that_is_added_and_its_top_level_entry() -> None:
+    """Added memory is initialised when it goes online; until then only the page tables differ (laws.page_tables)."""
+    text = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nm0 = memory add at=0x200000000000 size=128M\n"
+    for plant in (False, True):
+        k, rcs = run("X86-2025-29", plant, text)
+        assert not isinstance(rcs[-1], str)
+        assert (laws.page_tables(k) is not None) is plant
+        _, rcs = run("X86-2025-29", plant, text + "memory online m0 block=0\n")
+        assert isinstance(rcs[-1], str) is plant
