@@ -15,6 +15,7 @@ from mm.contig import alloc_contig_range
 from mm.hugetlb import hugetlb_init
 from mm.hugetlb_cma import hugetlb_cma_reserve
 from mm.kernel import MIGRATE_MOVABLE, Kernel
+from mm.memmap_on_memory import get_memmap_mode
 from mm.mmzone import (
     SECTION_IS_ONLINE,
     SECTION_MARKED_PRESENT,
@@ -37,6 +38,8 @@ def boot(k: Kernel) -> int:
     cma_init_reserved_areas(k)
     hugetlb_init(k)
     k.tables.pgd_ctor()
+    if k.arch.memmap_on_memory:  # CONFIG_MHP_MEMMAP_ON_MEMORY
+        k.parameters["memory_hotplug.memmap_on_memory"] = get_memmap_mode(k)
     return 0
 
 

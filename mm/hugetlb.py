@@ -453,6 +453,7 @@ def hugetlb_init(k: Kernel) -> None:
     """
     total = hugetlb_cma_total_size(k)
     for h in k.hstates.values():
+        hugetlb_add_hstate(k, h.order)
         h.next_nid_to_alloc = h.next_nid_to_free = 0
         h.touched = True
         if not hstate_is_gigantic(h):
@@ -463,6 +464,14 @@ def hugetlb_init(k: Kernel) -> None:
             h.max_huge_pages = h.persistent
         if total and h.order <= k.arch.pmd_order:
             h.demote_order = 0
+
+
+def hugetlb_add_hstate(k: Kernel, order: int) -> None:
+    """hugetlb_add_hstate (mm/hugetlb.c, 7.3): a pool of a folio that is too large is warned of. The pools are made with
+    `Kernel`; the kernel registers them earlier in its boot, which nobody can see.
+    """
+    if order > k.arch.max_folio_order:
+        k.warn(f"WARN_ON(order > MAX_FOLIO_ORDER): a pool of order {order}")
 
 
 def hugetlb_hstate_alloc_pages(k: Kernel, h: HState) -> None:

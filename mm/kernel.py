@@ -80,6 +80,8 @@ class Kernel:
         self.hugetlb_cma = HugetlbCma(machine.nodes)
         self.hpage_freelist: list[Folio] = []
         """Optimized huge pages that left their pools in atomic context, for the work item to free (mm/hugetlb.c)."""
+        self.parameters: dict[str, str] = {}
+        """Module parameters that can be read in /sys and not written (0444), as the end of the boot shows them."""
         self.slab_available = False
         """False while only memblock can allocate."""
         self.log: list[str] = []

@@ -19,6 +19,11 @@ def memory_block_memmap_on_memory_pages(k: Kernel) -> int:
     return nr_pages
 
 
+def get_memmap_mode(k: Kernel) -> str:
+    """get_memmap_mode: what /sys/module/memory_hotplug/parameters/memmap_on_memory shows, without the newline."""
+    return {"off": "N", "on": "Y", "force": "force"}[k.machine.memmap_on_memory]
+
+
 def mhp_supports_memmap_on_memory(k: Kernel) -> bool:
     """mhp_supports_memmap_on_memory, arch_supports_memmap_on_memory (P7 of separate-paths.md)."""
     if k.machine.memmap_on_memory == "off" or not k.arch.memmap_on_memory:

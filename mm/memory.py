@@ -16,7 +16,7 @@ from mm.runs import RunMap, RunSet
 class MemoryBlocks:
     """All memory block devices by block number; a block is one section or, on powerpc, a row of them."""
 
-    __slots__ = ("altmaps", "elsewhere", "nid", "nr_hwpoison", "pages", "touched", "tried", "unplugged", "zone")
+    __slots__ = ("altmaps", "elsewhere", "nid", "nr_hwpoison", "pages", "refs", "touched", "tried", "unplugged", "zone")
 
     OFFLINE: Final = (-1, -1)
 
@@ -30,6 +30,8 @@ class MemoryBlocks:
         """Blocks whose memmap lies in themselves."""
         self.nr_hwpoison: dict[int, int] = {}
         """Block -> poisoned pages counted in it (memblk_nr_poison)."""
+        self.refs: dict[int, int] = {}
+        """Block -> references of its device beyond the one that it has while it exists (memory_block_get)."""
         self.elsewhere = 0
         """Poisoned pages counted that lie in no block: a device's. They are never given back."""
         self.unplugged = RunSet()
@@ -43,6 +45,19 @@ class MemoryBlocks:
     def num_poisoned_pages(self) -> int:
         """HardwareCorrupted (mm/memory-failure.c), in pages."""
         return sum(self.nr_hwpoison.values()) + self.elsewhere
+
+    def memory_block_get(self, block: int) -> bool:
+        """memory_block_get (drivers/base/memory.c, 7.3): one more reference of a block; False if it does not exist."""
+        if self.zone.get(block) is None:
+            return False
+        self.refs[block] = self.refs.get(block, 0) + 1
+        return True
+
+    def memory_block_put(self, block: int) -> None:
+        """memory_block_put (include/linux/memory.h, 7.3): gives it back."""
+        self.refs[block] -= 1
+        if not self.refs[block]:
+            del self.refs[block]
 
     def put(self, lo: int, hi: int, nid: int, zone: tuple[int, int]) -> None:
         """Blocks [lo, hi) exist, with this state."""

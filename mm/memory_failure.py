@@ -31,14 +31,21 @@ from mm.page_alloc import (
 
 def num_poisoned_pages_add(k: Kernel, pfn: int, n: int) -> None:
     """num_poisoned_pages_inc, num_poisoned_pages_sub: in all, and of the memory block of `pfn` if it has one."""
-    block = pfn // k.memory_blocks.pages
-    counts = k.memory_blocks.nr_hwpoison
-    if k.memory_blocks.zone.get(block) is None:
+    if not memblk_nr_poison_add(k, pfn // k.memory_blocks.pages, n):
         k.memory_blocks.elsewhere += n
-        return
+
+
+def memblk_nr_poison_add(k: Kernel, block: int, n: int) -> bool:
+    """memblk_nr_poison_inc, memblk_nr_poison_sub (drivers/base/memory.c, 7.3): in the block's count, if it exists; it
+    has one more reference meanwhile."""
+    if not k.memory_blocks.memory_block_get(block):
+        return False
+    counts = k.memory_blocks.nr_hwpoison
     counts[block] = counts.get(block, 0) + n
     if not counts[block]:
         del counts[block]
+    k.memory_blocks.memory_block_put(block)
+    return True
 
 
 def action_result(k: Kernel, pfn: int, recovered: bool) -> int:
@@ -141,7 +148,8 @@ def _memory_failure_not_online(k: Kernel, pfn: int) -> int:
         for start, end in pgmap.ranges[: pgmap.nr_range]:
             if start <= pfn < end:
                 action_result(k, pfn, False)
-                # pgmap_pfn_valid
+                # pgmap_pfn_valid; then pgmap_has_memory_failure, for fsdev: dax_holder_notify_failure returns
+                # -EOPNOTSUPP without a filesystem on the device, and the generic handler is next all the same.
                 reserved = start + pgmap.altmap.offset() if pgmap.altmap is not None else start
                 return -ENXIO if pfn < reserved else -EBUSY
     return -ENXIO

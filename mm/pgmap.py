@@ -8,7 +8,7 @@ from mm.altmap import Altmap
 class PgMap:
     """A device's ranges of struct pages. `ranges` are (first pfn, end pfn)."""
 
-    __slots__ = ("altmap", "nid", "nr_range", "ranges", "type", "vmemmap_shift")
+    __slots__ = ("altmap", "nid", "nr_range", "ops", "ranges", "type", "vmemmap_shift")
 
     def __init__(
         self, ranges: list[tuple[int, int]], vmemmap_shift: int, altmap: Altmap | None, nid: int, type: str
@@ -22,3 +22,6 @@ class PgMap:
         self.nid = nid
         self.type = type
         """"generic" (device_dax) or "fsdax" (fsdev)."""
+        self.ops = ""
+        """"fsdev" with the ops of that driver (fsdev_pagemap_ops) and the device as owner, which come and go together.
+        device_dax has none."""

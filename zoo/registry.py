@@ -20,24 +20,9 @@ _BY_SWITCH: Final = {defect.switch: defect for defect in DEFECTS.values()}
 
 NOT_MODELLED: Final = (
     NotModelled(
-        "MHP-2026-15",
-        "poison accounting leaks a reference to the memory block",
-        "reference counts of memory blocks are not modelled",
-    ),
-    NotModelled(
-        "DAX-2026-21",
-        "a page map keeps the ops and the owner of fsdev",
-        "page maps have no ops and no owner here",
-    ),
-    NotModelled(
         "HVO-2025-26",
         "order of loads in PFN walkers",
         "it takes two operations that overlap, and operations are atomic here",
-    ),
-    NotModelled(
-        "PPC-2025-34",
-        "folio order limit below that of boot-only huge pages",
-        "an assertion when sizes are registered, which is not modelled",
     ),
     NotModelled(
         "ACC-2024-37",
@@ -58,11 +43,6 @@ NOT_MODELLED: Final = (
         "HPG-2024-42",
         "deadlock of memory failure with HVO",
         "locks are not modelled",
-    ),
-    NotModelled(
-        "MHP-2024-43",
-        "memmap_on_memory is read back wrong",
-        "no operation reads module parameters",
     ),
     NotModelled(
         "RV-2024-44",

@@ -116,6 +116,29 @@ def _when_more_is_added(
     original(tables, hi + -hi % span, 1 << 62)
 
 
+def _kept(original: Callable[[Kernel, PgMap], None], k: Kernel, pgmap: PgMap) -> None:
+    """fsdev had nothing that clears them."""
+
+
+def _never_put(original: Callable[[Kernel, int, int], bool], k: Kernel, block: int, n: int) -> bool:
+    found = original(k, block, n)
+    k.memory_blocks.memory_block_get(block)
+    return found
+
+
+def _read_as_a_bool(original: Callable[[Kernel], str], k: Kernel) -> str:
+    """param_get_bool looks at the first byte of an int: on s390, which is big-endian, that is 0. Else a bool is as good
+    as the int, which is 1."""
+    got = original(k)
+    return "N" if got == "Y" and k.arch.name.startswith("s390") else got
+
+
+def _limit_of_the_buddy_allocator(original: Callable[[Kernel, int], None], k: Kernel, order: int) -> None:
+    original(k, order)
+    if k.arch.name.startswith("ppc64") and order > k.arch.max_page_order:
+        k.warn(f"WARN_ON(order > MAX_FOLIO_ORDER): a pool of order {order}")
+
+
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
 
 PGMAP_DANGLES: Final = Defect(
@@ -264,6 +287,60 @@ SYNCED_TOO_LATE: Final = Defect(
     program=_FAR,
 )
 
+OPS_STAY: Final = Defect(
+    id="DAX-2026-21",
+    switch="fsdev_ops_stay",
+    title="the page map of a device keeps the ops and the owner of fsdev when that is unbound",
+    side="candidate",
+    source="dax/fsdev: clear pgmap ops and owner on unbind (Fixes d5406bd458b0)",
+    mechanism="a static device's page map outlives its drivers: a memory failure under the next one calls fsdev's "
+    "handler",
+    layer="returns",
+    spot="mm.dax:fsdev_clear_pgmap_ops",
+    replacement=_kept,
+    program=f"{_MACHINE}d0 = dax create at=0x100000000 size=128M altmap=on driver=fsdev\ndax rebind d0 driver=none\n",
+)
+
+REFERENCE_LEAKS: Final = Defect(
+    id="MHP-2026-15",
+    switch="memory_block_reference_leaks",
+    title="a memory block with a poisoned page is never released",
+    side="candidate",
+    source="drivers/base/memory: fix memory block reference leak in poison accounting (5edd3e94a2c6)",
+    mechanism="the block is looked up, which takes a reference, and nobody gives it back",
+    layer="accounting",
+    spot="mm.memory_failure:memblk_nr_poison_add",
+    replacement=_never_put,
+    program=f"{_MACHINE}memory hard_offline at=0x3000000\n",
+)
+
+READ_AS_A_BOOL: Final = Defect(
+    id="MHP-2024-43",
+    switch="memmap_mode_as_bool",
+    title="memmap_on_memory is on, and its parameter shows N (s390)",
+    side="candidate",
+    source="mm/memory_hotplug: fix memmap_on_memory sysfs value retrieval (11684134140b; Fixes 2d1f649c7c08)",
+    mechanism="an int is stored, and read with param_get_bool",
+    layer="returns",
+    spot="mm.memmap_on_memory:get_memmap_mode",
+    replacement=_read_as_a_bool,
+    program="vmm 1\nmachine arch=s390x page=4K ram=1G nodes=1 memmap_on_memory=on\nboot\n",
+)
+
+BUDDY_LIMIT: Final = Defect(
+    id="PPC-2025-34",
+    switch="max_folio_order_of_buddy",
+    title="the boot warns of huge pages above the folio order limit (powerpc)",
+    side="candidate",
+    source="mm: fix MAX_FOLIO_ORDER on powerpc configs with hugetlb (Fixes 7b4f21f5e038)",
+    mechanism="the limit is that of the buddy allocator where CONFIG_ARCH_HAS_GIGANTIC_PAGE is not selected, which "
+    "said that gigantic pages can be allocated at run time, not that there are any",
+    layer="returns",
+    spot="mm.hugetlb:hugetlb_add_hstate",
+    replacement=_limit_of_the_buddy_allocator,
+    program="vmm 1\nmachine arch=ppc64_radix page=64K ram=1G nodes=1\nboot\n",
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -275,4 +352,8 @@ SHARED: Final = (
     MARKED_LAST,
     INIT_MM_ONLY,
     SYNCED_TOO_LATE,
+    OPS_STAY,
+    REFERENCE_LEAKS,
+    READ_AS_A_BOOL,
+    BUDDY_LIMIT,
 )

@@ -253,8 +253,26 @@ def roots(k: Kernel, draw: Random) -> str | None:
     return f"processes have the top-level entries {have.items()}"
 
 
+def left_behind(k: Kernel, draw: Random) -> str | None:
+    """A reference of a memory block, or the ops of a driver in a page map, of which another one is sound; or what a
+    parameter shows."""
+    how = draw.randrange(3)
+    if how == 0 and k.memory_blocks.zone.starts:
+        block = draw.choice(k.memory_blocks.zone.starts)
+        k.memory_blocks.memory_block_get(block)
+        return f"a reference of block {block}"
+    if how == 1 and k.pgmaps:
+        pgmap = draw.choice(k.pgmaps)
+        pgmap.ops = "" if pgmap.ops else "fsdev"
+        return f"a page map with the ops {pgmap.ops!r}"
+    if k.parameters:
+        k.parameters.update(dict.fromkeys(k.parameters, "?"))
+        return f"parameters {k.parameters}"
+    return None
+
+
 BOOKS: Final[tuple[Spoiler, ...]] = (
     *(area, area, area, early_area, cma_lists, representation, representation, another_content, another_content),
-    *(on_another_node, window, window, gone, gone, gone, driver_frames, roots),
+    *(on_another_node, window, window, gone, gone, gone, driver_frames, roots, left_behind),
 )
 """All of them; what has more to be got wrong is there twice."""

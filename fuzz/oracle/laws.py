@@ -153,7 +153,8 @@ def page_tables(k: Kernel) -> Broken | None:
 
 def blocks(k: Kernel) -> Broken | None:
     """A block that is online in a zone has all its pages there, but for what no boot memory backs; of one that is
-    offline no page is online (memory_block_online, memory_block_offline, drivers/base/memory.c)."""
+    offline no page is online (memory_block_online, memory_block_offline, drivers/base/memory.c). Between operations
+    nobody holds a reference of a block, so that one that is removed is released (unregister_memory)."""
     memory, zone_of, owners = k.memory_blocks, k.pages.zone_of, k.pages.owners
     per = memory.pages
     online = 0
@@ -161,6 +162,8 @@ def blocks(k: Kernel) -> Broken | None:
     known = union([(lo, hi) for lo, hi, _ in memory.nid.items()])
     if exist != known:
         return Broken("accounting", "memory block", "nid", f"blocks {exist} exist, of a node are {known}")
+    if memory.refs:
+        return Broken("accounting", "memory block", "reference", f"references of blocks are left: {memory.refs}")
     for lo, hi, key in memory.zone.items():
         here = sum([e - s for s, e, _ in zone_of.runs(lo * per, hi * per)])
         if key == MemoryBlocks.OFFLINE:

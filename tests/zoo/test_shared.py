@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from candidate.framework import UnifiedFramework
+from fuzz.execute import Lockstep
 from fuzz.oracle import laws
 from fuzz.program.text import parse
 from fuzz.side import Side
@@ -133,3 +134,75 @@ def test_memory_that_is_added_and_its_top_level_entry() -> None:
         assert (laws.page_tables(k) is not None) is plant
         _, rcs = run("X86-2025-29", plant, text + "memory online m0 block=0\n")
         assert isinstance(rcs[-1], str) is plant
+
+
+STATIC = FAR.split("d0")[0] + "d0 = dax create at=0x100000000 size=128M altmap=on driver="
+
+
+def static_ops(name: str, plant: bool, rest: str) -> tuple[str, bool]:
+    """The ops of the page map of a static device after a program, and whether a law finds fault with it."""
+    defect = find(name)
+    program = parse(STATIC + rest)
+    with planted(*[defect] if plant else []):
+        pair = Lockstep(program.machine)
+        findings = [pair.step(op).finding for op in program.ops]
+    side = pair.reference if defect.side == "reference" else pair.candidate
+    return side.handles["d0"].static.ops, any(findings)
+
+
+@pytest.mark.parametrize("name", ["DAX-2026-21@candidate", "DAX-2026-21@reference"])
+def test_ops_of_fsdev(name: str) -> None:
+    """fsdev_dax_probe sets them, fsdev_clear_pgmap_ops clears them when it is unbound (drivers/dax/fsdev.c, 7.3)."""
+    assert static_ops(name, False, "fsdev\n") == ("fsdev", False)
+    for rest in ("fsdev\ndax rebind d0 driver=none\n", "fsdev\ndax rebind d0 driver=devdax\n"):
+        assert static_ops(name, False, rest) == ("", False)
+        assert static_ops(name, True, rest) == ("fsdev", True)
+
+
+def test_ops_of_fsdev_whose_probe_failed() -> None:
+    """docs/findings/0012: the action that clears them is added behind devm_memremap_pages. That is no news."""
+    rest = "devdax\nfail alloc nth=1\ndax rebind d0 driver=fsdev\ndax rebind d0 driver=devdax\n"
+    assert static_ops("DAX-2026-21", False, rest) == ("fsdev", False)
+    assert static_ops("DAX-2026-21", False, rest + "dax rebind d0 driver=fsdev\ndax rebind d0 driver=none\n")[0] == ""
+
+
+def test_references_of_memory_blocks() -> None:
+    """memblk_nr_poison_inc, memblk_nr_poison_sub (drivers/base/memory.c, 7.3): got and put; each leak is one more, and
+    counts are as they should be. Three events in block 0: a page fails, is mended, fails."""
+    rest = "memory unpoison at=0x3000000\nmemory hard_offline at=0x3000000\n"
+    for plant, left in (False, {}), (True, {0: 3}):
+        k, rcs = run("MHP-2026-15", plant, (find("MHP-2026-15").program or "") + rest)
+        assert rcs == [0, 0, 0, 0]
+        assert (k.memory_blocks.refs, k.memory_blocks.nr_hwpoison) == (left, {0: 1})
+
+
+def test_poison_in_no_block_takes_no_reference() -> None:
+    """memory_block_get finds none for a device's page."""
+    text = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nd0 = dax create at=0x100000000 size=128M\n"
+    k, _ = run("MHP-2026-15", True, text + "memory hard_offline at=0x100000000\n")
+    assert (k.memory_blocks.refs, k.memory_blocks.elsewhere) == ({}, 1)
+
+
+@pytest.mark.parametrize("arch", ["s390x", "x86_64", "loongarch64"])
+@pytest.mark.parametrize(("mode", "shown"), [("off", "N"), ("on", "Y"), ("force", "force")])
+def test_memmap_on_memory_is_read_back(arch: str, mode: str, shown: str) -> None:
+    """get_memmap_mode (mm/memory_hotplug.c, 7.3); before 11684134140b N for Y on big-endian machines. loongarch64 does
+    not have ARCH_MHP_MEMMAP_ON_MEMORY_ENABLE."""
+    text = f"vmm 1\nmachine arch={arch} page=4K ram=1G nodes=1 memmap_on_memory={mode}\nboot\n"
+    for plant in (False, True):
+        k, rcs = run("MHP-2024-43", plant, text)
+        assert rcs == [0]
+        wrong = plant and arch == "s390x" and mode == "on"
+        if arch == "loongarch64":
+            assert k.parameters == {}
+        else:
+            assert k.parameters == {"memory_hotplug.memmap_on_memory": "N" if wrong else shown}
+
+
+def test_pools_above_the_order_limit() -> None:
+    """hugetlb_add_hstate: WARN_ON(order > MAX_FOLIO_ORDER), log2(16G) - PAGE_SHIFT (include/linux/mmzone.h, 7.3), which
+    1G pages do not reach; MAX_PAGE_ORDER of 8 is below them and not below 2M pages (order 5)."""
+    for plant in (False, True):
+        k, rcs = run("PPC-2025-34", plant)
+        assert rcs == [0]
+        assert k.log == (["WARN_ON(order > MAX_FOLIO_ORDER): a pool of order 14"] if plant else [])

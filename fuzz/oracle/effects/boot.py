@@ -74,12 +74,17 @@ def command_line(side: SideLike, args: Args) -> tuple[bool, dict[int, int], Area
 def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """All RAM is in zones of its node (free_area_init, mm/mm_init.c); huge pages are what was asked for, fewer for want
     of memory only (hugetlb_hstate_alloc_pages, mm/hugetlb.c); hugetlb_cma_only is nothing without an area
-    (hugetlb_cma_validate_params, mm/hugetlb_cma.c)."""
+    (hugetlb_cma_validate_params, mm/hugetlb_cma.c); parameters show what the command line said (set_memmap_mode,
+    get_memmap_mode, mm/memory_hotplug.c)."""
     only, counts, wanted_areas = then
     k = side.kernel
     text = _memory(side)
     if text is not None:
         return text
+    mode = k.machine.memmap_on_memory
+    shown = {"memory_hotplug.memmap_on_memory": mode if mode == "force" else "Y" if mode == "on" else "N"}
+    if k.parameters != (shown if k.arch.memmap_on_memory else {}):
+        return f"the parameters show {k.parameters}, and the command line says memmap_on_memory={mode}"
     if k.hugetlb_cma.only is not (only and k.hugetlb_cma.size > 0):
         return f"hugetlb_cma_only is {k.hugetlb_cma.only}, with areas of {k.hugetlb_cma.size} bytes"
     areas = [area for area in k.hugetlb_cma.areas if area is not None]

@@ -33,6 +33,8 @@ def _device(k: Kernel, device: Any, driver: str, policy: str) -> str | None:
         return f"the compound pages are of order {device.pgmap.vmemmap_shift}"
     if (device.pgmap.type == "fsdax") is not (driver == "fsdev"):
         return f"the page map is of type {device.pgmap.type}"
+    if driver == "fsdev" and device.pgmap.ops != "fsdev":
+        return "the page map has no ops"
     for start, end in device.ranges:
         if not k.sections.subsections.covers(*subsections_of(k, start, end)):
             return f"{start:#x}..{end:#x} lacks struct pages"
@@ -41,6 +43,17 @@ def _device(k: Kernel, device: Any, driver: str, policy: str) -> str | None:
         ):
             return f"the struct pages of {start:#x}..{end:#x} are not mapped"
     return None
+
+
+def _stale(device: Any, driver: str, had: str, asked: str, rc: int) -> str | None:
+    """A page map that outlives its drivers has the ops and the owner of fsdev only while that is bound
+    (fsdev_clear_pgmap_ops, drivers/dax/fsdev.c), or since a probe of it failed (docs/findings/0012). Before the
+    operation `driver` was bound and the ops were `had`; it binds `asked`."""
+    static = device.static
+    if static is None or not static.ops or device.driver == "fsdev":
+        return None
+    failed = (asked == "fsdev" and rc < 0) or (driver != "fsdev" and had)
+    return None if failed else "the page map has the ops and the owner of fsdev, which is not bound"
 
 
 def iomem_before(side: SideLike, args: Args) -> list[tuple[int, int, str]]:
@@ -78,7 +91,8 @@ def device_before(side: SideLike, args: Args) -> Any:
         return None, None
     data = device.kmem
     mine = [] if data is None else [r for r, has in zip(kmem_ranges(side.kernel, device), data.res, strict=True) if has]
-    return device, (device.driver, device.memmap_on_memory, data and data.state, mine)
+    ops = "" if device.static is None else device.static.ops
+    return device, (device.driver, device.memmap_on_memory, data and data.state, mine, ops)
 
 
 def destroyed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -103,11 +117,13 @@ def destroyed(side: SideLike, args: Args, rc: int, then: Before, result: str | N
 
 def rebound(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """dax_bus_remove, dax_bus_probe (drivers/dax/bus.c)."""
-    device, _ = then
+    device, was = then
     if device is None:
         return None if rc == -ENODEV else "there is no such device"
     k = side.kernel
-    return _device(k, device, "none" if rc else args["driver"], k.machine.memhp_default_state)
+    return _stale(device, was[0], was[4], args["driver"], rc) or _device(
+        k, device, "none" if rc else args["driver"], k.machine.memhp_default_state
+    )
 
 
 def set(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:

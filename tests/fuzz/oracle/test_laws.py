@@ -171,6 +171,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "device outside": (lambda k: setattr(k.nodes[0].zones[4], "end_pfn", 0x300000), "zone.span"),
     "unmovable": (lambda k: k.pageblocks.set(16, 17, MIGRATE_UNMOVABLE), "pageblock"),
     "section of no array": (_no_root, "section root"),
+    "block with a reference": (lambda k: k.memory_blocks.memory_block_get(0), "memory block"),
     "top-level entry of init_mm only": (lambda k: k.tables.roots.remove(0, 1), "page table"),
     "top-level entry of a process only": (lambda k: k.tables.roots.add(1, 2), "page table"),
 }
