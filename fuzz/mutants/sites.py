@@ -28,7 +28,7 @@ TEXTS: Final = frozenset({"fuzz.oracle.difference:show", "fuzz.oracle.accounting
 LOADED: Final = frozenset({"mm.arch:Arch.__post_init__"})
 """Methods that run while the module is loaded and never again: the table of architectures is made there."""
 RECORDS: Final = frozenset(
-    {"touched", "tried", "undone", "unpopulated", "remaps", "short", "short_of_blocks", "spilled", "violations"}
+    {"touched", "tried", "undone", "unpopulated", "remaps", "short", "short_of_blocks", "violations"}
 )
 """What the models write down for the oracle and never read (docs/architecture.md). A statement that does nothing else
 is a part of the oracle, wherever it stands."""
