@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Final, NamedTuple
 
 from fuzz.execute import Lockstep
-from fuzz.mutants.focus import FOCUS
+from fuzz.mutants.focus import EXCUSING, FOCUS
 from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
 from fuzz.mutants.probe import instrumented, marked
 from fuzz.mutants.sites import Mutant
@@ -70,7 +70,14 @@ class Directed(Turns):
         own = f"{module}:{mutant.function.rpartition('.')[2]}"
         focus = own if own in FOCUS else module
         kinds = [*KINDS, "none", "refusal", "flush", *([focus] * len(KINDS) if focus in FOCUS else [])]
-        self.kinds = [*kinds, *["flush"] * len(KINDS)] if focus == "tlb" else kinds
+        self.failing = 0.0
+        """Share of fresh faults in an operation with a failed allocation."""
+        if focus == "tlb":
+            kinds += ["flush"] * len(KINDS)
+        elif focus in EXCUSING:
+            kinds += [*["refusal"] * (len(KINDS) // 2), *["answer"] * (len(KINDS) // 4)]
+            self.failing = 0.3
+        self.kinds = kinds
         self._begun = 0
         """How often the mutant had differed when the last fault was planted."""
         self.runs = self.doubles = 0
@@ -114,7 +121,8 @@ class Directed(Turns):
             source, at = draw.choice(self.named[draw.choice(sorted(self.named))])
         else:
             return None
-        return Fault(source, at, *self._kind(), draw.random() < 0.3, draw.getrandbits(32), draw.choice(MORE))
+        fault = Fault(source, at, *self._kind(), draw.random() < 0.3, draw.getrandbits(32), draw.choice(MORE))
+        return self._failed(fault) if draw.random() < self.failing else fault
 
     def _kind(self) -> tuple[tuple[int, ...], str]:
         kind = self.draw.choice(self.kinds)
@@ -142,19 +150,24 @@ class Directed(Turns):
             return replace(fault, source=source, at=at)
         if how < 0.85:
             return replace(fault, at=max(0, min(at + draw.choice((-1, 1)), len(source.program.ops) - 1)))
-        program = source.program
         if how < 0.92:
-            if any(op.name == "boot" for op in program.ops[:at]):
-                nth = draw.choice((1, 1, 2, 3, draw.randrange(1, 40)))
-                fail = make_op("fail alloc", None, nth=nth, times=draw.choice((1, 1, 2)))
-                ops = program.ops
-                program, at = replace(program, ops=(*ops[:at], fail, *ops[at:])), at + 1
-        else:
-            name, program = program.ops[at].name, mutate(program, draw)
-            at = min(at, len(program.ops) - 1)
-            alike = [i for i, op in enumerate(program.ops) if op.name == name]
-            at = min(alike, key=lambda i: abs(i - at)) if alike else at
+            return self._failed(fault)
+        name, program = source.program.ops[at].name, mutate(source.program, draw)
+        at = min(at, len(program.ops) - 1)
+        alike = [i for i, op in enumerate(program.ops) if op.name == name]
+        at = min(alike, key=lambda i: abs(i - at)) if alike else at
         return replace(fault, source=Source(source.setting, f"near {source.name}", program, rough=True), at=at)
+
+    def _failed(self, fault: Fault) -> Fault:
+        """The fault in an operation with one or two failed allocations."""
+        draw, source, at = self.draw, fault.source, fault.at
+        ops = source.program.ops
+        if all(op.name != "boot" for op in ops[:at]):
+            return fault
+        nth = draw.choice((1, 1, 2, 3, draw.randrange(1, 40)))
+        fail = make_op("fail alloc", None, nth=nth, times=draw.choice((1, 1, 2)))
+        program = replace(source.program, ops=(*ops[:at], fail, *ops[at:]))
+        return replace(fault, source=Source(source.setting, f"near {source.name}", program, rough=True), at=at + 1)
 
     # -- what is said of it -----------------------------------------------------------------------------------------
 

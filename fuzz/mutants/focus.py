@@ -213,6 +213,11 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
 }
 """By module of fuzz.oracle, or by module and function."""
 
+EXCUSING: Final = frozenset(
+    {"parting", "known", "compare:_fork", "compare:_lack", "compare:_refused", "compare:_returns"}
+)
+"""Those of them that ask what either side answered, and which allocation failed."""
+
 
 def leave_out_flush(tlb: RecordingTlb, draw: Random) -> Callable[[], str | None]:
     """From now on one of the flushes is left out, or is of one page less at one end. To be called when the operation
