@@ -13,7 +13,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Final
 
-from fuzz.program.arguments import LISTS, Argument, G, K, M, Type
+from fuzz.program.arguments import LIMIT, LISTS, Argument, G, K, M, Type
 from fuzz.program.codec import RESERVE, RESERVES, WIDTH, decode_op, even
 from fuzz.program.model import Op, Program, make_op
 from fuzz.program.operations import BOOT, MACHINE, OPERATIONS
@@ -173,7 +173,7 @@ def near(argument: Argument, value: Any, rng: Random) -> Any:
     if options:
         return rng.choice([option for option in options if option != value] or options)
     if argument.type is Type.NODE:
-        return rng.choice((0, 1, argument.default, value if value is None else value + 1))
+        return rng.choice((0, 1, argument.default, value if value is None else min(value + 1, LIMIT - 1)))
     choice = rng.randrange(10)
     if choice == 0:
         return argument.minimum

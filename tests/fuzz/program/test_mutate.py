@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fuzz import program
 from fuzz.program import Op, Program, Scope, crossover, decode, mutate, parse, random_op
-from fuzz.program.mutate import MAX_OPS
+from fuzz.program.arguments import LIMIT
+from fuzz.program.mutate import MAX_OPS, near
 from fuzz.program.operations import AFTER_BOOT, OPERATIONS
 from fuzz.program.strategies import programs
 from mm.machine import Machine
@@ -95,3 +96,9 @@ def test_mutants_carry_no_comments() -> None:
     for seed in range(50):
         assert "#" not in program.format(mutate(one, Random(seed)))
         assert "#" not in program.format(crossover(one, one, Random(seed)))
+
+
+def test_the_largest_node_has_no_neighbour_beyond_it() -> None:
+    node = next(argument for argument in OPERATIONS["hugetlb resize"].arguments if argument.name == "node")
+    found = {near(node, LIMIT - 1, Random(seed)) for seed in range(40)}
+    assert max(value for value in found if value is not None) == LIMIT - 1
