@@ -60,7 +60,7 @@ PAST: Final = Setting(reference="v7.0-base")
 CORPUS: Final = (
     (POSTED, ("seeds", "regressions")),
     (MERGED, ("seeds", "regressions")),
-    (PAST, ("history",)),
+    (PAST, ("history", "seeds")),
 )
 """Folders of the corpus by setting."""
 TURNS: Final = (POSTED, POSTED, MERGED, POSTED, POSTED, MERGED, POSTED, PAST)
