@@ -101,19 +101,16 @@ class Accounting:
         return True
 
     def room_before(self, zones: int, cma: bool) -> tuple[Room, Room]:
-        """What was free before the operation, by side, in the first `zones` zones of each node; with `cma` also what
-        only movable allocations get."""
+        """What was free before the operation, by side, in each of the first `zones` zones of each node; with `cma` also
+        what only movable allocations get."""
         per = len(self._zones) // len(self.ref.nodes)
         sides = Room([], []), Room([], [])
         for n in range(0, len(self._zones), per):
             for candidate, room in enumerate(sides):
-                pages = blocks = 0
                 for p in self._pairs[n : n + zones]:
-                    free, whole = p.room(candidate == 1, cma)
-                    pages += free
-                    blocks += whole
-                room.pages.append(pages)
-                room.blocks.append(blocks)
+                    pages, blocks = p.room(candidate == 1, cma)
+                    room.pages.append(pages)
+                    room.blocks.append(blocks)
         return sides
 
     def expect(self, pieces: Pieces, device_tails: int, initialized: Sequence[int]) -> None:

@@ -579,6 +579,7 @@ class Oracle:
         rooms = [room, self.accounting.room_before(ZONE_MOVABLE, cma=False)]
         altmap = added is not None and added.altmap is not None
         excused = altmap or ref.faults.fired is not None, altmap or cand.faults.fired is not None
+        refused += parting.came_further(ref, cand, rcs)
         if name == "pages alloc":
             rooms = rooms[:1] if args["movable"] else rooms[1:]
         if parting.memory_fork(name, rcs, lack, excused, rooms, refused, bool(ref.remaps)):

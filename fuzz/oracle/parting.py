@@ -200,7 +200,7 @@ def _moved(ref: Kernel, device: PgMap | None, merged: bool) -> frozenset[str]:
 
 
 class Room(NamedTuple):
-    """What was free before an operation, by node."""
+    """What was free before an operation, by zone: the same zones of each node, node by node."""
 
     pages: list[int]
     blocks: list[int]
@@ -220,8 +220,11 @@ Rooms = list[tuple[Room, Room]]
 
 
 def had_less(lack: Lack, room: tuple[Room, Room]) -> bool:
-    """Whether a side that ran out of pages had less of them on some node than the other, or one that ran out of
+    """Whether a side that ran out of pages had less of them in some zone than the other, or one that ran out of
     pageblocks had less of those, or of the single pages that spare them; where both ran out, whether they had as much.
+
+    Single pages come from the highest zone (build_zonelists, mm/page_alloc.c) and break its pageblocks, so that what a
+    lower one has less of is not made up for by what a higher one has more of.
     """
     (pages, blocks), (their_pages, their_blocks) = room
     for short, mine, theirs in (
@@ -310,6 +313,22 @@ def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lack: Lack, refu
     return lack.blocks[poor] > 0 and (mine <= theirs or theirs <= mine)
 
 
+def came_further(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> tuple[int, ...]:
+    """What refuses an operation that is to take several blocks away, on the side that got further: -EBUSY of a block
+    that cannot move, to which the other side, which had no memory, did not come."""
+    if sorted(rcs) != [-EBUSY, -ENOMEM]:
+        return ()
+    busy, other = (ref, cand) if rcs[0] == -EBUSY else (cand, ref)
+    ahead = set(busy.memory_blocks.tried) - set(other.memory_blocks.tried)
+    return (-EBUSY,) if any(_stays(busy, lo, hi) for lo, hi in ahead) else ()
+
+
+def _stays(k: Kernel, lo: int, hi: int) -> bool:
+    """Whether a range has a frame that cannot move."""
+    movable = (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON, OWNER_OFFLINE)
+    return any(owner not in movable for _, _, owner in k.pages.owners.runs(lo, hi))
+
+
 def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     """Whether a block, or a part of one, that was to go has frames that cannot move on one side only, which said so.
 
@@ -318,13 +337,7 @@ def placement_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> bool:
     if not set(rcs) <= {0, -EBUSY, -ENOMEM}:
         return False
     for lo, hi in {*ref.memory_blocks.tried, *cand.memory_blocks.tried}:
-        stuck = [
-            any(
-                owner not in (OWNER_HUGETLB, OWNER_PAGES_MOVABLE, OWNER_SELFHOSTED, OWNER_HWPOISON, OWNER_OFFLINE)
-                for _, _, owner in k.pages.owners.runs(lo, hi)
-            )
-            for k in (ref, cand)
-        ]
+        stuck = [_stays(k, lo, hi) for k in (ref, cand)]
         if stuck[0] != stuck[1] and rcs[stuck[1]] == -EBUSY:
             return True
     return False
@@ -354,7 +367,9 @@ def crowded_fork(
             for lo, hi, owner in k.pages.owners.runs(first, end)
             if owner == OWNER_PAGES_MOVABLE
         )
-        to_move.append(sum(before.pages[node.nid] for node in others) - now + left)
+        per = len(before.pages) // len(k.nodes)
+        free = [sum(before.pages[node.nid * per : (node.nid + 1) * per]) for node in others]
+        to_move.append(sum(free) - now + left)
     return short[stuck] > 0 and to_move[stuck] > to_move[1 - stuck]
 
 

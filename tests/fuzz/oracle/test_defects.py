@@ -15,7 +15,7 @@ from fuzz import side as sides
 from fuzz.execute import RunOutcome, run_program
 from fuzz.oracle.ledger import ledger
 from fuzz.program import parse
-from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM, EPERM
+from mm.errno import E2BIG, EAGAIN, EBUSY, EEXIST, EINVAL, ENOMEM, EPERM
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.memory_failure import unpoison_memory
 from mm.mmzone import SECTION_IS_VMEMMAP_PREINIT, ZONE_DEVICE, ZONE_DMA, ZONE_NORMAL
@@ -613,6 +613,10 @@ FORKS = (
     # A huge page in the way found no block on one side: that is no reason for another errno, nor for one on both sides.
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EINVAL)),
     Fork("clause-unplug-without-block", "memory-fork", "subblock unplug", of_candidate(-EBUSY)),
+    # A block that only one side came to is no reason for another errno, nor is a zone that has less on one side.
+    Fork("clause-unplug-got-further", "memory-fork", "memory unplug", of_candidate(-EPERM)),
+    Fork("clause-unplug-got-further", "memory-fork", "memory unplug", of_candidate(-EAGAIN)),
+    Fork("clause-map-with-less-of-one-zone", "memory-fork", "hugetlb map", of_candidate(-EINVAL)),
     # Single pages decide how many blocks are left: that is no reason for another errno.
     Fork("clause-unplug-by-single-pages", "memory-fork", "memory unplug", of_candidate(-EPERM)),
     # A page table that one side has made is no reason for another errno.
