@@ -165,8 +165,8 @@ def given_back(k: Kernel, h: HState, then: Heads, count: int, nid: int | None) -
     if h.gigantic and k.hugetlb_cma.size:  # whether an area had none is not known
         enough = nid is None and made <= min(then.areas, h.nr_overcommit - sum(then.surplus))
         return f"areas had {then.areas} pages for {made}" if enough else None
-    if nid is None or sum(then.surplus) + made > h.nr_overcommit:
-        made = count = 0
+    if nid is None or (made and sum(then.surplus) + made > h.nr_overcommit):
+        made = count = 0  # gather_surplus_pages: none was made, or all of them went at once
     gone = {node: nr + (made if node == nid else 0) - h.nr[node] for node, nr in enumerate(then.nr)}
     n = sum(gone.values())
     if n != min(count, sum(then.surplus) + made) and any(map(_both, h.free, h.surplus)):

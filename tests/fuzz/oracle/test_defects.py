@@ -621,6 +621,8 @@ FORKS = (
     Fork("clause-unplug-by-single-pages", "memory-fork", "memory unplug", of_candidate(-EPERM)),
     # A page table that one side has made is no reason for another errno.
     Fork("clause-table-of-one-side", "fault-fork", "dax create", of_candidate(-EINVAL)),
+    Fork("clause-table-that-one-side-made", "fault-fork", "dax create", of_candidate(-EINVAL)),
+    Fork("clause-table-that-one-side-made", "fault-fork", "dax create", of_candidate(0)),
     # Pages of programs are in the way on one side: it must have lacked room for them.
     Fork("clause-moved-pages-of-one-side", "placement-fork", "memory offline", of_candidate(-EBUSY)),
     # A frame in the way is no reason for another errno.
