@@ -189,7 +189,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "alike": (*_MAPPED, *_WRITTEN, owner),
     "contents": (*_WRITTEN, entry, owner, folio),
     "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
-    "compare:_mapping": _MAPPED,
+    **dict.fromkeys(("compare:_mapping", "compare:_unlike"), _MAPPED),
     "compare:_struct_pages": (*_WRITTEN, *_MAPPED),
     "compare:_frames": (references, references, shared_page, entry),
     "compare:_translations": (translation,),

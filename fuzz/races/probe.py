@@ -61,4 +61,5 @@ def triggers(program: Program, defect: Defect, profile: Profile) -> bool:
 
 
 def _state(k: Kernel) -> Any:
-    return canonical.Side(k, pages=False).form(), k.vmstat.struct_pages_initialized
+    """With what the kernel has said: a warning may be all that a defect does."""
+    return canonical.Side(k, pages=False).form(), k.vmstat.struct_pages_initialized, list(k.log)
