@@ -3,11 +3,13 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fuzz.execute import run_program
+from fuzz.execute import RunOutcome, run_program
 from fuzz.forks import each
+from fuzz.program.model import Program
 from fuzz.program.text import parse
 from fuzz.races.probe import Probe, triggers
 from fuzz.races.run import journal, keys, run_all
@@ -60,6 +62,19 @@ def test_a_race_ends_with_the_defect(engine: str) -> None:
     assert one.operations == 2
     again = race(Key(engine, "ACC-2026-03", 1), 20.0)
     assert (again.programs, again.operations) == (one.programs, None)
+
+
+def test_what_is_explained_once_everything_is_compared_is_not_minimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clause may end the program in the very operation behind which the end of the program would show the defect."""
+    key = Key("uniform", "ACC-2026-03", 1)
+
+    def explained(program: Program, *, full_every: int = 0, **more: Any) -> RunOutcome:
+        return RunOutcome("explained", None, 1) if full_every == 1 else run_program(program, **more)
+
+    monkeypatch.setattr("fuzz.races.trial.run_program", explained)
+    one = race(key, 20.0, small=True)
+    assert one.detected is not None
+    assert (one.operations, one.signature, one.program) == (None, None, None)
 
 
 def test_a_race_that_is_lost_counts_with_its_cap() -> None:
