@@ -428,5 +428,5 @@ LAWS: Final[tuple[Law, ...]] = (
     roots.missing,
 )
 
-OF_PARTED: Final[tuple[Law, ...]] = (page_tables,)
-"""Those that are asked of two kernels that part too: of others it is not known which devices each has."""
+OF_PARTED: Final[tuple[Law, ...]] = (page_tables, blocks)
+"""Those that are asked of two kernels that part too; of those of devices it is not known which each kernel has."""
