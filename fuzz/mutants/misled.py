@@ -13,7 +13,7 @@ from random import Random
 from typing import Final, get_args
 
 from fuzz.mutants.spoil import neighbour
-from mm.hstate import HState
+from fuzz.mutants.spoil_whole import turns, used_pool
 from mm.kernel import Kernel
 from mm.machine import OnlineType
 from mm.runs import RunSet
@@ -26,14 +26,9 @@ def _nothing() -> None:
     """It stays as it is."""
 
 
-def _pool(k: Kernel, draw: Random) -> HState:
-    pools = list(k.hstates.values())
-    return draw.choice([h for h in pools if h.folios] or pools)
-
-
 def wrong_end(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
     """Free huge pages are taken from the tail of their list."""
-    h = _pool(k, draw)
+    h = used_pool(k, draw)
 
     def turn() -> None:
         h.free[:] = [dict(reversed(free.items())) for free in h.free]
@@ -44,16 +39,12 @@ def wrong_end(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
 
 def another_turn(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
     """It is another node's turn."""
-    if len(k.nodes) == 1:
-        return None
-    h, name = _pool(k, draw), draw.choice(("next_nid_to_alloc", "next_nid_to_free"))
-    setattr(h, name, (getattr(h, name) + 1) % len(k.nodes))
-    return f"hugetlb.{h.order}.{name} is {getattr(h, name)}", _nothing
+    return None if len(k.nodes) == 1 else (turns(k, draw), _nothing)
 
 
 def misread(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
     """A number of a pool is read as its neighbour."""
-    h = _pool(k, draw)
+    h = used_pool(k, draw)
     name = draw.choice(("resv", "nr_overcommit", "surplus", "surplus", "nr"))
     step, nid = draw.choice((-1, 1)), draw.randrange(len(h.nr))
 
@@ -120,7 +111,7 @@ def forgotten(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
 
 def sound(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
     """A huge page is taken for a poisoned one, or the other way round."""
-    h = _pool(k, draw)
+    h = used_pool(k, draw)
     if not h.folios:
         return None
     folio = h.folios[draw.choice(sorted(h.folios))]

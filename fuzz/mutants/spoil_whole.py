@@ -22,6 +22,12 @@ from mm.page_alloc import OWNER_CMA, OWNER_HWPOISON, OWNER_PAGES, OWNER_PAGES_MO
 from mm.pgtable import PMD_TABLE, PUD_TABLE
 
 
+def used_pool(k: Kernel, draw: Random) -> HState:
+    """A pool that has pages, or any if none has."""
+    pools = list(k.hstates.values())
+    return draw.choice([h for h in pools if h.folios] or pools)
+
+
 def _with_free(k: Kernel, draw: Random) -> tuple[HState, int] | None:
     """A pool, and a node that has free pages of it."""
     found = [(h, nid) for h in k.hstates.values() for nid, free in enumerate(h.free) if free]
@@ -126,9 +132,9 @@ def traded(k: Kernel, draw: Random) -> str | None:
     return f"{folio!r} is of node {other}, at the tail of its list"
 
 
-def turns(k: Kernel, draw: Random) -> str | None:
+def turns(k: Kernel, draw: Random) -> str:
     """It is another node's turn."""
-    h = draw.choice([h for h in k.hstates.values() if h.folios] or list(k.hstates.values()))
+    h = used_pool(k, draw)
     name = draw.choice(("next_nid_to_alloc", "next_nid_to_free"))
     setattr(h, name, (getattr(h, name) + 1) % max(2, len(k.nodes)))
     return f"hugetlb.{h.order}.{name} is {getattr(h, name)}"
