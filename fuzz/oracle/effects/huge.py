@@ -13,7 +13,29 @@ from mm.kernel import Kernel
 from mm.page_alloc import OWNER_HWPOISON, OWNER_LEAKED
 
 
-def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
+class Pool(NamedTuple):
+    """A pool before an operation."""
+
+    persistent: int
+    """Pages that are no surplus: all of them, or those of the node that the operation names."""
+    resv: int
+    nr: int
+    """All pages."""
+    max_huge_pages: int
+    heads: order.Heads
+
+
+class Demotion(NamedTuple):
+    """What a demotion wants to know beside the pool of the larger size."""
+
+    pool: Pool
+    sums: list[int]
+    """Base pages in huge pages of all sizes, of each node."""
+    smaller_max: int
+    """max_huge_pages of the smaller size; 0 if there is none."""
+
+
+def pool_before(side: SideLike, args: Args) -> Pool | None:
     k = side.kernel
     h = k.hstates.get(side.order(args["size"]))
     if h is None:
@@ -21,18 +43,17 @@ def pool_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
     nid = args.get("node")
     now = h.persistent if nid is None or nid >= len(h.nr) else h.nr[nid] - h.surplus[nid]
     heads = order.heads(k, h, nid, args["count"] if "count" in args else now - args["to"])
-    return now, h.resv, h.free_count(), sum(h.nr), h.max_huge_pages, k.pages.short, heads
+    return Pool(now, h.resv, sum(h.nr), h.max_huge_pages, heads)
 
 
-def demote_before(side: SideLike, args: Args) -> tuple[Any, ...] | None:
-    """`pool_before`, with the pages in huge pages of all sizes, and max_huge_pages of the smaller size."""
+def demote_before(side: SideLike, args: Args) -> Demotion | None:
     found = pool_before(side, args)
     if found is None:
         return None
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     smaller = k.hstates[h.demote_order].max_huge_pages if h.demote_order else 0
-    return *found, sum_of_pages(side), smaller
+    return Demotion(found, sum_of_pages(side), smaller)
 
 
 def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -40,7 +61,7 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     short of it for want of memory, for pages in use, or for an allocation that failed."""
     if then is None:
         return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
-    was, resv, _, nr, _, short, heads = then
+    was, resv, nr, _, heads = then
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     nid, to = args.get("node"), args["to"]
@@ -61,7 +82,7 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     if now < to:
         # Areas of the contiguous memory allocator are no memory that runs short.
         short_of_cma = h.gigantic and (k.hugetlb_cma.only or k.hugetlb_cma.size > 0)
-        wanting = k.pages.short != short or short_of_cma
+        wanting = k.pages.short != heads.short or short_of_cma
         return None if wanting else f"{now} of {to} pages were made, and no allocation failed"
     if now > to and any(h.surplus[node] < h.nr[node] for node in heads.lists):
         return f"{now} pages are left, not {to}, and not all of them are surplus"
@@ -89,23 +110,24 @@ def demoted(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     """demote_store (mm/hugetlb_sysfs.c): pages of one size become pages of the next, in equal measure."""
     if then is None:
         return None if rc in (-ENOENT, -EINVAL) else "there is no such pool"
+    pool, sums, smaller_max = then
     k = side.kernel
     h = k.hstates[side.order(args["size"])]
     if rc in (-ENOENT, -EINVAL):
-        return None if sum(h.nr) == then[3] else "the pool changed"
-    gone = then[3] - sum(h.nr)
-    if not 0 <= gone <= args["count"] or h.resv != then[1]:
+        return None if sum(h.nr) == pool.nr else "the pool changed"
+    gone = pool.nr - sum(h.nr)
+    if not 0 <= gone <= args["count"] or h.resv != pool.resv:
         return f"{gone} pages are gone of {args['count']}"
-    if then[4] - h.max_huge_pages != gone:
-        return f"max_huge_pages fell by {then[4] - h.max_huge_pages}, the pages by {gone}"
-    if sum_of_pages(side) != then[7]:
+    if pool.max_huge_pages - h.max_huge_pages != gone:
+        return f"max_huge_pages fell by {pool.max_huge_pages - h.max_huge_pages}, the pages by {gone}"
+    if sum_of_pages(side) != sums:
         return "the nodes have more or fewer pages in huge pages than before"
     smaller = k.hstates[h.demote_order]
-    if smaller.max_huge_pages - then[8] != gone * h.pages // smaller.pages:
-        return f"max_huge_pages of the smaller size went from {then[8]} to {smaller.max_huge_pages}"
-    if h.surplus != then[6].surplus:
-        return f"{then[6].surplus} pages were surplus, now {h.surplus} are"
-    text = order.demoted(k, h, smaller, then[6], args["count"], gone)
+    if smaller.max_huge_pages - smaller_max != gone * h.pages // smaller.pages:
+        return f"max_huge_pages of the smaller size went from {smaller_max} to {smaller.max_huge_pages}"
+    if h.surplus != pool.heads.surplus:
+        return f"{pool.heads.surplus} pages were surplus, now {h.surplus} are"
+    text = order.demoted(k, h, smaller, pool.heads, args["count"], gone)
     if text is not None:
         return text
     nid = args.get("node")
@@ -130,9 +152,9 @@ def mapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     if then is None:
         return None if rc == -EINVAL else "there is no such pool"
     h = side.kernel.hstates[side.order(args["size"])]
-    if h.resv != then[1]:
-        return f"{h.resv} pages are reserved, {then[1]} were"
-    heads = then[6]
+    if h.resv != then.resv:
+        return f"{h.resv} pages are reserved, {then.resv} were"
+    heads = then.heads
     if persistent(h.nr, h.surplus) != persistent(heads.nr, heads.surplus):
         return f"{h.nr} pages, {h.surplus} of them surplus, were {heads.nr}, {heads.surplus} of them surplus"
     if rc:
@@ -154,7 +176,20 @@ def persistent(nr: list[int], surplus: list[int]) -> list[int]:
     return [n - s for n, s in zip(nr, surplus, strict=True)]
 
 
-def user_before(side: SideLike, args: Args) -> Any:
+class User(NamedTuple):
+    """A mapping of huge pages, and its pool."""
+
+    order: int
+    folios: list[Folio]
+    staying: list[int]
+    """Persistent pages of each node that stay when the mapping goes."""
+    max_huge_pages: int
+    resv: int
+    mixed: bool
+    """Other pages may leave with it, or come back."""
+
+
+def user_before(side: SideLike, args: Args) -> User | None:
     found = side.handles.get(args["u"])
     if found is None:
         return None
@@ -162,24 +197,23 @@ def user_before(side: SideLike, args: Args) -> Any:
     staying = persistent(h.nr, h.surplus)
     for folio in found[1]:
         staying[folio.nid] -= folio.temporary
-    # Other pages may go then, or come back.
     mixed = any(h.surplus) or bool(side.kernel.hpage_freelist)
-    return found[0], list(found[1]), staying, h.max_huge_pages, h.resv, mixed
+    return User(found[0], list(found[1]), staying, h.max_huge_pages, h.resv, mixed)
 
 
 def unmapped(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """munmap: no page keeps its reference; with the work item done nothing waits."""
     if then is None:
         return None if rc == -ENODEV else "there was no mapping"
-    if rc or any(f.refcount for f in then[1]):
+    if rc or any(f.refcount for f in then.folios):
         return "pages are still in use"
     # free_huge_folio: a page of the pool goes back to it, and only temporary and surplus ones leave.
-    h = side.kernel.hstates[then[0]]
-    if persistent(h.nr, h.surplus) != then[2]:
-        return f"{h.nr} pages are left, {h.surplus} of them surplus; {then[2]} others were to stay"
-    if (h.max_huge_pages, h.resv) != then[3:5]:
+    h = side.kernel.hstates[then.order]
+    if persistent(h.nr, h.surplus) != then.staying:
+        return f"{h.nr} pages are left, {h.surplus} of them surplus; {then.staying} others were to stay"
+    if (h.max_huge_pages, h.resv) != (then.max_huge_pages, then.resv):
         return "max_huge_pages or reservations changed"
-    text = None if then[5] else order.unmapped(h, then[1])
+    text = None if then.mixed else order.unmapped(h, then.folios)
     if text is not None:
         return text
     return "the work item has not run" if args["flush"] and side.kernel.hpage_freelist else None

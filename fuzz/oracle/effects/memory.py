@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way, states_of, subsections_of
 from fuzz.oracle.effects.pages import refused
@@ -183,7 +183,8 @@ def _idle_table(k: Kernel, lo: int, hi: int) -> str | None:
 
 def removed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """try_remove_memory: refused as long as a block is online."""
-    online = any(state != MemoryBlocks.OFFLINE for _, _, state in then[1])
+    _, states = then
+    online = any(state != MemoryBlocks.OFFLINE for _, _, state in states)
     if rc == 0 and online:
         return "a block was online"
     if rc == -EBUSY and not online:
@@ -225,7 +226,20 @@ def added(side: SideLike, args: Args, rc: int, then: Before, result: str | None)
     return None
 
 
-def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool, int] | None:
+class Subblocks(NamedTuple):
+    """Subblocks that an operation names."""
+
+    lo: int
+    hi: int
+    """Their frames, [lo, hi)."""
+    gone: int
+    """Frames of them that are not plugged in."""
+    online: bool
+    short: int
+    """How often memory has run short."""
+
+
+def subblock_before(side: SideLike, args: Args) -> Subblocks | None:
     block, state = block_before(side, args)
     if state is None:
         return None
@@ -233,16 +247,11 @@ def subblock_before(side: SideLike, args: Args) -> tuple[int, int, int, bool, in
     size = subblock_pages(k)
     lo = block * k.memory_blocks.pages + args["first"] * size
     hi = lo + args["count"] * size
-    return (
-        lo,
-        hi,
-        k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0,
-        state != MemoryBlocks.OFFLINE,
-        k.pages.short,
-    )
+    gone = k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0
+    return Subblocks(lo, hi, gone, state != MemoryBlocks.OFFLINE, k.pages.short)
 
 
-def _subblocks_stay(side: SideLike, rc: int, then: tuple[int, int, int, bool, int] | None) -> str | None:
+def _subblocks_stay(side: SideLike, rc: int, then: Subblocks | None) -> str | None:
     """What is wrong with plugging or unplugging that did nothing: there is no block, or it failed."""
     if then is None:
         return None if rc == -ENODEV else "there is no such block"
@@ -255,7 +264,7 @@ def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
         text = _subblocks_stay(side, rc, then)
-        return refused(side.kernel, then[0], then[1], then[4]) if text is None and then and rc == -EBUSY else text
+        return refused(side.kernel, then.lo, then.hi, then.short) if text is None and then and rc == -EBUSY else text
     lo, hi, _, online, _ = then
     k = side.kernel
     if not k.memory_blocks.unplugged.covers(lo, hi):
