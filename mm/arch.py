@@ -103,6 +103,9 @@ class Arch:
     """ARCH_PAGE_TABLE_SYNC_MASK is not empty: every page table has top-level entries of its own for the vmemmap, which
     must follow those of init_mm (arch/x86/include/asm/pgtable_64_types.h). The other way is to share them."""
 
+    direct_map: bool = False
+    """The sizes of the pages of the direct map are modelled (`mm.direct_map`)."""
+
     page: int = field(init=False)
     spp: int = field(init=False)
     """Struct pages per vmemmap page."""
@@ -239,6 +242,7 @@ def _ppc64_radix(page_shift: int) -> Arch:
         compounds_by_pfn=True,
         memmap_from_ram=True,
         vmemmap_flush_late=True,
+        direct_map=True,
     )
 
 

@@ -4,7 +4,7 @@ mm/memblock.c, Linux 7.3).
 Order here: memblock learns the RAM, zones are sized, areas for gigantic pages are set aside, the side builds the boot
 memory map (`mm_core_init_early`), memblock gives its free memory to the buddy allocator, the side finishes struct pages
 and boot gigantic folios (`page_alloc_init_late`), the areas become active, ordinary boot huge pages are allocated. Left
-out: firmware tables, mirrored memory, movablecore, the direct map and its page tables.
+out: firmware tables, mirrored memory, movablecore, page tables of the direct map.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from mm.arch import SUBSECTION_SHIFT
 from mm.cma import cma_init_reserved_areas
 from mm.contig import alloc_contig_range
+from mm.direct_map import radix_init_pgtable
 from mm.hugetlb import hugetlb_init
 from mm.hugetlb_cma import hugetlb_cma_reserve
 from mm.kernel import MIGRATE_MOVABLE, Kernel
@@ -28,6 +29,7 @@ from mm.page_alloc import OWNER_RESERVED
 def boot(k: Kernel) -> int:
     """Boot the kernel; 0. Panics are KernelBug."""
     free_area_init(k)
+    radix_init_pgtable(k)
     hugetlb_cma_reserve(k)
     k.paths.mm_core_init_early()
     memblock_free_all(k)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mm.cma import CmaAreas
+from mm.direct_map import DirectMap
 from mm.fault import FaultInjector
 from mm.folio import Folio
 from mm.hstate import HState
@@ -63,6 +64,8 @@ class Kernel:
         self.pageblocks: RunMap[str] = RunMap()
         """Pageblock number -> MIGRATE_*."""
         self.memory_blocks = MemoryBlocks(arch)
+        self.direct_map = DirectMap(arch) if arch.direct_map else None
+        """None where it is not modelled."""
         self.pgmaps: list[PgMap] = []
         """Live device page maps, in the order they were made (the kernel's pgmap_array)."""
         self.remaps: list[tuple[PgMap, RunSet | None]] = []

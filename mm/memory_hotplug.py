@@ -3,12 +3,13 @@
 The memory map of a section is behind the seam; here is what surrounds it: resources, block devices, altmaps, and the
 order in which an error is undone. Blocks go online and offline in `mm.memory_online`.
 
-Left out: the direct map, memory groups, node hotplug, firmware map.
+Left out: the direct map but on powerpc, memory groups, node hotplug, firmware map.
 """
 
 from __future__ import annotations
 
 from mm.altmap import Altmap
+from mm.direct_map import arch_create_linear_mapping, arch_remove_linear_mapping
 from mm.errno import E2BIG, EBUSY, EEXIST, EINVAL, ENOMEM
 from mm.kernel import Kernel
 from mm.machine import OnlineType
@@ -48,10 +49,13 @@ def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | Non
 
 
 def arch_add_memory(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
-    """arch_add_memory, add_pages (arch/x86/mm/init_64.c, 7.3). Left out: the direct map, max_pfn."""
+    """arch_add_memory, add_pages (arch/x86/mm/init_64.c, 7.3), with the direct map of arch/powerpc/mm/mem.c. Left out:
+    max_pfn."""
+    arch_create_linear_mapping(k, pfn, nr_pages)
     rc = add_pages(k, nid, pfn, nr_pages, altmap, pgmap)
     if rc:
         k.warn_once("WARNING: add_pages")
+        arch_remove_linear_mapping(k, pfn, nr_pages)
     if altmap is not None and altmap.alloc:
         first = altmap.base_pfn + altmap.reserve
         k.pages.claim(first, first + altmap.alloc + altmap.align, altmap.owner)
@@ -59,11 +63,12 @@ def arch_add_memory(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap
 
 
 def arch_remove_memory(k: Kernel, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
-    """arch_remove_memory (arch/x86/mm/init_64.c), __remove_pages (mm/memory_hotplug.c, 7.3).
+    """arch_remove_memory (arch/x86/mm/init_64.c, arch/powerpc/mm/mem.c), __remove_pages (mm/memory_hotplug.c, 7.3).
 
-    Left out: the direct map; the span check, since only what was added is removed.
+    Left out: the span check, since only what was added is removed.
     """
     k.paths.sparse_remove_section(pfn, nr_pages, altmap, pgmap)
+    arch_remove_linear_mapping(k, pfn, nr_pages)
     if k.pages.hwpoison:
         k.pages.forget_poison(pfn, pfn + nr_pages)
     if altmap is not None and not altmap.alloc:

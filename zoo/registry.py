@@ -70,11 +70,6 @@ NOT_MODELLED: Final = (
         "it takes two operations that overlap, and operations are atomic here",
     ),
     NotModelled(
-        "PPC-2023-61",
-        "DirectMap counters grow",
-        "the direct map is not modelled",
-    ),
-    NotModelled(
         "HVO-2022-68",
         "struct pages across page boundaries",
         "a struct page has 64 bytes here",

@@ -10,6 +10,7 @@ from typing import Final
 from mm.altmap import Altmap
 from mm.arch import STRUCT_PAGE
 from mm.dev_dax import DevDax, Driver, Range
+from mm.direct_map import DirectMap
 from mm.errno import EBUSY, EINVAL
 from mm.folio import Folio
 from mm.hstate import HState
@@ -137,6 +138,11 @@ def _limit_of_the_buddy_allocator(original: Callable[[Kernel, int], None], k: Ke
     original(k, order)
     if k.arch.name.startswith("ppc64") and order > k.arch.max_page_order:
         k.warn(f"WARN_ON(order > MAX_FOLIO_ORDER): a pool of order {order}")
+
+
+def _never_less(original: Callable[[DirectMap, int, int], None], direct: DirectMap, order: int, count: int) -> None:
+    if count > 0:
+        original(direct, order, count)
 
 
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
@@ -341,6 +347,20 @@ BUDDY_LIMIT: Final = Defect(
     program="vmm 1\nmachine arch=ppc64_radix page=64K ram=1G nodes=1\nboot\n",
 )
 
+NOT_COUNTED_DOWN: Final = Defect(
+    id="PPC-2023-61",
+    switch="direct_map_not_counted_down",
+    title="DirectMap2M of /proc/meminfo grows with each device or memory that comes and goes (powerpc, radix)",
+    side="candidate",
+    source="powerpc/book3s64/mm: Fix DirectMap stats in /proc/meminfo (Fixes a2dc009afa9a)",
+    mechanism="create_physical_mapping counts the pages that it makes, and remove_pagetable does not count those that "
+    "it takes away",
+    layer="accounting",
+    spot="mm.direct_map:update_page_count",
+    replacement=_never_less,
+    program="vmm 1\nmachine arch=ppc64_radix page=64K ram=1G nodes=2\nboot\nmemory unplug ram1\n",
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -356,4 +376,5 @@ SHARED: Final = (
     REFERENCE_LEAKS,
     READ_AS_A_BOOL,
     BUDDY_LIMIT,
+    NOT_COUNTED_DOWN,
 )

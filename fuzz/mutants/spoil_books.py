@@ -271,8 +271,29 @@ def left_behind(k: Kernel, draw: Random) -> str | None:
     return None
 
 
+def direct_map(k: Kernel, draw: Random) -> str | None:
+    """Pages of the direct map are counted that are not there, or another way, or are not those of memory."""
+    direct = k.direct_map
+    if direct is None or not direct.entries.starts:
+        return None
+    how = draw.randrange(4)
+    large, small = direct.orders[-2:]
+    i = draw.randrange(len(direct.entries.starts))
+    lo, hi = direct.entries.starts[i], direct.entries.ends[i]
+    if how == 0:
+        direct.pages[draw.choice((large, small))] += draw.choice((-1, 1, 64))
+    elif how == 1:
+        direct.pages[large] -= 1
+        direct.pages[small] += 1 << (large - small)
+    elif how == 2:
+        direct.entries.clear(lo, draw.choice((hi, lo + (1 << large))))
+    else:
+        direct.entries.set(hi, hi + (1 << large), large)
+    return f"direct map {direct.entries.items()}, counted {direct.arch_report_meminfo()}"
+
+
 BOOKS: Final[tuple[Spoiler, ...]] = (
     *(area, area, area, early_area, cma_lists, representation, representation, another_content, another_content),
-    *(on_another_node, window, window, gone, gone, gone, driver_frames, roots, left_behind),
+    *(on_another_node, window, window, gone, gone, gone, driver_frames, roots, left_behind, direct_map),
 )
 """All of them; what has more to be got wrong is there twice."""

@@ -143,7 +143,12 @@ class Accounting:
         return self.unsettled
 
     def layout(self) -> Difference | None:
-        """Compare which zones have which memory."""
+        """Compare which zones have which memory, and of which pages the direct map is."""
+        x, y = self.ref.direct_map, self.cand.direct_map
+        if x is not None and y is not None and x.pages != y.pages:
+            mine, theirs = x.arch_report_meminfo(), y.arch_report_meminfo()
+            name = next(name for name in mine if mine[name] != theirs[name])
+            return self._difference(name, mine[name], theirs[name])
         for p in self._pairs:
             z, w = p.ref, p.cand
             if (

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from fuzz.oracle.finding import Broken
+from fuzz.oracle.observe import union
 from mm.cma import SZ_4G
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
 from mm.page_alloc import OWNER_HWPOISON, OWNER_SELFHOSTED, Poisoned
-from mm.resource import KMEM_RAM
+from mm.resource import KMEM, KMEM_RAM
 from mm.runs import RunMap, RunSet
 
 # -- representation -------------------------------------------------------------------------------------------------
@@ -36,6 +37,8 @@ def _maps(k: Kernel) -> list[tuple[str, RunMap[Any]]]:
         ("memmap.own", k.memmap.own),
     ]
     out += [(f"tables {level}", found) for level, found in enumerate(tables.tables)]
+    if k.direct_map is not None:
+        out.append(("direct_map", k.direct_map.entries))
     return out
 
 
@@ -168,6 +171,28 @@ def busy(k: Kernel) -> Broken | None:
             there = k.memory_blocks.zone.runs(lo // per, -(-hi // per))
             if sum([e - s for s, e, _ in there]) * per != hi - lo:
                 return Broken("accounting", "resource", "left", f"{lo:#x}..{hi:#x} is busy with memory that is gone")
+    return None
+
+
+def direct_map(k: Kernel) -> Broken | None:
+    """The direct map is of RAM and of devices with struct pages, and of nothing else (arch_add_memory,
+    arch_remove_memory, arch/powerpc/mm/mem.c). All of it is pages of 2M: memory comes and goes in subsections, and a
+    larger page would be of several memory blocks (create_physical_mapping, radix_pgtable.c)."""
+    direct = k.direct_map
+    if direct is None:
+        return None
+    ram = [(lo, hi) for lo, hi, kind in k.iomem.items() if kind != KMEM and kind != "dax"]
+    there = union(ram + [(start, end) for pgmap in k.pgmaps for start, end in pgmap.ranges])
+    mapped = union([(lo, hi) for lo, hi, _ in direct.entries.items()])
+    if mapped != there:
+        text = f"pages {mapped} are in the direct map, and {there} are memory"
+        return Broken("accounting", "direct map", "memory", text)
+    total = sum([hi - lo for lo, hi in there]) << k.arch.page_shift >> 10
+    for name, shown in direct.arch_report_meminfo().items():
+        wanted = total if name == "DirectMap2M" else 0
+        if shown != wanted:
+            text = f"{name}: {shown} kB counted, {wanted} kB of {total} kB are mapped so"
+            return Broken("accounting", name, "+" if shown > wanted else "-", text)
     return None
 
 

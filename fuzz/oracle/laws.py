@@ -420,6 +420,7 @@ LAWS: Final[tuple[Law, ...]] = (
     books.windows,
     books.areas,
     books.busy,
+    books.direct_map,
     books.out_of_use,
     contents.online_pages,
     contents.device_pages,
@@ -428,5 +429,5 @@ LAWS: Final[tuple[Law, ...]] = (
     roots.missing,
 )
 
-OF_PARTED: Final[tuple[Law, ...]] = (page_tables, blocks)
+OF_PARTED: Final[tuple[Law, ...]] = (page_tables, blocks, books.direct_map)
 """Those that are asked of two kernels that part too; of those of devices it is not known which each kernel has."""

@@ -63,7 +63,12 @@ def busy() -> Lockstep:
 def test_every_spoiler_finds_something_and_says_what(busy: Lockstep, spoiler: Spoiler) -> None:
     if spoiler.__name__ == "tried":  # set by operations that make memory go
         busy.candidate.kernel.memory_blocks.tried.append((0, 512))
-    texts = [spoiler(busy.candidate.kernel, Random(seed)) for seed in range(4)]
+    pair = busy
+    if spoiler.__name__ == "direct_map":  # which this machine's kernel does not keep
+        program = parse("vmm 1\nmachine arch=ppc64_radix page=64K ram=1G nodes=1\nboot\n")
+        pair = Lockstep(program.machine)
+        assert pair.step(program.ops[0]).finding is None
+    texts = [spoiler(pair.candidate.kernel, Random(seed)) for seed in range(4)]
     assert any(texts)
 
 

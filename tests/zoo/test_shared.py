@@ -206,3 +206,17 @@ def test_pools_above_the_order_limit() -> None:
         k, rcs = run("PPC-2025-34", plant)
         assert rcs == [0]
         assert k.log == (["WARN_ON(order > MAX_FOLIO_ORDER): a pool of order 14"] if plant else [])
+
+
+def test_direct_map_is_not_counted_down() -> None:
+    """RAM of 1G on two nodes, of which the second goes: 512M are left. Unplugged, RAM is counted in DirectMap2M still;
+    memory that comes and goes twice more counts each time."""
+    cycle = "m{0} = memory add at=0x50000000 size=256M\nmemory remove m{0}\n"
+    for name in ("PPC-2023-61@candidate", "PPC-2023-61@reference"):
+        for plant in (False, True):
+            k, rcs = run(name, plant, (find(name).program or "") + cycle.format(0) + cycle.format(1))
+            assert not any(rcs)
+            assert k.direct_map is not None
+            wrong = 512 + 2 * 256 if plant else 0
+            assert k.direct_map.arch_report_meminfo() == {"DirectMap2M": 512 + wrong << 10, "DirectMap64k": 0}
+            assert (laws.broken(k, name) is not None) is plant
