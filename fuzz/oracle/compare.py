@@ -120,8 +120,8 @@ class Oracle:
 
     def after(self, rc: Outcome, rc2: Outcome, full: bool) -> Finding | None:
         """Compare; with `full` everything. A difference that the ledger does not explain is a finding."""
-        name = self._name
-        if self.ref.remaps:
+        name, ref, cand = self._name, self.ref, self.cand
+        if ref.remaps:
             self._remapped()
         if self.history is not None:
             self.history.after(name, self._added, self.ref.memmap.touched + self.cand.memmap.touched)
@@ -163,8 +163,8 @@ class Oracle:
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = self._args["at"] >> self.ref.arch.page_shift
                 diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
-            if diff is None and self.ref.faults.first and not self.parted:
-                diff = parting.points_differ(self.ref, self.cand, self.merged, self._added)
+            if diff is None and (ref.faults.first or ref.faults.reached != cand.faults.reached) and not self.parted:
+                diff = parting.points_differ(ref, cand, self.merged, self._added, (name, rc), self._lack())
             if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"

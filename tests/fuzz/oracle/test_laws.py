@@ -489,8 +489,10 @@ def test_nodes_have_their_shares_of_ram(monkeypatch: pytest.MonkeyPatch, interle
     assert "in turns of" in found.detail
 
 
-def test_allocation_points_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = parse(POOL.replace("hugetlb", "fail alloc nth=1000\nhugetlb"))
+@pytest.mark.parametrize("before", ["", "fail alloc nth=1000\n"])
+def test_allocation_points_are_compared(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    """By kind where they are traced, else how many there are."""
+    program = parse(POOL.replace("hugetlb", f"{before}hugetlb"))
     assert run_program(program).finding is None
     entry = fuzz.side.ENTRIES["hugetlb resize"]
 
