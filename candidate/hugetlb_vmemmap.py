@@ -83,7 +83,7 @@ def hugetlb_vmemmap_optimize_folios(f: Framework, h: HState, folios: list[Folio]
         return
     k = f.k
     enabled = f.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(f, h)
-    easy = k.faults.armed <= k.faults.reached and k.faults.points is None
+    easy = not k.faults.armed and k.faults.points is None
     spp = k.arch.spp
     v = k.arch.vmemmap_pages(h.order)
     todo: list[tuple[Folio, int, Pages]] = []

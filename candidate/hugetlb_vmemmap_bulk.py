@@ -1,17 +1,19 @@
 """Lists of folios in bulk, with the same frames in the same order as folio by folio.
 
-Only where nothing can go wrong on the way: no injected failure lies within reach, nobody traces points, memory
-suffices, no folio is in a mixed state. `hugetlb_vmemmap` does what is turned down here.
+Only where nothing can go wrong on the way: no failure is armed, nobody traces points, memory suffices, no folio is in a
+mixed state. `hugetlb_vmemmap` does what is turned down here.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from candidate.vmemmap_optimization import Framework, vmemmap_shared_tail_page
 from candidate.vmemmap_remap import Pages, hvo_update_vmemmap_pte, map_row
 from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
-from mm.page import Content
+from mm.mmzone import Zone
 from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP, Extents
 from mm.pgtable import Mapping, Pte, Shared
 
@@ -67,15 +69,17 @@ def optimize_easily(f: Framework, h: HState, todo: list[tuple[Folio, int, Pages]
 def restore_easily(f: Framework, h: HState, folios: list[Folio]) -> bool:
     """All of `folios`, which are optimized, by rows of neighbours, with the same frames as one by one; or False with
     nothing done, where one of them could fail or is private in part.
+
+    Left out: that T is copied to the tails. Whoever restores several folios frees them or cuts them up, and writes all
+    their struct pages anew (one that would be leaked instead is in no list: it was when its page failed).
     """
     k = f.k
     v = k.arch.vmemmap_pages(h.order)
     want = v - 1
     n = len(folios) * want
-    points = n * 2 if f.merged else n
-    if k.faults.points is not None or k.faults.room(points) < points or not _frames_suffice(k, folios, want):
+    if k.faults.armed or k.faults.points is not None or not _frames_suffice(k, folios, want):
         return False
-    rows = _rows_to_restore(f, h, sorted(folios, key=_pfn), v)
+    rows = _rows_to_restore(k, sorted(folios, key=_pfn), v)
     if rows is None:
         return False
     frames = _alloc_by_folio(k, folios, want)
@@ -85,7 +89,7 @@ def restore_easily(f: Framework, h: HState, folios: list[Folio]) -> bool:
     for folio in folios:
         folio.vmemmap_optimized = False
     spp = k.arch.spp
-    for tail, runs in rows:
+    for runs in rows:
         at = runs[0][0]
         bounds: list[int] = [at]
         entries: list[Mapping] = []
@@ -107,7 +111,6 @@ def restore_easily(f: Framework, h: HState, folios: list[Folio]) -> bool:
                     bounds.append(at)
                     entries.append(entry)
         map_row(k, bounds, entries)
-        _copy_tails(k, runs, k.memmap.frames[tail])
     return True
 
 
@@ -116,51 +119,34 @@ def _pfn(folio: Folio) -> int:
 
 
 def _frames_suffice(k: Kernel, folios: list[Folio], want: int) -> bool:
-    """Whether the first zone to be asked has `want` frames for each folio."""
-    need: dict[int, int] = {}
-    for folio in folios:
-        nid = folio.nid
-        need[nid] = need.get(nid, 0) + want
-    for nid, n in need.items():
-        for zone in k.pages.zonelist(nid, KERNEL_ZONES, False):
-            free = (zone.blocks.total << k.pages.block_order) + zone.frags.total  # CMA has only movable pages
-            if free >= n:
-                break
-            if free or zone.managed_pages:
-                return False
-        else:
-            return False
-    # Nodes do not take each other's frames then.
-    return True
+    """Whether the first zone to be asked has `want` frames for each folio: nodes do not take each other's then."""
+    pages = k.pages
+    need: Counter[Zone] = Counter()
+    for nid, n in Counter([folio.nid for folio in folios]).items():
+        zones = pages.zonelist(nid, KERNEL_ZONES, False)
+        need[next(zone for zone in zones if zone.managed_pages or zone.blocks.starts)] += n * want
+    # CMA has only movable pages.
+    return all((zone.blocks.total << pages.block_order) + zone.frags.total >= n for zone, n in need.items())
 
 
-def _rows_to_restore(
-    f: Framework, h: HState, folios: list[Folio], v: int
-) -> list[tuple[int, list[tuple[int, int, Mapping]]]] | None:
-    """The rows of neighbours in one zone among `folios`, which ascend: T, and the mapping from slot 1 of the first on,
-    where slots that map T and heads alternate. None where they do not.
+def _rows_to_restore(k: Kernel, folios: list[Folio], v: int) -> list[list[tuple[int, int, Mapping]]] | None:
+    """The rows of neighbours among `folios`, which ascend: the mapping from slot 1 of the first on, where
+    slots that map T and heads alternate. None where some do not map T: of each optimized folio one slot at least does.
     """
-    entries = f.k.tables.entries
-    spp = f.k.arch.spp
+    entries = k.tables.entries
+    spp = k.arch.spp
     rows = []
     at = 0
     while at < len(folios):
-        zone, first = folios[at].zone, folios[at].pfn
-        step = v * spp
+        first = folios[at].pfn
         stop = at + 1
-        while stop < len(folios) and folios[stop].pfn == first + (stop - at) * step and folios[stop].zone is zone:
+        while stop < len(folios) and folios[stop].pfn == first + (stop - at) * v * spp:
             stop += 1
-        array = f.tails.get(zone.key)
-        tail = array[h.order - f.min_order] if array else None
-        slot = first // spp + 1
-        runs = entries.runs(slot, slot - 1 + (stop - at) * v)
-        if tail is None or len(runs) != 2 * (stop - at) - 1:
+        slot = first // spp
+        runs = entries.runs(slot + 1, slot + (stop - at) * v)
+        if any(m.kind != "shared" or e - s != v - 1 for s, e, m in runs[::2]):
             return None
-        for s, e, m in runs[::2]:
-            if s != slot or e != s + v - 1 or not isinstance(m, Shared) or m.frame != tail:
-                return None
-            slot += v
-        rows.append((tail, runs))
+        rows.append(runs)
         at = stop
     return rows
 
@@ -195,23 +181,3 @@ def _alloc_by_folio(k: Kernel, folios: list[Folio], want: int) -> dict[int, Exte
             out[folio.pfn] = mine
         at = stop
     return out
-
-
-def _copy_tails(k: Kernel, runs: list[tuple[int, int, Mapping]], content: Content) -> None:
-    """Write `content`, what T holds, to every other run of vmemmap pages: the others are heads, which keep theirs."""
-    own = k.memmap.own
-    spp = k.arch.spp
-    bounds = [runs[0][0] * spp, runs[0][1] * spp]
-    contents = [content]
-    for s, e, _ in runs[2::2]:
-        head = bounds[-1]
-        run = own.run(head)
-        if run is None or run[1] < s * spp or run[2] == content:
-            break  # a head with several contents, or with none
-        bounds += s * spp, e * spp
-        contents += run[2], content
-    else:
-        own.replace(bounds, contents)
-        return
-    for s, e, _ in runs[::2]:
-        own.set(s * spp, e * spp, content)

@@ -1,8 +1,8 @@
 """Rows of whole sections: what `sparse_vmemmap` does section by section, in one go.
 
-A row is done at once where nothing can go wrong on the way: nothing is there yet, memory suffices, no injected failure
-lies within reach, nobody traces points. The result is that of the loop up to the numbers of frames: the row takes the
-same frames from the allocator, but gives page tables and memmap each their own run of them.
+A row is done at once where nothing can go wrong on the way: nothing is there yet, memory suffices, no failure is armed,
+nobody traces points. The result is that of the loop up to the numbers of frames: the row takes the same frames from the
+allocator, but gives page tables and memmap each their own run of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from candidate.vmemmap_optimization import Framework, vmemmap_can_optimize, vmem
 from candidate.vmemmap_populate import altmap_alloc_pages, vmemmap_upper_populate
 from mm.altmap import Altmap
 from mm.kernel import Kernel
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, ZONE_DEVICE
+from mm.mmzone import ZONE_DEVICE
 from mm.page import POISON
 from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP, OWNER_PGTABLE
 from mm.pgmap import PgMap
@@ -57,21 +57,14 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
     """
     k = f.k
     faults, arch, sections, tables = k.faults, k.arch, k.sections, k.tables
-    if faults.points is not None:
+    if faults.armed or faults.points is not None:
         return False
     per, spp = arch.pages_per_section, arch.spp
     first, last = pfn // per, end // per
     lo, hi = pfn // spp, end // spp
-    if (
-        sections.usage.overlaps(first, last)
-        or sections.flags.overlaps(first, last)
-        or f.orders.overlaps(first, last)
-        or tables.entries.overlaps(lo, hi)
-    ):
+    if sections.usage.overlaps(first, last) or f.orders.overlaps(first, last) or tables.entries.overlaps(lo, hi):
         return False
     roots = [r for r in range(first // f.sections_per_root, (last - 1) // f.sections_per_root + 1) if r not in f.roots]
-    # USG for each section, then at most two PGT, one TAIL, and as populated VMB or PTBL and VMF.
-    own = len(roots) + last - first
     heads: range | None = range(lo, hi)
     if optimized is not None:
         heads = f.vmemmap.head_slots(f, pfn, end, optimized)
@@ -84,9 +77,6 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
         missing = tables.missing_tables(PTE_TABLE, lo, hi)
     elif tables.tables[PTE_TABLE].overlaps(lo // arch.ptrs_per_pte, hi // arch.ptrs_per_pte):
         return False
-    mapped = len(heads) + sum([e - s for s, e in missing])
-    if faults.room(own + mapped + 3) < own + mapped + 3:
-        return False
     memmap_nid = nid if f.vmemmap.memmap_nid is None else f.vmemmap.memmap_nid
     if optimized is not None:
         if not _populate_optimized(f, lo, hi, nid, optimized.vmemmap_shift, heads, missing):
@@ -98,7 +88,8 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
             return False
         tables.sync_global_pgds(lo, hi)  # what vmemmap_populate of x86-64 ends with
         k.memmap.write(pfn, end - pfn, POISON)
-    faults.grant("USG", own + mapped)
+    # ROOT and USG, and as populated VMB or PTBL and VMF; PGT and TAIL are passed where they are.
+    faults.grant("USG", len(roots) + last - first + len(heads) + sum([e - s for s, e in missing]))
     k.vmstat.nr_memmap += sections_nr_vmemmap_pages(f, pfn, end)
     f.roots.update(roots)
     sections.usage.set(first, last, "hot")
@@ -142,8 +133,7 @@ def _populate_leaves(
     blocks = n // ptrs
     if altmap:
         pad = -(altmap.base_pfn + altmap.reserve + altmap.alloc + altmap.align) % ptrs
-        inside = altmap.base_pfn <= lo * k.arch.spp and hi * k.arch.spp <= altmap.end_pfn
-        if not inside or n + pad > altmap.capacity - altmap.alloc - altmap.align or _free_frames(k, nid) < 2:
+        if n + pad > altmap.capacity - altmap.alloc - altmap.align or _free_frames(k, nid) < 2:
             return False
     elif sum([zone.blocks.total for zone in k.pages.zonelist(nid, KERNEL_ZONES, False)]) < blocks + 2:
         return False
@@ -230,22 +220,12 @@ def sparse_remove_section(f: Framework, pfn: int, nr: int, altmap: Altmap | None
 
 
 def _remove_row(f: Framework, pfn: int, end: int, altmap: Altmap | None) -> bool:
-    """Remove the whole sections of [pfn, end) if all are hot-added and complete."""
+    """Remove the whole sections of [pfn, end), which are complete, if all are hot-added and never were boot memory."""
     k = f.k
     sections, arch = k.sections, k.arch
     per, sub = arch.pages_per_section, arch.pages_per_subsection
     first, last = pfn // per, end // per
-    usage = sections.usage.run(first)
-    if usage is None or usage[1] < last or usage[2] != "hot":
-        return False
-    if not sections.subsections.covers(pfn // sub, end // sub):
-        return False
-    done = first
-    for lo, hi, word in sections.flags.runs(first, last):
-        if lo != done or word & (SECTION_HAS_MEM_MAP | SECTION_IS_EARLY) != SECTION_HAS_MEM_MAP:
-            return False
-        done = hi
-    if done != last:
+    if sections.usage.runs(first, last) != [(first, last, "hot")]:
         return False
     k.vmstat.nr_memmap -= sections_nr_vmemmap_pages(f, pfn, end)
     sections.subsections.remove(pfn // sub, end // sub)

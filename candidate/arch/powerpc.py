@@ -9,21 +9,17 @@ from __future__ import annotations
 from candidate.vmemmap_remove import free_mapped
 from mm.altmap import Altmap
 from mm.kernel import Kernel
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY
+from mm.mmzone import SECTION_HAS_MEM_MAP
 from mm.pgtable import Leaf, Mapping, Pte
 
 
 def vmemmap_populated(k: Kernel, vpn: int, n: int) -> bool:
-    """vmemmap_populated: pfn_valid for any subsection that `n` vmemmap pages describe."""
-    spp, per, sub = k.arch.spp, k.arch.pages_per_section, k.arch.pages_per_subsection
-    pfn, end = vpn * spp, (vpn + n) * spp
-    sections = k.sections
-    for first, last, word in sections.flags.runs(pfn // per, -(-end // per)):
-        if word & SECTION_HAS_MEM_MAP:
-            lo, hi = max(first * per, pfn), min(last * per, end)
-            if word & SECTION_IS_EARLY or sections.subsections.overlaps(lo // sub, -(-hi // sub)):
-                return True
-    return False
+    """vmemmap_populated: pfn_valid for any subsection that `n` vmemmap pages describe. They describe whole sections,
+    and a section with a memory map has a valid one.
+    """
+    spp, per = k.arch.spp, k.arch.pages_per_section
+    words = k.sections.flags.runs(vpn * spp // per, (vpn + n) * spp // per)
+    return any(word & SECTION_HAS_MEM_MAP for _, _, word in words)
 
 
 def altmap_cross_boundary(k: Kernel, altmap: Altmap, vpn: int, n: int) -> bool:
@@ -34,16 +30,14 @@ def altmap_cross_boundary(k: Kernel, altmap: Altmap, vpn: int, n: int) -> bool:
 
 def free_vmemmap_pages(k: Kernel, m: Mapping, lo: int, hi: int, altmap: Altmap | None) -> None:
     """free_vmemmap_pages (arch/powerpc/mm/book3s64/radix_pgtable.c): what lies in the altmap is credited to it, and all
-    else freed.
+    else freed. Frames of RAM never follow or precede those of the altmap in one run: what lies behind these is data of
+    the device, and the altmap is asked first.
     """
-    if altmap is not None and isinstance(m, Leaf | Pte):
-        start = altmap.base_pfn - m.delta
-        first, last = max(lo, start), min(hi, start + altmap.offset())
-        if first < last:
-            altmap.release(last - first)
-            if lo < first:
-                free_mapped(k, m, lo, first)
-            if last < hi:
-                free_mapped(k, m, last, hi)
-            return
-    free_mapped(k, m, lo, hi)
+    if (
+        altmap is not None
+        and isinstance(m, Leaf | Pte)
+        and altmap.base_pfn <= lo + m.delta < altmap.base_pfn + altmap.offset()
+    ):
+        altmap.release(hi - lo)
+    else:
+        free_mapped(k, m, lo, hi)
