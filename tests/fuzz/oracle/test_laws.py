@@ -9,7 +9,7 @@ import pytest
 import fuzz.side
 from candidate.framework import UnifiedFramework
 from fuzz.execute import Lockstep, run_program
-from fuzz.oracle import laws, tlb
+from fuzz.oracle import laws, roots, tlb
 from fuzz.program.text import parse
 from fuzz.side import Args, Side
 from mm.errno import EBUSY, ENOMEM
@@ -522,6 +522,28 @@ def test_section_arrays_are_compared(busy: Lockstep, side: str) -> None:
     assert found is not None
     assert found.field == "section root"
     assert side in found.detail
+
+
+@pytest.mark.parametrize(
+    ("arch", "mine", "theirs"),
+    [("x86_64", 256, 170), ("loongarch64", 256, 170), ("s390x", 256, 256), ("arm64", 256, 256)],
+)
+def test_section_arrays_have_their_size(arch: str, mine: int, theirs: int) -> None:
+    """4096 bytes hold 256 structs of 16 bytes, or 170 of 24: with the order that the framework adds (include/linux/
+    mmzone.h; unified-framework.md 3.1)."""
+    program = parse(f"vmm 1\nmachine arch={arch} page=4K ram=1G nodes=1\nboot\n")
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        pair.step(op)
+    kernels = pair.reference.kernel, pair.candidate.kernel
+    assert tuple(k.paths.section_root_arrays()[0] for k in kernels) == (mine, theirs)
+    assert roots.differ(*kernels) is None
+    framework = kernels[1].paths
+    assert isinstance(framework, UnifiedFramework)
+    framework.sections_per_root = 170 if theirs == 256 else 256
+    found = roots.differ(*kernels)
+    assert found is not None
+    assert "candidate" in found.detail
 
 
 def test_sections_that_a_device_has_in_part_are_tainted() -> None:
