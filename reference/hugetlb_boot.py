@@ -1,7 +1,8 @@
 """Boot: gigantic pages from memblock, the boot memory map with pre-HVO, and gathering (mm/hugetlb.c, mm/sparse.c,
 mm/hugetlb_vmemmap.c, Linux 7.3; separate-paths.md 3.2, 3.3, 3.5).
 
-Left out: mirrored memory, KHO, and the memory that usage maps occupy (their point USG is there).
+Left out: mirrored memory, KHO, the memory that usage maps occupy (their point USG is there), and what becomes of pages
+that straddle zones (hugetlb_free_cross_zone_pages): no zone ends inside a gigantic page, which is aligned to its size.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from mm.mmzone import (
     SECTION_IS_EARLY,
     SECTION_IS_VMEMMAP_PREINIT,
     Zone,
-    pfn_range_intersects_zones,
 )
 from mm.page import Compound, Tail
 from mm.page_alloc import OWNER_HUGETLB, KernelBug
@@ -37,15 +37,13 @@ if TYPE_CHECKING:
 class HugeBootmemPage:
     """struct huge_bootmem_page: the record in the first bytes of a gigantic page reserved at boot."""
 
-    __slots__ = ("cma", "h", "hvo", "pfn", "zones_valid")
+    __slots__ = ("cma", "h", "hvo", "pfn")
 
-    def __init__(self, pfn: int, h: HState, zones_valid: bool, cma: bool) -> None:
+    def __init__(self, pfn: int, h: HState, cma: bool) -> None:
         self.pfn = pfn
         self.h = h
         self.hvo = False
         """HUGE_BOOTMEM_HVO."""
-        self.zones_valid = zones_valid
-        """HUGE_BOOTMEM_ZONES_VALID."""
         self.cma = cma
         """HUGE_BOOTMEM_CMA."""
 
@@ -54,33 +52,30 @@ class HugeBootmemPage:
 
 
 def hugetlb_bootmem_alloc(p: SeparatePaths) -> None:
-    """hugetlb_bootmem_alloc: for each gigantic size, the pages that the command line asks for."""
+    """hugetlb_bootmem_alloc: for each gigantic size, the pages that the command line asks for. Left out: the count in
+    max_huge_pages, which hugetlb_init sets anew.
+    """
     k = p.k
     for h in k.hstates.values():
         h.next_nid_to_alloc = 0
         if h.gigantic:
             for request in k.boot_requests:
                 if request.order == h.order:
-                    h.max_huge_pages += hugetlb_hstate_alloc_pages(p, h, request.count, request.nid)
+                    hugetlb_hstate_alloc_pages(p, h, request.count, request.nid)
 
 
-def hugetlb_hstate_alloc_pages(p: SeparatePaths, h: HState, count: int, nid: int | None) -> int:
-    """hugetlb_hstate_alloc_pages, gigantic: up to `count` pages, less those that straddle zones, which go back to
-    memblock; none where there are CMA areas that give nothing before they are active.
+def hugetlb_hstate_alloc_pages(p: SeparatePaths, h: HState, count: int, nid: int | None) -> None:
+    """hugetlb_hstate_alloc_pages, gigantic: up to `count` pages; none where there are CMA areas that give nothing
+    before they are active.
     """
-    if hugetlb_cma_total_size(p.k) and not hugetlb_early_cma(p.k, h):
-        return 0
-    got = 0
-    while got < count and alloc_bootmem_huge_page(p, h, nid):
-        got += 1
-    for node in [nid] if nid is not None else range(len(p.k.nodes)):
-        got -= hugetlb_free_cross_zone_pages(p, node)
-    return got
+    if not hugetlb_cma_total_size(p.k) or hugetlb_early_cma(p.k, h):
+        while count and alloc_bootmem_huge_page(p, h, nid):
+            count -= 1
 
 
 def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> bool:
     """alloc_bootmem_huge_page, alloc_bootmem: one page from memblock, or from a CMA area, of that node only, or of the
-    next node with fallback. The zones of an area were looked at when it was set aside.
+    next node with fallback.
     """
     k = p.k
     early_cma = hugetlb_early_cma(k, h)
@@ -100,27 +95,10 @@ def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> boo
     zone = k.pages.zone_of.get(pfn)
     if zone is None:
         raise AssertionError(f"memblock gave frame {pfn:#x}, which is no RAM")
-    records = p.huge_boot_pages[zone.nid]
-    if not early_cma and pfn_range_intersects_zones(k.nodes[zone.nid], pfn, h.pages):
-        records.insert(0, HugeBootmemPage(pfn, h, False, False))
-    else:
-        records.append(HugeBootmemPage(pfn, h, True, early_cma))
-        # The first struct page tells the folio's zone and node; the others are HugeTLB's to initialise.
-        k.memblock.noinit.add(pfn + 1, pfn + h.pages)
+    p.huge_boot_pages[zone.nid].append(HugeBootmemPage(pfn, h, early_cma))
+    # The first struct page tells the folio's zone and node; the others are HugeTLB's to initialise.
+    k.memblock.noinit.add(pfn + 1, pfn + h.pages)
     return True
-
-
-def hugetlb_free_cross_zone_pages(p: SeparatePaths, nid: int) -> int:
-    """hugetlb_free_cross_zone_pages: the records at the head of the node's list that straddle zones; how many."""
-    k = p.k
-    records = p.huge_boot_pages[nid]
-    freed = 0
-    while records and not records[0].zones_valid:
-        m = records.pop(0)
-        k.pages.disclaim(m.pfn, m.pfn + m.h.pages)
-        k.memblock.release(m.pfn, m.pfn + m.h.pages, nid)
-        freed += 1
-    return freed
 
 
 # -- boot memory map (3.3) ------------------------------------------------------------------------------------------
@@ -178,12 +156,10 @@ def sparse_init_early_sections(k: Kernel, lo: int, hi: int, flags: int, usage: U
 
 
 def vmemmap_should_optimize_bootmem_page(p: SeparatePaths, m: HugeBootmemPage) -> bool:
-    """vmemmap_should_optimize_bootmem_page: whole sections and whole vmemmap PMDs only (P6)."""
-    arch = p.k.arch
-    if not p.vmemmap_optimize_enabled or not hugetlb_vmemmap_optimizable(p.k, m.h):
-        return False
-    pmd_pages = arch.ptrs_per_pte * arch.spp
-    return not any(x % size for x in (m.pfn, m.h.pages) for size in (arch.pages_per_section, pmd_pages))
+    """vmemmap_should_optimize_bootmem_page. Left out: that it asks for whole sections and whole vmemmap PMDs (P6),
+    which a gigantic page is where there is pre-HVO.
+    """
+    return p.vmemmap_optimize_enabled and hugetlb_vmemmap_optimizable(p.k, m.h)
 
 
 def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int, usage: UsageBuf) -> None:
@@ -202,7 +178,7 @@ def hugetlb_vmemmap_init_early(p: SeparatePaths, nid: int, usage: UsageBuf) -> N
         lo = m.pfn // arch.spp
         hi = lo + arch.vmemmap_pages(m.h.order)
         zone = pfn_to_zone(k, nid, m.pfn)
-        if vmemmap_populate_hvo(k, p.tails, lo, hi, m.h.order, zone, HUGETLB_VMEMMAP_RESERVE):
+        if vmemmap_populate_hvo(k, p.tails, lo, hi, m.h.order, zone):
             raise KernelBug("panic: Failed to allocate memmap for HugeTLB page")
         k.vmstat.nr_memmap_boot += HUGETLB_VMEMMAP_RESERVE
         first = m.pfn // arch.pages_per_section
@@ -229,14 +205,12 @@ def hugetlb_bootmem_struct_page_init(p: SeparatePaths) -> None:
 
 
 def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage]) -> None:
-    """gather_bootmem_prealloc_node: a folio from each record; those of one size in a row are prepared together."""
+    """gather_bootmem_prealloc_node: a folio from each record; those of one size are prepared together, and no
+    architecture has two gigantic ones.
+    """
     k = p.k
     batch: list[Folio] = []
-    h: HState | None = None
     for m in records:
-        if h is not None and m.h is not h:
-            prep_and_add_bootmem_folios(p, h, batch)
-            batch = []
         h = m.h
         zone = k.pages.zone_of.get(m.pfn)
         if zone is None:
@@ -249,8 +223,8 @@ def gather_bootmem_prealloc_node(p: SeparatePaths, records: list[HugeBootmemPage
         batch.insert(0, folio)
         if not folio.cma:
             zone.managed_pages += h.pages
-    if h is not None:
-        prep_and_add_bootmem_folios(p, h, batch)
+    if batch:
+        prep_and_add_bootmem_folios(p, records[0].h, batch)
 
 
 def hugetlb_folio_init_vmemmap(k: Kernel, folio: Folio, pre_hvo: bool) -> None:

@@ -257,23 +257,22 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
         todo = [folio for folio in folios if not folio.vmemmap_optimized]
     rows = folio_rows(k, todo)
     pages = k.arch.vmemmap_pages(h.order)
-    old = split_rows(k, rows)
-    if old is None:
-        if _first_pass(k, folios if boot else todo, todo, pages):
-            old = split_rows(k, rows)
-    elif boot:
+    if boot:
+        # Where there is pre-HVO it did all folios of a node, or none.
         for folio in folios:
             if folio.vmemmap_optimized:
                 vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
-    if not todo:
-        if folios:
-            if not boot or not all(folio.vmemmap_optimized for folio in folios):
-                k.tlb.flush_tlb_all()
-                _warn_of_unmarked(k, folios)
-            k.tlb.flush_tlb_all()
+    old = split_rows(k, rows)
+    if old is None and _first_pass(k, todo, pages):
+        old = split_rows(k, rows)
+    if not folios:
         return
-    k.tlb.flush_tlb_all()
-    _warn_of_unmarked(k, folios)
+    if not boot or not all(folio.vmemmap_optimized for folio in folios):
+        k.tlb.flush_tlb_all()
+        _warn_of_unmarked(k, folios)
+    if not todo:
+        k.tlb.flush_tlb_all()
+        return
     if old is not None and optimize_rows(p, h, todo, rows):
         k.tlb.flush_tlb_all()
         free_vmemmap_page_list(k, old)
@@ -295,23 +294,13 @@ def _warn_of_unmarked(k: Kernel, folios: list[Folio]) -> None:
         k.warn_once(NOT_HUGETLB)
 
 
-def _first_pass(k: Kernel, folios: list[Folio], todo: list[Folio], pages: int) -> bool:
-    """Pass 1, in list order: write-protect what pre-HVO optimized, hugetlb_vmemmap_split_folio for what is `todo`.
-
-    The first lack of memory ends it, for the write-protection of later folios too. False: leaves are left, or a folio
-    is self-hosted.
-    """
-    complete = True
+def _first_pass(k: Kernel, folios: list[Folio], pages: int) -> bool:
+    """Pass 1, in list order: hugetlb_vmemmap_split_folio. The first lack of memory ends it. False: leaves are left."""
     for folio in folios:
         lo = folio.pfn // k.arch.spp
-        if folio.vmemmap_optimized:
-            vmemmap_wrprotect_hvo(k, lo, pages)
-        elif todo:
-            rc = vmemmap_remap_split(k, lo, lo + pages)
-            complete = complete and not rc
-            if rc == -ENOMEM:
-                break
-    return complete
+        if vmemmap_remap_split(k, lo, lo + pages) == -ENOMEM:
+            return False
+    return True
 
 
 def vmemmap_wrprotect_hvo(k: Kernel, lo: int, pages: int) -> None:

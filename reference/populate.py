@@ -71,14 +71,8 @@ def alloc_row(k: Kernel, kind: str, n: int, nid: int, owner: str) -> Extents | N
 
 
 def memmap_row(k: Kernel, n: int, nid: int) -> Extents | None:
-    """A row of `n` VMF points; on failure None, and nothing is kept."""
-    if k.slab_available:
-        return alloc_row(k, "VMF", n, nid, OWNER_MEMMAP)
-    got = k.memblock.alloc_many(nid, n, 1)
-    for frame, m in got:
-        k.pages.claim(frame, frame + m, OWNER_MEMMAP_BOOT)
-    # A boot that runs out here panics, so that nothing has to be given back.
-    return got if k.faults.grant("VMF", n) == n == sum([m for _, m in got]) else None
+    """A row of `n` VMF points, after the boot; on failure None, and nothing is kept."""
+    return alloc_row(k, "VMF", n, nid, OWNER_MEMMAP)
 
 
 def populate_ptes(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None = None) -> bool:
@@ -201,30 +195,20 @@ def populate_boot_sections(k: Kernel, lo: int, hi: int, nid: int, populate: Popu
     """`populate` for whole sections at boot where it makes PMD leaves, as the loop over them in sparse_init_nid does
     it. 0 or -ENOMEM. `levels` are the tables above the leaves.
 
-    Where no point can fail by injection, the whole row is allocated at once: a 16T machine costs as much as a 1G
-    one. A row that holds the failing point is halved until that point's leaf stands alone. Leaves reach beyond the
-    range, and some may be there already.
+    The whole row is allocated at once: a 16T machine costs as much as a 1G one. No program can arm a failure before the
+    boot; whoever does gets the architecture's own loop. Leaves reach beyond the range, and some may be there already.
     """
     ptrs = k.arch.ptrs_per_pte
     tables, faults = k.tables, k.faults
     first, last = lo // ptrs * ptrs, -(-hi // ptrs) * ptrs
     absent = tables.holes(first, last)
-    if any(s % ptrs or e % ptrs for s, e in absent):
+    if faults.armed or any(s % ptrs or e % ptrs for s, e in absent):
         return populate(k, lo, hi, nid, None)
-    missing = [(level, tables.missing_tables(level, lo, hi)) for level in levels]
-    nr_tables = sum([e - s for _, holes in missing for s, e in holes])
-    nr_blocks = sum([e - s for s, e in absent]) // ptrs
-    if faults.reached < faults.armed <= faults.reached + nr_tables + nr_blocks:
-        mid = first + (last - first) // ptrs // 2 * ptrs
-        if mid <= lo:
-            return populate(k, lo, hi, nid, None)
-        return populate_boot_sections(k, lo, mid, nid, populate, levels) or populate_boot_sections(
-            k, mid, hi, nid, populate, levels
-        )
-    for level, holes in missing:
-        for s, e in holes:
+    for level in levels:
+        for s, e in tables.missing_tables(level, lo, hi):
             got = k.memblock.alloc_many(nid, e - s, 1)
-            if faults.grant("PGT", e - s) > sum([n for _, n in got]):
+            faults.grant("PGT", e - s)
+            if sum([n for _, n in got]) < e - s:
                 return -ENOMEM
             for frame, n in got:
                 k.pages.claim(frame, frame + n, OWNER_PGTABLE_BOOT)
@@ -257,9 +241,9 @@ def vmemmap_get_tail(k: Kernel, tails: Tails, order: int, zone: Zone) -> int | N
     return tail
 
 
-def vmemmap_populate_hvo(k: Kernel, tails: Tails, lo: int, hi: int, order: int, zone: Zone, keep: int) -> int:
-    """vmemmap_populate_hvo: `keep` private frames, all other PTEs RW to the zone's tail frame, uncounted. 0 or
-    -ENOMEM.
+def vmemmap_populate_hvo(k: Kernel, tails: Tails, lo: int, hi: int, order: int, zone: Zone) -> int:
+    """vmemmap_populate_hvo: a private frame (HUGETLB_VMEMMAP_RESERVE), all other PTEs RW to the zone's tail frame,
+    uncounted. 0 or -ENOMEM.
     """
     tables = k.tables
     tail = vmemmap_get_tail(k, tails, order, zone)
@@ -267,13 +251,13 @@ def vmemmap_populate_hvo(k: Kernel, tails: Tails, lo: int, hi: int, order: int, 
         return -ENOMEM
     if not ensure_tables(k, lo, zone.nid, PTE_TABLE):
         return -ENOMEM
-    got = memmap_row(k, keep, zone.nid)
-    if got is None:
+    head = vmemmap_alloc_block(k, "VMF", zone.nid, OWNER_MEMMAP, OWNER_MEMMAP_BOOT)
+    if head is None:
         return -ENOMEM
     for vpn in range(lo, hi, k.arch.ptrs_per_pte):
         if not ensure_tables(k, vpn, zone.nid, PTE_TABLE):
             return -ENOMEM
-    tables.set(lo, hi, strided(lo, hi - lo, keep, got[0][0], True, tail, True))
+    tables.set(lo, hi, strided(lo, hi - lo, 1, head, True, tail, True))
     return 0
 
 

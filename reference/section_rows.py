@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from mm.altmap import Altmap
 from mm.kernel import Kernel
-from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_IS_EARLY, SECTION_MARKED_PRESENT
+from mm.mmzone import SECTION_HAS_MEM_MAP, SECTION_MARKED_PRESENT
 from mm.page import POISON
 from mm.page_alloc import KERNEL_ZONES, OWNER_MEMMAP, OWNER_PGTABLE, Extents, joined
 from mm.pgmap import PgMap
-from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE, Leaf
+from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf
 from mm.runs import RunSet
 from mm.search import bisect_right
 from reference.arch import vmemmap_free, vmemmap_populate, vmemmap_populate_compound_pages
@@ -65,33 +65,31 @@ def _add_row(
     k: Kernel, roots: RunSet, nid: int, pfn: int, want: int, altmap: Altmap | None, pgmap: PgMap | None
 ) -> int:
     """Add up to `want` sections from `pfn` on together; how many pages that was, 0 when it cannot be done."""
-    arch, sections, tables = k.arch, k.sections, k.tables
+    arch, tables = k.arch, k.tables
     per, spp, ptrs = arch.pages_per_section, arch.spp, arch.ptrs_per_pte
     if arch.vmemmap_per_section != ptrs:
         return _add_long_row(k, roots, nid, pfn, want, altmap, pgmap)
     first = pfn // per
-    # Within one PMD table, so that its own allocation comes before all others.
-    want = min(want, ptrs - pfn // spp // ptrs % ptrs)
+    if tables.tables[PMD_TABLE].get(first // ptrs) is None:
+        return 0  # the first section of a PMD table makes it, and what is above
+    want = min(want, ptrs - first % ptrs)
     compound = 1 << pgmap.vmemmap_shift if pgmap is not None and vmemmap_can_optimize(k, altmap, pgmap) else 0
     if compound > per and pgmap is not None:
         if (pfn - pgmap.ranges[pgmap.nr_range][0]) % compound:
             return 0
         want -= want % (compound // per)
-    last, lo, hi = first + want, pfn // spp, (first + want) * per // spp
-    if want < 2 or sections.flags.overlaps(first, last) or sections.usage.overlaps(first, last):
-        return 0
-    missing_roots = _gaps(roots, *section_roots(k, first, last))
-    missing = [(level, tables.missing_tables(level, lo, hi)) for level in (PUD_TABLE, PMD_TABLE)]
-    points = [("ROOT", missing_roots), ("USG", want), ("PGT", sum([len(holes) for _, holes in missing]))]
+        if not want:
+            return 0
+    last = first + want
+    points = [("ROOT", _gaps(roots, *section_roots(k, first, last))), ("USG", want)]
     if compound:
-        missing.append((PTE_TABLE, [(first, last)]))
         points += [("PTBL", want), ("VMF", VMEMMAP_RESERVE_NR * want * per // compound)]
     else:
         points.append(("VMB", want))
     faults = k.faults
     if faults.reached < faults.armed <= faults.reached + sum([n for _, n in points]):
         return 0
-    table_frames = _bulk(k, sum([e - s for _, holes in missing for s, e in holes]), nid, OWNER_PGTABLE)
+    table_frames = _bulk(k, want, nid, OWNER_PGTABLE) if compound else []
     if table_frames is None:
         return 0
     got = _bulk(k, points[-1][1], nid, OWNER_MEMMAP) if compound else _blocks(k, want, nid, altmap)
@@ -100,17 +98,14 @@ def _add_row(
         return 0
     for kind, n in points:
         faults.grant(kind, n)
-    for level, holes in missing:
-        for s, e in holes:
-            table_frames = _install(k, level, s, e, table_frames)
+    vpn = pfn // spp
     if compound:
-        map_compounds(k, lo, arch.vmemmap_pages(compound.bit_length() - 1), got, lends=compound > per)
+        tables.add_tables(PTE_TABLE, first, table_frames)
+        map_compounds(k, vpn, arch.vmemmap_pages(compound.bit_length() - 1), got, lends=compound > per)
     else:
-        vpn = lo
         for frame, n in got:
             tables.set(vpn, vpn + n, Leaf(frame - vpn))
             vpn += n
-        tables.sync_global_pgds(lo, hi)  # x86-64's vmemmap_populate; elsewhere there is nothing to do
     _sections_added(k, roots, first, last, altmap, pgmap)
     return want * per
 
@@ -181,16 +176,12 @@ def sparse_remove_sections(k: Kernel, pfn: int, nr: int, altmap: Altmap | None, 
 
 def _removable(k: Kernel, first: int, last: int) -> int:
     """End of the sections from `first` on, at most `last`, that were hot-added and are all there."""
-    sections = k.sections
-    run = sections.flags.run(first)
-    usage = sections.usage.run(first)
-    if run is None or usage is None or usage[2] != "hot":
+    usage = k.sections.usage.run(first)
+    if usage is None or usage[2] != "hot":
         return first
-    if run[2] & SECTION_IS_EARLY or not run[2] & SECTION_HAS_MEM_MAP:
-        return first
-    last = min(last, run[1], usage[1])
+    last = min(last, usage[1])
     bits = k.arch.pages_per_section // k.arch.pages_per_subsection
-    return last if sections.subsections.covers(first * bits, last * bits) else first
+    return last if k.sections.subsections.covers(first * bits, last * bits) else first
 
 
 def _remove_row(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: PgMap | None) -> None:
@@ -253,20 +244,3 @@ def _blocks(k: Kernel, n: int, nid: int, altmap: Altmap | None) -> Extents | Non
             return None
         frames.append((frame, size))
     return joined(frames)
-
-
-def _install(k: Kernel, level: int, index: int, end: int, frames: Extents) -> Extents:
-    """Put frames under the tables [index, end) of a level; what is left of the frames."""
-    frame, n = frames[0]
-    while index < end:
-        if not n:
-            frames = frames[1:]
-            frame, n = frames[0]
-        m = min(n, end - index)
-        if level == PUD_TABLE:
-            m = 1
-            k.tables.p4d_populate_kernel(index, frame)
-        else:
-            k.tables.tables[level].set(index, index + m, frame - index)
-        index, frame, n = index + m, frame + m, n - m
-    return [(frame, n), *frames[1:]] if n else frames[1:]

@@ -124,54 +124,54 @@ class Oracle:
         if ref.remaps:
             self._remapped()
         if self.history is not None:
-            self.history.after(name, self._added, self.ref.memmap.touched + self.cand.memmap.touched)
+            self.history.after(name, self._added, ref.memmap.touched + cand.memmap.touched)
         diff = None
-        if rc != 0 or rc2 != 0 or self.ref.log or self.cand.log:
+        if rc != 0 or rc2 != 0 or ref.log or cand.log:
             diff = self._returns(rc, rc2)
             if diff is None and isinstance(rc, str):
                 self.dead = True
                 return None
-        touched = bool(self.ref.remaps)
+        touched = bool(ref.remaps)
         for ranges in self._lists:
             if ranges:
                 touched = True
                 break
         if diff is None:
-            if self.ref.remaps:
+            if ref.remaps:
                 self._expect(rc)
             elif name == "boot":
-                more = rules.boot_initialized(self.ref.machine, self.ref)
+                more = rules.boot_initialized(ref.machine, ref)
                 if more:
                     self.clauses.add("boot-initialized")
                     self.accounting.expect(self.pieces, 0, [more])
-                if rules.boot_order(self.ref) and self.accounting.unsettle():
+                if rules.boot_order(ref) and self.accounting.unsettle():
                     self.clauses.add("boot-order")
                     self.parted = True
             elif name == "hugetlb resize" or name == "hugetlb demote":
-                over = known.surplus_above_nr(self.ref, self.cand)
+                over = known.surplus_above_nr(ref, cand)
                 if over:
                     self.clauses.add("surplus-above-nr")
                     self.over_surplus |= over
             back = name == "pages free" and self.accounting.astray
-            self.accounting.moved = name in parting.MOVING or len(self.ref.remaps) > 1 or back
+            self.accounting.moved = name in parting.MOVING or len(ref.remaps) > 1 or back
             if touched:
                 diff = self._touched(rc)
             else:
                 diff = self._pageblocks(rc) or self._accounting(quiet=True)
-            if diff is None and (self.ref.tlb.violations or self.cand.tlb.violations):
+            if diff is None and (ref.tlb.violations or cand.tlb.violations):
                 diff = self._translations(name)
             if diff is None and rc == 0 and name == "memory hard_offline":
-                pfn = self._args["at"] >> self.ref.arch.page_shift
-                diff = unmarked(self.ref, "reference", pfn) or unmarked(self.cand, "candidate", pfn)
+                pfn = self._args["at"] >> ref.arch.page_shift
+                diff = unmarked(ref, "reference", pfn) or unmarked(cand, "candidate", pfn)
             if diff is None and (ref.faults.first or ref.faults.reached != cand.faults.reached) and not self.parted:
                 diff = parting.points_differ(ref, cand, self.merged, self._added, (name, rc), self._lack())
-            if diff is None and self.ref.remaps and known.shared_vmemmap_page(self.ref, self.ref.remaps, rc):
+            if diff is None and ref.remaps and known.shared_vmemmap_page(ref, ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"
             elif diff is None and self.history is not None and self.history.headless:
                 self.clauses.add(ROLLBACK)
                 self.terminal = ROLLBACK
-            elif diff is None and known.left_used(self.ref, self.cand, self._left, self._added, rc):
+            elif diff is None and known.left_used(ref, cand, self._left, self._added, rc):
                 self.clauses.add("altmap-left-behind")
                 self.terminal = "altmap-left-behind"
             elif diff is None and full:
@@ -195,8 +195,8 @@ class Oracle:
                 if clause is not None:
                     diff = self._parted()
                     if diff is None and full and isinstance(rc, int) and isinstance(rc2, int):
-                        diff = laws.broken(self.ref, "reference", laws.OF_PARTED)
-                        diff = diff or laws.broken(self.cand, "candidate", laws.OF_PARTED)
+                        diff = laws.broken(ref, "reference", laws.OF_PARTED)
+                        diff = diff or laws.broken(cand, "candidate", laws.OF_PARTED)
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause
@@ -209,8 +209,8 @@ class Oracle:
                 if ranges:
                     ranges.clear()
             self._added = None
-            self.ref.remaps.clear()
-            self.cand.remaps.clear()
+            ref.remaps.clear()
+            cand.remaps.clear()
         self.accounting.forget()
         return finding
 

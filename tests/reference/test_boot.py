@@ -165,7 +165,7 @@ def test_sweep_boot(trace, checked, tally, nth):
 
 
 def test_a_failing_block_in_a_huge_machine(trace, checked):
-    """A row of a hundred thousand sections is halved around the failing point, not walked."""
+    """The other hundred thousand sections are leaves all the same."""
     k = Kernel(Machine(ram=16 << 40), SeparatePaths)
     trace(k, 70000, lambda: boot(k))
     tables = sum(e - s for s, e, _ in k.tables.tables[0].items())
