@@ -163,8 +163,8 @@ def fault_fork(
         if (ref.faults.fired in ROOTS) != (cand.faults.fired in ROOTS):
             return True  # the last of the same points is the one that failed on one side, and was passed on the other
         went_on = [rc != -ENOMEM and k.faults.fired == "VMB" for rc, k in zip(rcs, (ref, cand), strict=True)]
-        if went_on[0] != went_on[1]:
-            return True  # who got no block took base pages, where the other gave up
+        if went_on[0] != went_on[1] and ref.faults.fired != cand.faults.fired:
+            return True  # who got no block took base pages, where the other wanted something else, and gave up
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges
         order = 0 if device is None or device.altmap is not None else device.vmemmap_shift

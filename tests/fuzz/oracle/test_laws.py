@@ -546,6 +546,20 @@ def test_section_arrays_have_their_size(arch: str, mine: int, theirs: int) -> No
     assert "candidate" in found.detail
 
 
+def test_who_gets_no_block_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a block there are base pages (modify_pmd_table, arch/s390/mm/vmem.c): to give up then is not because of
+    the failure, which hit the same allocation on both sides."""
+    program = parse(
+        "vmm 1\nmachine arch=s390x page=4K ram=1G nodes=1\nboot\n"
+        "fail alloc nth=2\nd0 = dax create at=0x2a1000000 size=16M align=1M\n"
+    )
+    assert run_program(program).verdict == "ok"
+    monkeypatch.setattr("candidate.arch.s390.vmemmap_pte_table_populate", lambda *a: False)
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.layer, found.outcomes) == ("returns", ("ok", "-12"))
+
+
 def test_sections_that_a_device_has_in_part_are_tainted() -> None:
     """section_taint_zone_device (mm/memory_hotplug.c): 192M from a section's start end inside section 0x61."""
     program = parse(BEFORE + "d0 = dax create at=0x300000000 size=192M align=2M\n")
