@@ -17,6 +17,7 @@ from fuzz.side import MakePaths, Side
 from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.machine import Machine
+from mm.page_alloc import OWNER_RESERVED
 from reference.paths import SeparatePaths
 
 Ops = tuple[Op, ...]
@@ -26,6 +27,8 @@ AT_A_HUGE_PAGE: Final = frozenset(
     {"hugetlb dissolve", "memory hard_offline", "memory soft_offline", "memory unpoison", "pages contig"}
 )
 """Operations whose address is mostly that of a huge page."""
+AT_ANY_FRAME: Final = frozenset({"memory hard_offline", "memory soft_offline", "memory unpoison"})
+"""Those of them whose address can be that of any frame."""
 SIDES: Final[tuple[MakePaths, MakePaths]] = SeparatePaths, UnifiedFramework
 NUMBERS: Final = 4
 """Points of one kind that are tried: the first ones, and the last."""
@@ -43,8 +46,8 @@ def fired(machine: Machine, ops: Ops) -> str | None:
 
 
 def adapted(machine: Machine, ops: Ops, kind: str | None) -> Iterator[Ops]:
-    """The program with other numbers: its last operation for a huge page at those that there are, its last failure,
-    which was of `kind`, at points of that kind.
+    """The program with other numbers: its last operation for a huge page at those that there are or at a frame of the
+    kernel, its last failure, which was of `kind`, at points of that kind.
     """
     for moved in _moved(machine, ops):
         at = _last_fault(moved)
@@ -107,7 +110,8 @@ def _points(machine: Machine, ops: Ops, at: int, kind: str) -> list[int]:
 
 
 def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
-    """The program as it is, and with its last operation that is for a huge page at others if it is at none."""
+    """The program as it is, and with its last operation that is for a huge page at others if it is at none, or at a
+    frame of the kernel's image: of what is in use, that is there without any operation."""
     yield ops
     at = next((i for i in range(len(ops) - 1, -1, -1) if ops[i].name in AT_A_HUGE_PAGE), None)
     if at is None:
@@ -117,7 +121,10 @@ def _moved(machine: Machine, ops: Ops) -> Iterator[Ops]:
     pfn = op.args["at"] >> kernel.arch.page_shift
     if any(pfn & -pool.pages in pool.folios for pool in kernel.hstates.values()):
         return
-    for place in huge_pages(kernel):
+    places = huge_pages(kernel)
+    if op.name in AT_ANY_FRAME:
+        places += [lo for lo, _, owner in kernel.pages.owners.items() if owner == OWNER_RESERVED][:1]
+    for place in places:
         yield (*ops[:at], op.changed({**op.args, "at": place << kernel.arch.page_shift}), *ops[at + 1 :])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from candidate.framework import UnifiedFramework
+from fuzz.adapt import adapted
 from fuzz.adapt import run as side_after
 from fuzz.execute import RunOutcome, run_program
 from fuzz.kin import kin
@@ -30,6 +31,7 @@ from fuzz.program.text import format as text
 from fuzz.resynthesis import Resynthesis
 from fuzz.side import Side
 from mm.machine import Machine
+from mm.page_alloc import OWNER_RESERVED
 from zoo import find, planted
 
 
@@ -519,3 +521,17 @@ def test_writing_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.resynthesis.MORE_RUNS", 2)
     list(resynthesis().proposals())
     assert ran <= 4 * (80 + 8) < unbounded
+
+
+def test_a_failure_of_a_used_page_can_be_one_of_the_kernel() -> None:
+    """The huge page that was poisoned is gone with what made it: a frame of the kernel's image is in use without any
+    operation. `hugetlb dissolve` is not for such a frame."""
+    machine = parse(NOISE).machine
+    boot, poison, dissolve = parse(
+        "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\nmemory hard_offline at=0x8000000\n"
+        "hugetlb dissolve at=0x8000000"
+    ).ops
+    owners = side_after(machine, (boot,)).kernel.pages.owners
+    tried = [ops[-1].args["at"] >> 12 for ops in adapted(machine, (boot, poison), None)]
+    assert [owners.get(pfn) for pfn in tried] == [OWNER_RESERVED]
+    assert not list(adapted(machine, (boot, dissolve), None))
