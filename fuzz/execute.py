@@ -94,7 +94,7 @@ class Lockstep:
         if deep:
             record(self.reference.kernel)
             record(self.candidate.kernel)
-        self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile)
+        self.oracle = Oracle(self.reference.kernel, self.candidate.kernel, profile, self.deep)
         self.full_every = full_every
         """Operations between two full comparisons if `deep`, 0 for none but the last."""
         self.steps = 0

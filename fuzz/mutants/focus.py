@@ -181,6 +181,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "zones": (*_COUNTED, area),
     "parting": _EXCUSED,
     "known": (*_EXCUSED, *_MAPPED, pool, owner, altmap, window),
+    "unaligned": (*_MAPPED, *_WRITTEN, *_EXCUSED),
     "arches": (*_MAPPED, *_POOLED, *_COUNTED, owner),
     "rules": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
     "pieces": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
@@ -192,7 +193,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     **dict.fromkeys(("compare:_mapping", "compare:_unlike"), _MAPPED),
     "compare:_struct_pages": (*_WRITTEN, *_MAPPED),
     "compare:_frames": (references, references, shared_page, entry),
-    "compare:_translations": (translation,),
+    "tlb:either": (translation,),
     **dict.fromkeys(("compare:_fork", "compare:_lack", "compare:_refused"), _EXCUSED),
     **dict.fromkeys(("compare:_known", "compare:_leaves"), (*_MAPPED, *_WRITTEN, counter, log)),
     **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _DEVICES),
@@ -214,7 +215,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
 """By module of fuzz.oracle, or by module and function."""
 
 EXCUSING: Final = frozenset(
-    {"parting", "known", "compare:_fork", "compare:_lack", "compare:_refused", "compare:_returns"}
+    {"parting", "known", "unaligned", "compare:_fork", "compare:_lack", "compare:_refused", "compare:_returns"}
 )
 """Those of them that ask what either side answered, and which allocation failed."""
 

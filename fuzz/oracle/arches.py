@@ -9,6 +9,7 @@ Each rule still demands that the sides differ by what the architecture's code ex
 from __future__ import annotations
 
 from fuzz.oracle.pieces import by_section, shares_tails
+from mm.errno import ENOMEM
 from mm.kernel import Kernel, gigantic_folios
 from mm.page_alloc import OWNER_PGTABLE
 from mm.pgmap import PgMap
@@ -39,6 +40,17 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
                 spans.add((pmd * ptrs, (pmd + 1) * ptrs))
             under |= leaf and whole
     return sorted(spans), under
+
+
+def answers_differ(
+    rcs: tuple[int, int], sides: tuple[Kernel, Kernel], short: tuple[int, int], refused: tuple[int, ...]
+) -> bool:
+    """Whether a side has failed in a way that has no reason in it: without an allocation that failed or got less
+    (`short`, by side), or memory that it has met, for which it is `refused`."""
+    for rc, other, k, lack in zip(rcs, rcs[::-1], sides, short, strict=True):
+        if rc < 0 and rc != other and rc not in refused and not (rc == -ENOMEM and (k.faults.fired or lack)):
+            return True
+    return False
 
 
 def _kept_tails(cand: Kernel, lo: int, hi: int, compound: int) -> bool:

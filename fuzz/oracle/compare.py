@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz.oracle import arches, known, laws, parting, roots, rules, sections, tlb
+from fuzz.oracle import arches, known, laws, parting, roots, rules, sections, tlb, unaligned
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
 from fuzz.oracle.difference import mapping_differences, pages_difference, runs_difference
@@ -47,9 +47,9 @@ from mm.runs import RunSet
 class Oracle:
     """Holds the two kernels of a pair and says after each operation whether they still agree."""
 
-    def __init__(self, ref: Kernel, cand: Kernel, profile: str) -> None:
-        self.ref = ref
-        self.cand = cand
+    def __init__(self, ref: Kernel, cand: Kernel, profile: str, deep: bool = True) -> None:
+        self.ref, self.cand = ref, cand
+        self.deep = deep  # whether the laws of either side alone are asked
         self.merged = profile == "merged"
         self.clauses: set[str] = set()
         """Ids of the ledger clauses that explained a difference so far."""
@@ -159,7 +159,7 @@ class Oracle:
             else:
                 diff = self._pageblocks(rc) or self._accounting(quiet=True)
             if diff is None and (ref.tlb.violations or cand.tlb.violations):
-                diff = self._translations(name)
+                diff = tlb.either(ref, cand, name, self.clauses)
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = self._args["at"] >> ref.arch.page_shift
                 diff = unmarked(ref, "reference", pfn) or unmarked(cand, "candidate", pfn)
@@ -168,6 +168,9 @@ class Oracle:
             if diff is None and ref.remaps and known.shared_vmemmap_page(ref, ref.remaps, rc):
                 self.clauses.add("arm64-shared-vmemmap-page")
                 self.terminal = "arm64-shared-vmemmap-page"
+            elif diff is None and self._added is not None and unaligned.lent(cand, self._added):
+                self.clauses.add("dax-1g-unaligned-start")
+                self.terminal = "dax-1g-unaligned-start"
             elif diff is None and self.history is not None and self.history.headless:
                 self.clauses.add(ROLLBACK)
                 self.terminal = ROLLBACK
@@ -177,13 +180,13 @@ class Oracle:
             elif diff is None and full:
                 diff = self._everything()
             if diff is None and name in parting.POISONING and parting.other_holder(self._hit):
-                diff = self._parted()
+                diff = self._parted(rc, rc2)
                 self.clauses.add("placement-fork")
                 self.terminal = "placement-fork"
         if diff is not None and self.terminal is None:
-            clause = self._known(rc, rc2, diff)
+            clause = self._known(rc, rc2)
             if clause is not None:
-                diff = None
+                diff = self._parted(rc, rc2)
             elif self.history is not None and name == "boot" and self.history.dropped(rc, rc2):
                 clause = DROP
                 diff = None
@@ -193,10 +196,7 @@ class Oracle:
             else:
                 clause = self._fork(rc, rc2)
                 if clause is not None:
-                    diff = self._parted()
-                    if diff is None and full and isinstance(rc, int) and isinstance(rc2, int):
-                        diff = laws.broken(ref, "reference", laws.OF_PARTED)
-                        diff = diff or laws.broken(cand, "candidate", laws.OF_PARTED)
+                    diff = self._parted(rc, rc2)
             if clause is not None:
                 self.clauses.add(clause)
                 self.terminal = clause
@@ -264,25 +264,22 @@ class Oracle:
             or sections.differ(ref, cand, self.clauses)
             or self._accounting(everything=True)
             or self._frames()
-            or self._invariants()
+            or self._check_reference(self.pieces.slack[0])
+            or self._check_candidate(self.pieces.slack[1])
             or (self._laws() if deep else None)
         )
 
-    def _invariants(self) -> Difference | None:
-        mine, theirs = self.pieces.slack
-        return self._check_reference(mine) or self._check_candidate(theirs)
-
     def complaints(self) -> list[Difference]:
         """Everything in which the mapping differs, and what an invariant says of each side, if one does."""
-        mine, theirs = self.pieces.slack
         end = max([k.tables.entries.ends[-1] for k in (self.ref, self.cand) if k.tables.entries.ends], default=0)
         unlike = self._unlike(0, end)
         found = [] if unlike is None else list(mapping_differences(self.ref, self.pieces, *unlike))
+        mine, theirs = self.pieces.slack
         return found + [d for d in (self._check_reference(mine), self._check_candidate(theirs)) if d is not None]
 
     def _laws(self) -> Difference | None:
         diff = roots.differ(self.ref, self.cand)
-        return diff or laws.broken(self.ref, "reference") or laws.broken(self.cand, "candidate")
+        return diff or (laws.broken(self.ref, "reference", laws.LAWS) or laws.broken(self.cand, "candidate", laws.LAWS))
 
     def _check_reference(self, slack: int) -> Difference | None:
         if self.history is not None and self.history.headless:
@@ -489,32 +486,33 @@ class Oracle:
                     return Difference("frames", "candidate: references", drift, detail)
         return None
 
-    def _translations(self, operation: str) -> Difference | None:
-        for k, side in ((self.ref, "reference"), (self.cand, "candidate")):
-            diff = tlb.violated(k, side, operation, self.clauses)
-            if diff is not None:
-                return diff
-        return None
+    def _pieces_of(self, k: Kernel) -> Pieces:
+        """The pieces of DAX that one of two kernels has that have parted."""
+        pieces = self.pieces.on(k)
+        if self._added is not None:
+            self._created(k, pieces, self._added)
+        return pieces
 
-    def _parted(self) -> Difference | None:
-        """The invariants of two kernels that have parted, each with the pieces of DAX that it has."""
-        sides = []
-        for k in (self.ref, self.cand):
-            pieces = self.pieces.on(k)
-            if self._added is not None:
-                self._created(k, pieces, self._added)
-            sides.append(pieces)
-        mine, theirs = sides
-        return self._check_reference(mine.slack[0]) or self._check_candidate(theirs.slack[1])
+    def _parted(self, rc: Outcome, rc2: Outcome) -> Difference | None:
+        """The invariants of two kernels that have parted, and the laws; of one that died nothing is asked."""
+        ref, cand, added = self.ref, self.cand, self._added
+        blank = added is not None and (unaligned.inside(ref.arch, added) or arches.leaf_spans(ref, cand, added)[0])
+        diff, asked = None, () if not self.deep else laws.OF_UNINITIALISED if blank else laws.LAWS
+        if not isinstance(rc, str):
+            diff = self._check_reference(self._pieces_of(ref).slack[0]) or laws.broken(ref, "reference", asked)
+        if diff is None and not isinstance(rc2, str):
+            diff = self._check_candidate(self._pieces_of(cand).slack[1]) or laws.broken(cand, "candidate", asked)
+        return diff
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
-    def _known(self, rc: Outcome, rc2: Outcome, diff: Difference) -> str | None:
-        """The open finding that explains a difference, if one does. What the kernels look like afterwards says
-        nothing."""
+    def _known(self, rc: Outcome, rc2: Outcome) -> str | None:
+        """The open finding that explains a difference, if one does."""
         added = self._added
-        if added is not None and added.altmap is None:
-            if known.dax_unaligned_start(self.ref, added.ranges, added.vmemmap_shift, (rc, rc2), diff):
+        if added is not None and unaligned.inside(self.ref.arch, added):
+            self._created(self.ref, self.pieces, added)
+            sides = self.ref, self.cand, added, self._pieces_of(self.cand), self.history is not None
+            if unaligned.explains(*sides, (rc, rc2), self._lack().pages, self._refused(), self._mapping):
                 return "dax-1g-unaligned-start"
         if added is not None and known.compound_under_leaf(self.ref, added.ranges, rc):
             return "riscv-compound-under-leaf"
@@ -526,13 +524,19 @@ class Oracle:
             return "prehvo-interleaved-node"
         return None
 
-    def _leaves(self, added: PgMap) -> str | None:
-        """The clause for PMD leaves under a device that shares tails; outside of them the sides must be alike."""
-        spans, under = arches.leaf_spans(self.ref, self.cand, added)
-        if not spans:
+    def _leaves(self, added: PgMap, rcs: tuple[int, int], refused: tuple[int, ...]) -> str | None:
+        """The clause for PMD leaves under a device that shares tails; outside of them the sides must be alike, and so
+        must their answers, but for memory that a side did not get, or met."""
+        ref, cand = self.ref, self.cand
+        spans, under = arches.leaf_spans(ref, cand, added)
+        if not spans or arches.answers_differ(rcs, (ref, cand), self._lack().pages, refused):
             return None
-        mapped = union(self.ref.tables.touched + self.cand.tables.touched)
-        if self._mapping(without(mapped, spans)) is not None:
+        if self._mapping(without(union(ref.tables.touched + cand.tables.touched), spans)) is not None:
+            return None
+        spp = ref.arch.spp
+        written = union([(lo // spp, -(-hi // spp)) for lo, hi in ref.memmap.touched + cand.memmap.touched])
+        outside = [(lo * spp, hi * spp) for lo, hi in without(written, spans)]
+        if rcs[0] == rcs[1] and (self._struct_pages(outside) or self._pageblocks(rcs[0])) is not None:
             return None
         return "radix-leaf-under-compounds" if under else "dax-partial-section-leaf"
 
@@ -564,7 +568,7 @@ class Oracle:
         ):
             return "fault-fork"
         if added is not None:
-            clause = self._leaves(added)
+            clause = self._leaves(added, rcs, refused)
             if clause is not None:
                 return clause
         # Restoring huge pages is enough to give a memmap page another frame, with the same pageblocks free.
@@ -586,15 +590,10 @@ class Oracle:
             return "memory-fork"
         if name in parting.OFFLINING and parting.crowded_fork(ref, cand, rcs, lack.pages, room):
             return "placement-fork"
-        contig = name == "pages contig"
-        if contig and parting.contig_fork(ref, cand, rcs, *parting.span(ref, args)):
+        if name == "pages contig" and parting.contig_fork(ref, cand, rcs, *parting.span(ref, args)):
             return "placement-fork"
         if rc == rc2 and (name in parting.MOVING or name.startswith("hugetlb")):
-            huge = "size" in args and not contig
-            n = args["size"] >> ref.arch.page_shift if huge else 1 << ref.arch.pmd_order
-            named = contig or name in parting.POISONING
-            zone = ref.pages.zone_of.get(args["at"] >> ref.arch.page_shift) if named else None
-            preferred = zone.nid if zone is not None else args.get("node") or 0
+            n, preferred = parting.first_choice(ref, name, args)
             if parting.folios_fork(ref, cand, n, preferred):
                 return "placement-fork"
         return None

@@ -235,14 +235,17 @@ def _references(k: Kernel, side: str, entries: Entries, owned: Owned, tails: Tai
         elif m.tail is not None and _device(tails, m.tail):
             uses[m.tail] = uses.get(m.tail, 1) + _tail_slots(m, lo, hi)
     counts = {frame: n for frame, n in uses.items() if n != 1}
+    unlike: list[int] = []
     if counts != k.pages.refs:
-        frame = min(f for f in counts.keys() | k.pages.refs.keys() if counts.get(f, 1) != k.pages.refs.get(f, 1))
+        unlike = [f for f in counts.keys() | k.pages.refs.keys() if counts.get(f, 1) != k.pages.refs.get(f, 1)]
+    if unlike:
+        frame = min(unlike)
         wanted, found = counts.get(frame, 1), k.pages.refs.get(frame, 1)
         text = f"frame {frame:#x} has {found} references, {wanted} uses"
         return _violated("frames", "references", "+" if found > wanted else "-", text, side)
-    unlike = _unlike(_join((f, f + 1) for f in tails)[0], _of(owned, TAILS))
-    if unlike is not None:
-        return _violated("frames", "tail", unlike[1], f"tail frame {unlike[0]:#x}: owned and known do not agree", side)
+    other = _unlike(_join((f, f + 1) for f in tails)[0], _of(owned, TAILS))
+    if other is not None:
+        return _violated("frames", "tail", other[1], f"tail frame {other[0]:#x}: owned and known do not agree", side)
     return None
 
 

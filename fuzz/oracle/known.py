@@ -6,35 +6,11 @@ report them over and over. A rule here recognises one defect by its cause, not b
 
 from __future__ import annotations
 
-from fuzz.oracle.finding import Difference, Outcome
+from fuzz.oracle.finding import Outcome
 from mm.kernel import Kernel
 from mm.page_alloc import OWNER_ALTMAP
 from mm.pgmap import PgMap
 from mm.runs import RunSet
-
-
-def dax_unaligned_start(
-    ref: Kernel, ranges: list[tuple[int, int]], order: int, outcomes: tuple[Outcome, Outcome], diff: Difference
-) -> bool:
-    """docs/findings/0001: compound pages larger than a section, in a range that begins inside of one.
-
-    The reference dies if that section has boot memmap in a PMD leaf, and shares its last page if it has base pages; the
-    candidate dies where tails are read-only, and overwrites the shared tail page where they are not.
-    """
-    if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
-        # Population looks at absolute offsets, and maps pages in front of the device.
-        return any(start % (1 << order) for start, _ in ranges)
-    per = ref.arch.pages_per_section
-    inside = [start for start, _ in ranges if start % per]
-    if 1 << order <= per or not inside:
-        return False
-    mine, theirs = outcomes
-    if isinstance(mine, str):
-        return "compound_section_tail_page" in mine and any(ref.sections.early(start) for start in inside)
-    if isinstance(theirs, str):
-        return "read-only shared tail page" in theirs
-    early = (diff.layer, diff.field) == ("mapping", "sharing") and any(ref.sections.early(start) for start in inside)
-    return mine == theirs and (diff.layer == "structpages" or early)
 
 
 def prehvo_of_interleaved_node(ref: Kernel, outcomes: tuple[Outcome, Outcome]) -> bool:

@@ -45,7 +45,7 @@ Law = Callable[[Kernel], Broken | None]
 
 def broken(k: Kernel, side: str, which: Iterable[Law] | None = None) -> Difference | None:
     """The first law that a kernel's state breaks."""
-    for law in which or LAWS:
+    for law in LAWS if which is None else which:
         found = law(k)
         if found is not None:
             return Difference(found.layer, f"{side}: {found.field}", found.drift, f"{side}: {found.detail}")
@@ -152,9 +152,10 @@ def page_tables(k: Kernel) -> Broken | None:
 
 
 def blocks(k: Kernel) -> Broken | None:
-    """A block that is online in a zone has all its pages there, but for what no boot memory backs; of one that is
-    offline no page is online (memory_block_online, memory_block_offline, drivers/base/memory.c). Between operations
-    nobody holds a reference of a block, so that one that is removed is released (unregister_memory)."""
+    """A block that is online in a zone has all its pages there, but for what no boot memory backs, and for pages of
+    others in a boot block of several zones; of one that is offline no page is online (memory_block_online,
+    memory_block_offline, drivers/base/memory.c). Between operations nobody holds a reference of a block, so that one
+    that is removed is released (unregister_memory)."""
     memory, zone_of, owners = k.memory_blocks, k.pages.zone_of, k.pages.owners
     per = memory.pages
     online = 0
@@ -173,6 +174,10 @@ def blocks(k: Kernel) -> Broken | None:
                 )
             continue
         online += here
+        for s, e, zone in zone_of.runs(lo * per, hi * per):
+            if zone.key != key and not _shared_blocks(k, s, e):
+                text = f"blocks {lo}..{hi} are in zone {key}, pages {s:#x}..{e:#x} in {zone.key}"
+                return Broken("accounting", "memory block", "zone", text)
         for s, e in _added_later(k, lo * per, hi * per):
             runs = zone_of.runs(s, e)
             if sum([b - a for a, b, _ in runs]) != e - s or any(zone.key != key for _, _, zone in runs):
@@ -194,6 +199,17 @@ def blocks(k: Kernel) -> Broken | None:
                 "accounting", "subblock", "plugged", f"of unplugged {lo:#x}..{hi:#x} {offline} are PageOffline"
             )
     return None
+
+
+def _shared_blocks(k: Kernel, lo: int, hi: int) -> bool:
+    """Whether each block with pages of [lo, hi), which are online in one zone, has pages of another zone too, so that
+    its zone can be that one (early_node_zone_for_memory_block, drivers/base/memory.c, has none then)."""
+    per = k.memory_blocks.pages
+    first, last = lo // per, (hi - 1) // per
+    if last - first > 1:
+        return False
+    keys = [{zone.key for _, _, zone in k.pages.zone_of.runs(b * per, (b + 1) * per)} for b in (first, last)]
+    return all(len(zones) > 1 for zones in keys)
 
 
 def _added_later(k: Kernel, lo: int, hi: int) -> list[tuple[int, int]]:
@@ -429,5 +445,5 @@ LAWS: Final[tuple[Law, ...]] = (
     roots.missing,
 )
 
-OF_PARTED: Final[tuple[Law, ...]] = (page_tables, blocks, books.direct_map)
-"""Those that are asked of two kernels that part too; of those of devices it is not known which each kernel has."""
+OF_UNINITIALISED: Final[tuple[Law, ...]] = tuple([law for law in LAWS if law is not contents.device_pages])
+"""Those that hold where a device has struct pages that nobody initialised (docs/findings/0001, 0005)."""

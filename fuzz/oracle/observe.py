@@ -137,10 +137,16 @@ def _owned(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, str]]:
 
 def home(k: Kernel, vpn: int, frame: int) -> int:
     """The vpn that names a frame shared by the run around `vpn`: the page before the run if it maps the frame too, else
-    its first.
+    its first. On powerpc, where what was mapped before stays, runs of the same compound page can lie apart: the second
+    page of one larger than a section names it, if it maps the frame (vmemmap_compound_tail_page, radix_pgtable.c).
     """
     run = k.tables.entries.run(vpn)
     first = vpn if run is None else run[0]
+    if k.arch.compounds_by_pfn:
+        second = first - first % k.arch.vmemmap_pages(k.arch.pud_shift - k.arch.page_shift) + 1
+        m = k.tables.entries.get(second) if second < first else None
+        if m is not None and frame_at(m, second) == frame:
+            return second
     before = k.tables.entries.get(first - 1)
     if before is not None and frame_at(before, first - 1) == frame:
         return first - 1

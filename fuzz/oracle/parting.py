@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.oracle.finding import Difference, Outcome
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
+from fuzz.oracle.unaligned import inside
 from mm.errno import EBUSY, EINVAL, ENOMEM
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
@@ -129,9 +130,12 @@ def fault_fork(
             # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
             # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
             altmap = device is not None and device.altmap is not None
-            ways_round = (k is ref and k.arch.compounds_by_pfn) or (altmap and k.arch.memmap_from_ram)
+            own = k is ref and k.arch.compounds_by_pfn
+            ways_round = own or (altmap and k.arch.memmap_from_ram)
             if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round):
                 continue
+            if own and k.faults.fired in TABLE_POINTS and device is not None and inside(k.arch, device):
+                continue  # nor of a table for the second page, where that lies in front of the device
             if several and k.faults.fired:
                 continue
             if (rc == -ENOMEM) != (k.faults.fired is not None):
@@ -173,7 +177,8 @@ def fault_fork(
             made = [one - Counter([k.faults.fired or ""]) for one, k in ((out, ref), (out2, cand))]
             tables = [{kind: one[kind] for kind in TABLE_POINTS if one[kind]} for one in made]
             if ref.faults.fired != cand.faults.fired or tables[0] != tables[1]:
-                return made[0] != made[1]  # a table that one side has made stays
+                # A table that one side has made stays; a block that it did not get is no failure.
+                return made[0] != made[1] or (rcs[0] != rcs[1] and 0 in rcs)
         if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
         if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
@@ -441,6 +446,16 @@ def poison_fork(ref: Kernel, cand: Kernel) -> bool:
     mine, theirs = ref.pages.hwpoison, cand.pages.hwpoison
     lost = (pfn for pfn in mine.keys() & theirs.keys() if Poisoned.LEAKED in (mine[pfn], theirs[pfn]))
     return any(mine[pfn] is not theirs[pfn] for pfn in lost)
+
+
+def first_choice(k: Kernel, name: str, args: dict[str, Any]) -> tuple[int, int]:
+    """The pages of a huge page that an operation takes or gives back, and the node where it looks for one first."""
+    contig = name == "pages contig"
+    huge = "size" in args and not contig
+    n = args["size"] >> k.arch.page_shift if huge else 1 << k.arch.pmd_order
+    named = contig or name in POISONING
+    zone = k.pages.zone_of.get(args["at"] >> k.arch.page_shift) if named else None
+    return n, zone.nid if zone is not None else args.get("node") or 0
 
 
 def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:

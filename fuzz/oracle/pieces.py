@@ -14,12 +14,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from fuzz.oracle.observe import Form, PageSegment, Segment, TailName, append, append_pages, without
+from fuzz.oracle.observe import (
+    Form,
+    PageSegment,
+    Segment,
+    TailName,
+    append,
+    append_pages,
+    home,
+    tails_by_frame,
+    without,
+)
 from mm.arch import Arch
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import RAW, Content, Poison, Row, Tail
 from mm.page_alloc import OWNER_MEMMAP
+from mm.pgtable import frame_at
 from mm.runs import RunMap, RunSet
 
 REF_KEEP: Final = 2
@@ -48,6 +59,32 @@ def by_section(k: Kernel, lo: int, hi: int, start: int, end: int) -> Iterator[tu
         lo = stop
 
 
+def lent_form(ref: Kernel, start: int, order: int) -> Form | None:
+    """How the reference maps the tails of a compound page larger than a section that a range begins inside of, if its
+    second page is not the range's own: it lies in front of the range on powerpc (vmemmap_compound_tail_page,
+    radix_pgtable.c), and elsewhere the last page of the early section that the range begins in takes its place
+    (compound_section_tail_page, mm/sparse-vmemmap.c). Where such a page is a leaf's, powerpc has private tails.
+    """
+    arch = ref.arch
+    if arch.compounds_by_pfn:
+        at, vpn = start // arch.spp, (start >> order << order) // arch.spp + 1
+        if at <= vpn:
+            return None
+    elif start % arch.pages_per_section and ref.sections.early(start):
+        at = (start // arch.pages_per_section + 1) * arch.vmemmap_per_section
+        vpn = at - 1
+    else:
+        return None
+    m = ref.tables.get(vpn)
+    if m is None or m.kind == "leaf":
+        return "pte", True, OWNER_MEMMAP
+    frame = frame_at(m, vpn)
+    name = tails_by_frame(ref).get(frame)
+    if name is not None:
+        return "tail", True, *name
+    return "alias", True, ref.pages.owners.get(frame), home(ref, at, frame)
+
+
 class Piece(NamedTuple):
     """What is the same for all pieces of a range that are whole sections, or all that are not."""
 
@@ -69,7 +106,18 @@ class Skew(NamedTuple):
 class Pieces:
     """The live pieces, by pfn."""
 
-    __slots__ = ("addr_pfn_drifts", "arch", "full_count", "overcount", "runs", "skew", "slack", "slots", "tail_rw")
+    __slots__ = (
+        "addr_pfn_drifts",
+        "arch",
+        "behind",
+        "full_count",
+        "overcount",
+        "runs",
+        "skew",
+        "slack",
+        "slots",
+        "tail_rw",
+    )
 
     def __init__(self, arch: Arch, tail_rw: bool, full_count: bool = False) -> None:
         self.arch = arch
@@ -84,6 +132,9 @@ class Pieces:
         self.tail_rw = tail_rw
         """Whether the candidate maps DAX tails writable."""
         self.runs: RunMap[Piece] = RunMap()
+        self.behind: dict[int, Form] = {}
+        """What the reference maps behind the start of a range that begins where a compound page larger than a section
+        is in progress for population, by the origin of its pieces (docs/findings/0001)."""
         self.skew = Skew(0, 0)
         self.slack = 0, 0
         """Reference and candidate: what NR_MEMMAP counts for the pieces more than the private frames they have (Q14).
@@ -107,6 +158,11 @@ class Pieces:
         """New pages [lo, hi) of the range [start, end)."""
         for first, stop, whole in by_section(ref, lo, hi, start, end):
             self.runs.set(first, stop, Piece(order, nid, start, whole))
+        self.behind.pop(start, None)
+        if order > self.section_order:
+            form = lent_form(ref, start, order)
+            if form is not None:
+                self.behind[start] = form
 
     def destroyed(self, ranges: list[tuple[int, int]]) -> None:
         """Forget the pieces of ranges that were taken away."""
@@ -164,7 +220,7 @@ class Pieces:
         size = 1 << p.order
         for s, e in self._sections(lo, hi):
             # Accounting looks at absolute addresses, population at the start of the range (Q14).
-            absolute, relative = s % size == 0, (s - p.origin) % size == 0
+            absolute, relative = s % size == 0, (s - self.base(p)) % size == 0
             counted[0] += REF_KEEP * absolute
             frames[0] += (self.arch.vmemmap_per_section if self.addr_pfn_drifts else REF_KEEP) * relative
             full = 0 if p.whole else (e - s) // self.arch.spp
@@ -180,6 +236,10 @@ class Pieces:
     def unit(self) -> int:
         """Pages of a section, or of as many as share a vmemmap page (powerpc with 64K pages)."""
         return max(self.arch.pages_per_section, self.arch.spp)
+
+    def base(self, p: Piece) -> int:
+        """Where compound pages larger than a section are counted from: the start of the range, or pfn 0."""
+        return p.origin >> p.order << p.order if self.arch.compounds_by_pfn else p.origin
 
     def _sections(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """[lo, hi) cut at boundaries of `unit`."""
@@ -198,12 +258,15 @@ class Pieces:
             return [(lo, hi, ("row", v, REF_KEEP, phase, True, OWNER_MEMMAP, True, None))]
         out: list[Segment] = []
         for s, e in self._pages(p, lo, hi):
-            offset = (s - p.origin) // self.arch.spp
+            offset = (s - self.base(p)) // self.arch.spp
             s, e = s // self.arch.spp, e // self.arch.spp
             # A section that does not begin a compound page maps what the page before it maps. If the range begins
             # inside a section, no later section begins one, and all share the first compound page's tail.
-            first = s - offset if p.origin % self.arch.pages_per_section else s - offset % v
-            self._head_and_rest(out, lo, hi, s, e, offset % v == 0, ("alias", True, OWNER_MEMMAP, first + 1))
+            first = s - offset if self.base(p) % self.arch.pages_per_section else s - offset % v
+            rest: Form = ("alias", True, OWNER_MEMMAP, first + 1)
+            if self.behind and first * self.arch.spp == self.base(p):
+                rest = self.behind.get(p.origin, rest)
+            self._head_and_rest(out, lo, hi, s, e, offset % v == 0, rest)
         return out
 
     def _drifted(self, p: Piece, lo: int, hi: int) -> list[Segment]:
@@ -214,9 +277,11 @@ class Pieces:
             return [(lo, hi, ("pte", True, OWNER_MEMMAP))]
         per = self.arch.vmemmap_per_section
         out: list[Segment] = []
+        v = self.arch.vmemmap_pages(p.order)
         for vpn in range(lo, hi):
-            second = vpn % per == 1 and (vpn * self.arch.spp - p.origin) % (1 << p.order) > self.arch.pages_per_section
-            append(out, vpn, vpn + 1, ("alias", True, OWNER_MEMMAP, vpn - second))
+            at = (vpn - p.origin // self.arch.spp) % v
+            home = vpn - at + 1 if at >= per and vpn % per <= 1 else vpn
+            append(out, vpn, vpn + 1, ("alias", True, OWNER_MEMMAP, home))
         return out
 
     def candidate_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:
@@ -229,7 +294,7 @@ class Pieces:
             return [(lo, hi, ("row", v, 1, 0, True, OWNER_MEMMAP, self.tail_rw, name))]
         out: list[Segment] = []
         for s, e in self._pages(p, lo, hi):
-            head = (s - p.origin) & ((1 << p.order) - 1) == 0
+            head = (s - self.base(p)) & ((1 << p.order) - 1) == 0
             self._head_and_rest(
                 out, lo, hi, s // self.arch.spp, e // self.arch.spp, head, ("tail", self.tail_rw, *name)
             )
@@ -268,7 +333,7 @@ class Pieces:
                 continue
             at = lo
             for s, _ in self._pages(p, lo // spp, -(-hi // spp)):
-                if (s - p.origin) % size == 0 and s < hi and s + spp > lo:
+                if (s - self.base(p)) % size == 0 and s < hi and s + spp > lo:
                     if at < s:
                         append_pages(out, at, s, tail)
                     at = min(hi, s + spp)

@@ -35,7 +35,7 @@ def dax_mapping(pieces: Pieces, segments: list[Segment], lo: int, hi: int, used:
     out: list[Segment] = []
     done = lo
     for first, last, piece in pieces.runs.runs(lo * spp, hi * spp):
-        s, e = first // spp, last // spp
+        s, e = max(first // spp, done), -(-last // spp)
         for part in _clip(segments, done, s):
             append(out, *part)
         own = _clip(segments, s, e)

@@ -57,3 +57,8 @@ def _partial(k: Kernel, vpn: int) -> bool:
     """Whether `vpn` is of a huge page that may be private in part."""
     folio = folio_at(k, vpn * k.arch.spp) if k.paths.version == "merged" else None
     return folio is not None and folio.vmemmap_optimized
+
+
+def either(ref: Kernel, cand: Kernel, operation: str, clauses: set[str]) -> Difference | None:
+    """What one of the two kernels has violated."""
+    return violated(ref, "reference", operation, clauses) or violated(cand, "candidate", operation, clauses)

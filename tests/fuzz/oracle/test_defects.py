@@ -437,6 +437,8 @@ DEFECTS = (
     Defect("boot-preoptimized", RISCV_MOVED, LATE, leak, "mapping", "owner"),
     Defect("boot-preoptimized", RISCV_MOVED, LATE, count_boot_page_more, "mapping", "owner"),
     Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, writable_tail, "mapping", "protection"),
+    Defect("dax-partial-section-leaf", RISCV_PARTIAL, ADD, pretend_failure, "returns", "rc"),
+    Defect("dax-partial-section-leaf", RISCV_PARTIAL, DEVICE, head_left_raw, "mapping", "level"),
     Defect("radix-leaf-under-compounds", RADIX_PAGES, ADD, say_invalid, "returns", "rc"),
     Defect("radix-leaf-under-compounds", RADIX_LEAF, ADD, writable_tail, "mapping", "protection"),
     Defect("arm64-missed-vmemmap-page", MISSED_PAGE, LATE, dies_at_boot, "returns", "bug"),

@@ -44,10 +44,10 @@ def pair() -> Lockstep:
 def test_the_law(pair: Lockstep, tamper: Callable[[DirectMap], object], field: str) -> None:
     for side in (pair.reference, pair.candidate):
         assert laws.broken(side.kernel, "x") is None
-        assert laws.broken(side.kernel, "x", laws.OF_PARTED) is None
+        assert laws.broken(side.kernel, "x", laws.OF_UNINITIALISED) is None
         assert side.kernel.direct_map is not None
         tamper(side.kernel.direct_map)
-        for which in (None, laws.OF_PARTED):
+        for which in (None, laws.OF_UNINITIALISED):
             found = laws.broken(side.kernel, "x", which)
             assert found is not None
             assert found.field == f"x: {field}"

@@ -124,6 +124,7 @@ TAMPERED: dict[str, tuple[Callable[[Kernel], object], str]] = {
     "offline": (_offline, "memory block"),
     "online": (_online, "memory block"),
     "node": (_another_node, "memory block"),
+    "boot zone": (lambda k: k.memory_blocks.zone.set(4, 5, (0, 3)), "memory block"),
     "plugged": (lambda k: k.memory_blocks.unplugged.remove(*k.memory_blocks.unplugged.items()[0]), "memory block"),
     "no memory map": (lambda k: k.sections.clear_flags(96, 97, SECTION_HAS_MEM_MAP), "section"),
     "not online": (lambda k: k.sections.clear_flags(64, 65, SECTION_IS_ONLINE), "section"),
