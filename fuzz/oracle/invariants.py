@@ -217,7 +217,7 @@ def _mapped(k: Kernel, side: str, slack: int, entries: Entries, owned: Owned, ta
 
 
 def _references(k: Kernel, side: str, entries: Entries, owned: Owned, tails: Tails) -> Difference | None:
-    """The reference count of every frame shared by PTEs; and which tail frames there are.
+    """The reference count of every frame shared by PTEs, which alone have contents; and which tail frames there are.
 
     Shared tail frames have a reference of their own and one for each slot of a device; slots of HugeTLB take none. The
     frame that a compound page of the separate paths shares has one for each PTE.
@@ -246,6 +246,9 @@ def _references(k: Kernel, side: str, entries: Entries, owned: Owned, tails: Tai
     other = _unlike(_join((f, f + 1) for f in tails)[0], _of(owned, TAILS))
     if other is not None:
         return _violated("frames", "tail", other[1], f"tail frame {other[0]:#x}: owned and known do not agree", side)
+    left = k.memmap.frames.keys() - uses.keys()
+    if left:
+        return _violated("frames", "content", "extra", f"frame {min(left):#x} that nothing shares has a content", side)
     return None
 
 

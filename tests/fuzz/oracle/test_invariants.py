@@ -53,6 +53,11 @@ def test_a_page_on_powerpc_is_lent_far_ahead() -> None:
     assert check(side.kernel, "reference") is None
 
 
+def content_of_a_frame_that_is_gone(k: Kernel) -> None:
+    frame, content = next(iter(k.memmap.frames.items()))
+    k.memmap.frames[frame ^ 1 << 30] = content
+
+
 def lost_frame(k: Kernel) -> None:
     frame = k.pages.alloc_page(0, OWNER_MEMMAP)
     assert frame is not None
@@ -137,6 +142,7 @@ def out_of_the_pool(k: Kernel) -> None:
 
 
 DAMAGE: dict[Callable[[Kernel], None], tuple[str, str]] = {
+    content_of_a_frame_that_is_gone: ("frames", "content"),
     lost_frame: ("frames", "conservation"),
     free_and_owned: ("frames", "conservation"),
     leaked_memmap: ("frames", "memmap"),
