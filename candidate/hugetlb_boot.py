@@ -90,7 +90,7 @@ def alloc_bootmem(k: Kernel, h: HState, nid: int, node_exact: bool) -> int | Non
     """alloc_bootmem, memblock_alloc_hugetlb (mm/hugetlb.c, mm/memblock.c, -mm): the first pfn, or None."""
     if hugetlb_early_cma(k, h):
         return hugetlb_cma_alloc_bootmem(k, h, nid, node_exact)
-    return k.memblock.alloc(nid, h.pages, h.pages, exact=node_exact)
+    return k.memblock.alloc(nid, h.pages, h.pages, exact=node_exact, kmemleak_trace=True)
 
 
 # -- memory map -----------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class ToldMemblock(Memblock):
         self.next = [node_base(nid) for nid in range(nodes)]
         self.wanted: list[int] = []
 
-    def alloc(self, nid: int, n: int, align: int, exact: bool = False) -> int | None:
+    def alloc(self, nid: int, n: int, align: int, exact: bool = False, kmemleak_trace: bool = False) -> int | None:
         """A gigantic page from where the kernel has one, or imaginary frames."""
         if n < GIGANTIC:
             return self.alloc_many(nid, 1, max(n, align))[0][0]
@@ -114,6 +114,7 @@ class ToldMemblock(Memblock):
                 if self.free_by_node[node].covers(pfn, pfn + n):
                     self.wanted.remove(pfn)
                     self.free_by_node[node].remove(pfn, pfn + n)
+                    self.prep_allocation(pfn, n, kmemleak_trace)
                     return pfn
         return None
 

@@ -88,7 +88,7 @@ def alloc_bootmem_huge_page(p: SeparatePaths, h: HState, nid: int | None) -> boo
     if early_cma:
         pfn = hugetlb_cma_alloc_bootmem(k, h, node, nid is not None)
     else:
-        pfn = k.memblock.alloc(node, h.pages, h.pages, exact=nid is not None)
+        pfn = k.memblock.alloc(node, h.pages, h.pages, exact=nid is not None, kmemleak_trace=True)
     if pfn is None:
         return False
     k.pages.claim(pfn, pfn + h.pages, OWNER_HUGETLB)

@@ -60,11 +60,6 @@ NOT_MODELLED: Final = (
         "it takes two operations that overlap, and operations are atomic here",
     ),
     NotModelled(
-        "BOOT-2023-57",
-        "kmemleak keeps freed boot memmap",
-        "there is no leak detector to keep books",
-    ),
-    NotModelled(
         "MHP-2023-59",
         "missing mem_hotplug_lock",
         "it takes two operations that overlap, and operations are atomic here",

@@ -16,6 +16,7 @@ from mm.folio import Folio
 from mm.hstate import HState
 from mm.hugetlb import enqueue_hugetlb_folio
 from mm.kernel import Kernel
+from mm.memblock import Memblock
 from mm.pgmap import PgMap
 from mm.pgtable import PUD_TABLE, VmemmapTables
 from zoo.defect import Defect
@@ -143,6 +144,13 @@ def _limit_of_the_buddy_allocator(original: Callable[[Kernel, int], None], k: Ke
 def _never_less(original: Callable[[DirectMap, int, int], None], direct: DirectMap, order: int, count: int) -> None:
     if count > 0:
         original(direct, order, count)
+
+
+def _traced(
+    original: Callable[[Memblock, int, int, bool], None], memblock: Memblock, pfn: int, n: int, trace: bool
+) -> None:
+    """And nobody unregisters a frame that is freed, which is so in any kernel where free_bootmem_page is gone."""
+    original(memblock, pfn, n, True)
 
 
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
@@ -361,6 +369,20 @@ NOT_COUNTED_DOWN: Final = Defect(
     program="vmm 1\nmachine arch=ppc64_radix page=64K ram=1G nodes=2\nboot\nmemory unplug ram1\n",
 )
 
+MEMMAP_TRACED: Final = Defect(
+    id="BOOT-2023-57",
+    switch="leak_detector_keeps_memmap",
+    title="the leak detector keeps frames of the boot's memory map, whoever gets them",
+    side="candidate",
+    source="bootmem: remove the vmemmap pages from kmemleak in free_bootmem_page (028725e73375; Fixes f41f2ed43ca5)",
+    mechanism="the memory map is an object of kmemleak like all that memblock gives, and who frees its pages does not "
+    "unregister them; 7.3 registers none of it (MEMBLOCK_ALLOC_NOLEAKTRACE in memmap_alloc), so it takes both",
+    layer="accounting",
+    spot="mm.memblock:Memblock.prep_allocation",
+    replacement=_traced,
+    program=f"{_MACHINE}",
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -377,4 +399,5 @@ SHARED: Final = (
     READ_AS_A_BOOL,
     BUDDY_LIMIT,
     NOT_COUNTED_DOWN,
+    MEMMAP_TRACED,
 )

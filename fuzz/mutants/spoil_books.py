@@ -292,8 +292,24 @@ def direct_map(k: Kernel, draw: Random) -> str | None:
     return f"direct map {direct.entries.items()}, counted {direct.arch_report_meminfo()}"
 
 
+def leaks(k: Kernel, draw: Random) -> str | None:
+    """The leak detector knows frames that the boot gave for other things, or not those that it should."""
+    known = k.memblock.kmemleak
+    if known.starts and draw.random() < 0.5:
+        i = draw.randrange(len(known.starts))
+        known.remove(known.starts[i], draw.choice((known.ends[i], known.starts[i] + 1)))
+    else:
+        runs = [(lo, hi) for lo, hi, _ in k.pages.owners.items() if not known.overlaps(lo, hi)]
+        if not runs:
+            return None
+        lo, hi = draw.choice(runs)
+        known.add(lo, draw.choice((hi, lo + 1)))
+    return f"the leak detector knows {known.items()}"
+
+
 BOOKS: Final[tuple[Spoiler, ...]] = (
     *(area, area, area, early_area, cma_lists, representation, representation, another_content, another_content),
     *(on_another_node, window, window, gone, gone, gone, driver_frames, roots, left_behind, direct_map),
+    leaks,
 )
 """All of them; what has more to be got wrong is there twice."""

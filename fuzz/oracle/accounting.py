@@ -287,19 +287,24 @@ class Accounting:
         return None
 
     def blocks(self, everything: bool = False) -> Difference | None:
-        """Compare memory blocks, their altmaps, and those of devices."""
+        """Compare memory blocks, their altmaps, and those of devices; with `everything` what kmemleak knows."""
         x, y = self.ref.memory_blocks, self.cand.memory_blocks
         if x.touched or y.touched or everything:
             if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
                 return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
             if x.nid.vals != y.nid.vals or x.nid.starts != y.nid.starts or x.nid.ends != y.nid.ends:
                 return runs_difference("accounting", "memory block's node", x.nid.items(), y.nid.items())
-        if x.altmaps or y.altmaps or not self._no_altmaps():
-            mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
-            mine += [_altmap(altmap) for altmap in x.altmaps.values()]
-            theirs += [_altmap(altmap) for altmap in y.altmaps.values()]
+        if everything:
+            mine, theirs = (k.memblock.kmemleak.items() for k in (self.ref, self.cand))
             if mine != theirs:
-                return Difference("accounting", "altmap", "changed", f"altmaps: {mine} expected, {theirs} found")
+                detail = f"objects of the leak detector: {mine} expected, {theirs} found"
+                return Difference("accounting", "kmemleak", "changed", detail)
+        if x.altmaps or y.altmaps or not self._no_altmaps():
+            given, found = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
+            given += [_altmap(altmap) for altmap in x.altmaps.values()]
+            found += [_altmap(altmap) for altmap in y.altmaps.values()]
+            if given != found:
+                return Difference("accounting", "altmap", "changed", f"altmaps: {given} expected, {found} found")
         return None
 
     def _no_altmaps(self) -> bool:

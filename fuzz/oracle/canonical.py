@@ -47,6 +47,7 @@ from mm.folio import Folio
 from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.machine import Machine
+from mm.memblock import Memblock
 from mm.memory import MemoryBlocks
 from mm.mmzone import Node, Sections, Zone
 from mm.page import MemMap
@@ -58,11 +59,11 @@ from mm.vmstat import Vmstat
 IGNORED: Final[dict[type, dict[str, str]]] = {
     Kernel: {
         "log": "cleared before each operation",
-        "memblock": "used at boot only",
         "boot_requests": "used at boot only",
         "paths": "in the form of the kernel, but for its tails",
         "nodes": "in the form of the zones",
     },
+    Memblock: {"free_by_node": "used at boot only", "noinit": "used at boot only"},
     Zone: {"blocks": "in the form of the zones", "frags": "in the form of the zones"},
     VmemmapTables: {
         "entries": "in the form of the frames",

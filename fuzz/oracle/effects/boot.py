@@ -7,7 +7,9 @@ from itertools import pairwise
 
 from fuzz.oracle.effects.cma import Areas, Asked, areas
 from fuzz.oracle.effects.common import Args, Before, SideLike
+from fuzz.oracle.observe import union
 from mm.errno import EINVAL
+from mm.kernel import Kernel, gigantic_folios
 from mm.machine import Machine
 from mm.page_alloc import OWNER_CMA
 
@@ -78,7 +80,7 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     get_memmap_mode, mm/memory_hotplug.c)."""
     only, counts, wanted_areas = then
     k = side.kernel
-    text = _memory(side)
+    text = _memory(side) or _leak_detector(k)
     if text is not None:
         return text
     mode = k.machine.memmap_on_memory
@@ -118,6 +120,18 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         if h.next_nid_to_alloc or h.next_nid_to_free:
             # hugetlb_init_hstates: first_memory_node, whoever had a turn while memblock gave the gigantic pages.
             return f"turns begin at nodes {h.next_nid_to_alloc} and {h.next_nid_to_free} in the pool of order {order}"
+    return None
+
+
+def _leak_detector(k: Kernel) -> str | None:
+    """kmemleak knows of the gigantic pages of the boot and of areas that memblock gave in one piece, those of several
+    ranges being reserved (cma_declare_contiguous_multi); of the memory map it knows nothing (memmap_alloc in
+    mm/mm_init.c)."""
+    known = [(folio.pfn, folio.end_pfn) for folio in gigantic_folios(k) if not folio.cma]
+    known += [(cma.ranges[0].base_pfn, cma.ranges[0].end_pfn) for cma in k.cma.areas if len(cma.ranges) == 1]
+    found = k.memblock.kmemleak.items()
+    if found != union(known):
+        return f"the leak detector knows frames {found}, gigantic pages and areas are {union(known)}"
     return None
 
 

@@ -191,7 +191,19 @@ def test_ignored_attributes_exist() -> None:
     pair = run(())
     k: Any = pair.reference.kernel
     oracle = pair.oracle
-    things = [k, k.cma, k.faults, k.vmstat, k.pages, k.memmap, k.sections, k.memory_blocks, k.hstates[9], k.tables]
+    things = [
+        k,
+        k.memblock,
+        k.cma,
+        k.faults,
+        k.vmstat,
+        k.pages,
+        k.memmap,
+        k.sections,
+        k.memory_blocks,
+        k.hstates[9],
+        k.tables,
+    ]
     things += [k.nodes[0].zones[0], oracle, oracle.accounting, History(k, k, oracle.accounting, set())]
     assert {type(thing) for thing in things} == set(IGNORED)
     for thing in things:
