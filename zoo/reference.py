@@ -246,6 +246,14 @@ def _remove_without_pgmap(
     original(p, pfn, nr, altmap, None)
 
 
+def _counted_when_free(original: Callable[[Kernel, Extents], None], k: Kernel, freed: Extents) -> None:
+    """No page is reserved any more when it is asked: all leave NR_MEMMAP."""
+    before = k.vmstat.nr_memmap_boot
+    original(k, freed)
+    k.vmstat.nr_memmap -= before - k.vmstat.nr_memmap_boot
+    k.vmstat.nr_memmap_boot = before
+
+
 _MACHINE = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1"
 
 ACCT_UNDERFLOW_ON_POPULATE_FAIL: Final = Defect(
@@ -456,5 +464,19 @@ HVO_ON_S390: Final = Defect(
     program="vmm 1\nmachine arch=s390x page=4K ram=1G nodes=1\nboot\nhugetlb resize size=1M to=1\n",
 )
 
-OLDER: Final = (REMOVAL_COUNTS_ALL, BOOT_COUNT_KEPT, RADIX_HOLE, HVO_ON_ARM64, HVO_ON_S390)
+COUNTED_WHEN_FREE: Final = Defect(
+    id="ACC-2024-37",
+    switch="counted_when_free",
+    title="a vmemmap page is counted by what its struct page says once it is free",
+    side="reference",
+    source="mm: update the memmap stat before page is freed (Fixes 15995a352474)",
+    mechanism="free_vmemmap_page gives the page back and then derives the counter from it; 6.11-rc took the node, and "
+    "since the counters are no longer of nodes it is PG_reserved, which free_reserved_page has cleared",
+    layer="accounting",
+    spot="reference.hugetlb_vmemmap:free_vmemmap_page_list",
+    replacement=_counted_when_free,
+    program=f"{_MACHINE}\nboot\nhugetlb resize size=2M to=1\n",
+)
+
+OLDER: Final = (REMOVAL_COUNTS_ALL, BOOT_COUNT_KEPT, RADIX_HOLE, HVO_ON_ARM64, HVO_ON_S390, COUNTED_WHEN_FREE)
 """Those that are not of the profile v7.0-base."""

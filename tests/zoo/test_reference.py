@@ -246,3 +246,17 @@ def test_hvo_where_the_tlb_forbids_it(name: str) -> None:
     said = " ".join(side.kernel.tlb.violations)
     assert "without a break" in said
     assert ("is stale" in said) is (name == "S390-2025-24")
+
+
+def test_counted_when_free() -> None:
+    """A 2M page in boot memory has 8 vmemmap pages of 4K, of which one is kept, as a copy (vmemmap_remap_free): 8 from
+    memblock are freed and 1 is new. Counted once they are free, the 8 leave NR_MEMMAP instead of NR_MEMMAP_BOOT; what
+    was restored in between has frames of the buddy allocator, and leaves NR_MEMMAP either way."""
+    k, clean, rcs, _ = both("ACC-2024-37")
+    assert rcs == [0, 0]
+    assert k.vmstat.nr_memmap_boot - clean.vmstat.nr_memmap_boot == 8
+    assert k.vmstat.nr_memmap - clean.vmstat.nr_memmap == -8
+    text = (find("ACC-2024-37").program or "") + "hugetlb resize size=2M to=0\nhugetlb resize size=2M to=1\n"
+    again, clean = (run(name, text)[0] for name in ("ACC-2024-37", None))
+    assert again.vmstat.nr_memmap_boot - clean.vmstat.nr_memmap_boot == 8
+    assert again.vmstat.nr_memmap - clean.vmstat.nr_memmap == -8
