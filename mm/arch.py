@@ -103,6 +103,11 @@ class Arch:
     """ARCH_PAGE_TABLE_SYNC_MASK is not empty: every page table has top-level entries of its own for the vmemmap, which
     must follow those of init_mm (arch/x86/include/asm/pgtable_64_types.h). The other way is to share them."""
 
+    vmemmap_shift: int = 0
+    """Bytes of memory that the vmemmap has room for, as log2: VMEMMAP_SIZE / sizeof(struct page) pages from
+    vmemmap_start_pfn on. 0: for all that `physmem_bits` allow, from pfn 0 on."""
+    vmemmap_align: int = 0
+    """VMEMMAP_ADDR_ALIGN (arch/riscv/mm/init.c), as log2: of the memory that the vmemmap begins with."""
     direct_map: bool = False
     """The sizes of the pages of the direct map are modelled (`mm.direct_map`)."""
 
@@ -189,8 +194,11 @@ RISCV64 = Arch(
     vmemmap_leaf_for_part=True,
     vmemmap_flush_late=True,
     vmemmap_frees_shared=True,
+    vmemmap_shift=48 - 1,
+    vmemmap_align=34,
 )
-"""Sv48, a CPU without Svnapot; QEMU's `virt`."""
+"""Sv48, a CPU without Svnapot; QEMU's `virt`. The vmemmap is for half of the virtual addresses (VMEMMAP_SHIFT), and
+aligned to what the largest folio has (MAX_FOLIO_NR_PAGES)."""
 
 
 def _loongarch64(page_shift: int, max_page_order: int) -> Arch:

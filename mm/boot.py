@@ -28,6 +28,7 @@ from mm.page_alloc import OWNER_RESERVED
 
 def boot(k: Kernel) -> int:
     """Boot the kernel; 0. Panics are KernelBug."""
+    setup_bootmem(k)
     free_area_init(k)
     radix_init_pgtable(k)
     hugetlb_cma_reserve(k)
@@ -43,6 +44,20 @@ def boot(k: Kernel) -> int:
     if k.arch.memmap_on_memory:  # CONFIG_MHP_MEMMAP_ON_MEMORY
         k.parameters["memory_hotplug.memmap_on_memory"] = get_memmap_mode(k)
     return 0
+
+
+def setup_bootmem(k: Kernel) -> None:
+    """setup_bootmem (arch/riscv/mm/init.c): which memory the vmemmap has room for."""
+    arch = k.arch
+    if arch.vmemmap_shift:
+        first = vmemmap_start_pfn(k) // arch.spp
+        k.tables.window = first, first + (1 << (arch.vmemmap_shift - arch.page_shift)) // arch.spp
+
+
+def vmemmap_start_pfn(k: Kernel) -> int:
+    """vmemmap_start_pfn (arch/riscv/mm/init.c): the vmemmap begins with the struct pages of the first RAM."""
+    arch = k.arch
+    return k.machine.start() >> arch.vmemmap_align << arch.vmemmap_align >> arch.page_shift
 
 
 def free_area_init(k: Kernel) -> None:

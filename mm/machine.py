@@ -34,6 +34,8 @@ class Machine:
     """Nodes take turns of so many bytes of RAM; 0: each has one share."""
     hole: int = 0
     """Bytes of RAM that are missing behind the first `HOLE_AT`, as with memmap=SIZE$ADDRESS."""
+    base: int = 0
+    """On riscv64, bytes by which RAM begins higher than in QEMU's machine; of no effect elsewhere."""
 
     @classmethod
     def coerced(cls, **keys: Any) -> Machine:
@@ -52,7 +54,12 @@ class Machine:
         order; the last node takes the rest. With `interleave` they take turns instead, of which there are at most
         `TURNS` and at least two a node. The hole leaves `HOLE_KEEPS` at the end of low RAM.
         """
-        return _ram_ranges(self.ram, self.nodes, self.interleave, self.hole, self.arch, self.page)
+        return _ram_ranges(self.ram, self.nodes, self.interleave, self.hole, self.start(), self.arch, self.page)
+
+    def start(self) -> int:
+        """Where RAM begins, in bytes."""
+        arch = ARCHES[self.arch, self.page]
+        return arch.ram.start + (self.base if arch.vmemmap_shift else 0)
 
 
 @cache
@@ -63,11 +70,11 @@ def page_sizes(arch: str) -> tuple[int, ...]:
 
 @cache
 def _ram_ranges(
-    ram: int, nodes: int, interleave: int, hole: int, arch: str, page: int
+    ram: int, nodes: int, interleave: int, hole: int, begin: int, arch: str, page: int
 ) -> tuple[tuple[int, int, int], ...]:
     layout = ARCHES[arch, page].ram
     if ram < layout.whole:
-        spans = [(layout.start, layout.start + ram)]
+        spans = [(begin, begin + ram)]
     else:
         spans = [(layout.start, layout.start + layout.low), (layout.rest, layout.rest + ram - layout.low)]
     share = ram // nodes // GRANULE * GRANULE

@@ -27,11 +27,21 @@ __all__ = [
     "arch_remove_memory",
     "memory_block_offline",
     "memory_block_online",
+    "mhp_range_allowed",
     "offline_and_remove_memory_ranges",
     "remove_memory",
 ]
 
 # -- sections -------------------------------------------------------------------------------------------------------
+
+
+def mhp_range_allowed(k: Kernel, pfn: int, nr_pages: int) -> bool:
+    """mhp_range_allowed (mm/memory_hotplug.c, 7.3): whether the vmemmap has room for a range (DIRECT_MAP_PHYSMEM_END).
+
+    Left out: arch_get_mappable_range, what the direct map has room for.
+    """
+    window, spp = k.tables.window, k.arch.spp
+    return window is None or (window[0] * spp <= pfn and pfn + nr_pages <= window[1] * spp)
 
 
 def add_pages(k: Kernel, nid: int, pfn: int, nr_pages: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
@@ -112,6 +122,8 @@ def _add_memory(
     k: Kernel, nid: int, start_pfn: int, nr: int, memmap_on_memory: bool, online_type: OnlineType, kind: str
 ) -> int:
     if nr <= 0 or start_pfn + nr > 1 << (k.arch.physmem_bits - k.arch.page_shift):
+        return -E2BIG
+    if not mhp_range_allowed(k, start_pfn, nr):
         return -E2BIG
     if not request_region(k, start_pfn, start_pfn + nr, kind):
         return -EEXIST

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mm.errno import EINVAL
 from mm.kernel import Kernel
-from mm.memory_hotplug import arch_add_memory, arch_remove_memory
+from mm.memory_hotplug import arch_add_memory, arch_remove_memory, mhp_range_allowed
 from mm.mmzone import SECTION_TAINT_ZONE_DEVICE, ZONE_DEVICE
 from mm.pgmap import PgMap
 
@@ -37,6 +37,8 @@ def pagemap_range(k: Kernel, pgmap: PgMap, range_id: int) -> int:
     """pagemap_range, move_pfn_range_to_zone (mm/memory_hotplug.c) for ZONE_DEVICE."""
     start, end = pgmap.ranges[range_id]
     altmap = pgmap.altmap
+    if not mhp_range_allowed(k, start, end - start):
+        return -EINVAL
     rc = arch_add_memory(k, pgmap.nid, start, end - start, altmap, pgmap)
     if rc:
         return rc

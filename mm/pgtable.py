@@ -125,10 +125,13 @@ PTE_TABLE, PMD_TABLE, PUD_TABLE = 0, 1, 2
 class VmemmapTables:
     """The entries of init_mm for the vmemmap, and the frames of its page tables."""
 
-    __slots__ = ("arch", "entries", "roots", "spans", "tables", "touched", "undone")
+    __slots__ = ("arch", "entries", "roots", "spans", "tables", "touched", "undone", "window")
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
+        self.window: tuple[int, int] | None = None
+        """The vmemmap pages that have an address (VMEMMAP_START..VMEMMAP_END); None until `setup_bootmem`, and where
+        all have one."""
         self.entries: RunMap[Mapping] = RunMap()
         ptrs = arch.ptrs_per_pte
         self.spans = (ptrs, 1 << (arch.pud_shift - arch.page_shift), 1 << (arch.pgd_shift - arch.page_shift))

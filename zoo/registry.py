@@ -40,11 +40,6 @@ NOT_MODELLED: Final = (
         "locks are not modelled",
     ),
     NotModelled(
-        "RV-2024-44",
-        "struct pages outside of the vmemmap window",
-        "RAM of riscv64 begins at 2G here, which rounded down to 16G is 0: there is no base that could be forgotten",
-    ),
-    NotModelled(
         "RV-2024-46",
         "no flush after vmemmap is populated",
         "invalid translations that a CPU caches are not modelled",

@@ -153,6 +153,10 @@ def _traced(
     original(memblock, pfn, n, True)
 
 
+def _from_pfn_0(original: Callable[[Kernel], int], k: Kernel) -> int:
+    return 0
+
+
 _MACHINE: Final = "vmm 1\nmachine arch=x86_64 page=4K ram=1G nodes=1\nboot\n"
 
 PGMAP_DANGLES: Final = Defect(
@@ -383,6 +387,20 @@ MEMMAP_TRACED: Final = Defect(
     program=f"{_MACHINE}",
 )
 
+FROM_PFN_0: Final = Defect(
+    id="RV-2024-44",
+    switch="vmemmap_from_pfn_0",
+    title="struct pages of RAM that begins high lie outside of the vmemmap (riscv64)",
+    side="candidate",
+    source="riscv: Sparse-Memory/vmemmap out-of-bounds fix (a11dd49dcb93; Fixes d95f1a542c3d)",
+    mechanism="the vmemmap is as large as memory from the start of RAM on needs it, and begins with the struct page of "
+    "pfn 0",
+    layer="mapping",
+    spot="mm.boot:vmemmap_start_pfn",
+    replacement=_from_pfn_0,
+    program="vmm 1\nmachine arch=riscv64 page=4K ram=1G nodes=1 base=128T\nboot\n",
+)
+
 SHARED: Final = (
     PGMAP_DANGLES,
     LARGEST_STRUCT_PAGE,
@@ -400,4 +418,5 @@ SHARED: Final = (
     BUDDY_LIMIT,
     NOT_COUNTED_DOWN,
     MEMMAP_TRACED,
+    FROM_PFN_0,
 )

@@ -97,6 +97,8 @@ def choose_arch(draw: Draw) -> tuple[str, int]:
 
 
 _TURNS: Final = (*(0,) * 8, 64 * M, 192 * M, G)
+_HIGH: Final = 128 << 40
+"""RAM of riscv64 that begins where the vmemmap would end if it began at 0."""
 _HOLES: Final = (*(0,) * 12, 2 * M, 66 * M, 128 * M, 576 * M)
 
 
@@ -125,6 +127,7 @@ def choose_machine(draw: Draw, of: tuple[str, int] | None = None) -> Machine:
         memhp_default_state="offline" if policy < 0.6 else _ONLINE_TYPES[int((policy - 0.6) / 0.4 * 3)],
         interleave=_TURNS[int(draw() * len(_TURNS))],
         hole=_HOLES[int(draw() * len(_HOLES))],
+        base=_HIGH if arch == "riscv64" and draw() < 0.1 else 0,
     )
 
 

@@ -307,9 +307,19 @@ def leaks(k: Kernel, draw: Random) -> str | None:
     return f"the leak detector knows {known.items()}"
 
 
+def outside(k: Kernel, draw: Random) -> str | None:
+    """The vmemmap begins or ends inside of what is mapped."""
+    window, entries = k.tables.window, k.tables.entries
+    if window is None or not entries.starts:
+        return None
+    lo, hi = entries.starts[0] + draw.choice((1, 512)), entries.ends[-1] - draw.choice((1, 512))
+    k.tables.window = draw.choice(((lo, window[1]), (window[0], hi)))
+    return f"the vmemmap is {k.tables.window}"
+
+
 BOOKS: Final[tuple[Spoiler, ...]] = (
     *(area, area, area, early_area, cma_lists, representation, representation, another_content, another_content),
     *(on_another_node, window, window, gone, gone, gone, driver_frames, roots, left_behind, direct_map),
-    leaks,
+    *(leaks, outside),
 )
 """All of them; what has more to be got wrong is there twice."""

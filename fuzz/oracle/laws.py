@@ -151,6 +151,15 @@ def page_tables(k: Kernel) -> Broken | None:
     return None
 
 
+def vmemmap_window(k: Kernel) -> Broken | None:
+    """All that is mapped has an address in the vmemmap (WARN_ON in vmemmap_populate, arch/riscv/mm/init.c)."""
+    window, entries = k.tables.window, k.tables.entries
+    if window is not None and entries.starts and (entries.starts[0] < window[0] or entries.ends[-1] > window[1]):
+        text = f"of vmemmap pages {entries.starts[0]:#x}..{entries.ends[-1]:#x} some are not in {window}"
+        return Broken("mapping", "vmemmap window", "outside", text)
+    return None
+
+
 def blocks(k: Kernel) -> Broken | None:
     """A block that is online in a zone has all its pages there, but for what no boot memory backs, and for pages of
     others in a boot block of several zones; of one that is offline no page is online (memory_block_online,
@@ -423,6 +432,7 @@ LAWS: Final[tuple[Law, ...]] = (
     free_areas,
     totals,
     page_tables,
+    vmemmap_window,
     blocks,
     section_words,
     memory_maps,

@@ -48,8 +48,8 @@ from fuzz.program.operations import AFTER_BOOT, BEFORE_BOOT, BOOT, MACHINE, MAKE
 from fuzz.program.scope import SECTION, Scope
 from mm.machine import Machine
 
-WIDTH: Final = 13
-"""Bytes of a record: the widest operation, dax create, fills it."""
+WIDTH: Final = 14
+"""Bytes of a record: the machine fills it."""
 
 EXTENSION: Final = 240
 RESERVE: Final = 200

@@ -37,6 +37,16 @@ def test_a_hole_may_swallow_turns() -> None:
     ]
 
 
+def test_ram_of_riscv64_begins_high() -> None:
+    """128T above the 2G where QEMU's machine has it; nowhere else is there such a thing."""
+    keys = {"ram": 4 * G, "nodes": 2, "hole": 66 * M}
+    for arch, page in ARCHES:
+        low, high = (Machine(arch=arch, page=page, base=base, **keys) for base in (0, 128 << 40))  # type: ignore[arg-type]
+        by = (128 << 40) // page if arch == "riscv64" else 0
+        assert high.ram_ranges() == tuple((nid, lo + by, hi + by) for nid, lo, hi in low.ram_ranges())
+        assert high.start() - low.start() == by * page
+
+
 @pytest.mark.parametrize("interleave", [0, 64 * M, 192 * M, G])
 @pytest.mark.parametrize("hole", [0, 2 * M, 66 * M, 128 * M, 576 * M])
 def test_every_machine_has_memory_on_each_node(interleave: int, hole: int) -> None:

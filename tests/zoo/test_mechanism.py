@@ -147,7 +147,7 @@ def test_copies_are_like_the_original(again: Any) -> None:
 
 def test_find() -> None:
     assert find("ACC-2026-03") is find("dax_full_count")
-    with pytest.raises(ValueError, match="no defect 'ACC-1999-01'; there are ACC-2024-35, ACC-2025-27, "):
+    with pytest.raises(ValueError, match="no defect 'ACC-1999-01'; there are ACC-2024-35, ACC-2024-37, ACC-2025-27, "):
         find("ACC-1999-01")
 
 

@@ -234,3 +234,17 @@ def test_leak_detector_keeps_freed_memmap(name: str) -> None:
         assert bool(known) is plant
         freed = sum(k.pages.is_free(pfn, pfn + 1) for lo, hi in known for pfn in range(lo, hi))
         assert (0 < freed <= 600 * 8) if plant else freed == 0
+
+
+def test_vmemmap_from_pfn_0() -> None:
+    """RAM of 1G at 128T + 2G has vmemmap pages of 256K each from 0x20002000 on; from pfn 0 on there are 0x20000000.
+    Where RAM begins at 2G, the vmemmap begins with pfn 0 in any case."""
+    for name in ("RV-2024-44@candidate", "RV-2024-44@reference"):
+        for plant in (False, True):
+            k, rcs = run(name, plant)
+            assert rcs == [0]
+            assert (k.tables.entries.starts[0], k.tables.entries.ends[-1]) == (0x20002000, 0x20003000)
+            assert k.tables.window == ((0, 0x20000000) if plant else (0x20000000, 0x40000000))
+            assert (laws.vmemmap_window(k) is not None) is plant
+            k, _ = run(name, plant, (find(name).program or "").replace(" base=128T", ""))
+            assert laws.vmemmap_window(k) is None

@@ -181,6 +181,8 @@ def added(side: SideLike, args: Args) -> Answers:
         return None
     if hi > 1 << (k.arch.physmem_bits - k.arch.page_shift):
         return one(E2BIG)
+    if not _room_in_vmemmap(k, lo, hi):
+        return one(E2BIG)
     if k.iomem.overlaps(lo, hi):
         return one(EEXIST)
     if lo % k.memory_blocks.pages or hi % k.memory_blocks.pages:
@@ -189,6 +191,15 @@ def added(side: SideLike, args: Args) -> Answers:
         return frozenset({-EEXIST, -ENOMEM, -EOPNOTSUPP})
     per = k.arch.pages_per_section
     return some(ENOMEM) if not k.sections.flags.overlaps(lo // per, hi // per) else None
+
+
+def _room_in_vmemmap(k: Kernel, lo: int, hi: int) -> bool:
+    """DIRECT_MAP_PHYSMEM_END (arch/riscv/include/asm/pgtable.h): riscv64 has struct pages for 128T of memory (Sv48)
+    from that 16G on in which RAM begins."""
+    if k.arch.name != "riscv64":
+        return True
+    first = k.machine.ram_ranges()[0][1] * k.arch.page >> 34 << 34
+    return first <= lo * k.arch.page and hi * k.arch.page <= first + (128 << 40)
 
 
 # -- subblocks ------------------------------------------------------------------------------------------------------
@@ -444,6 +455,8 @@ def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) ->
             if lo < end and first < hi:
                 return one(EBUSY)
     if driver == "devdax" and align.bit_length() - 1 > k.arch.max_folio_order:
+        return one(EINVAL)
+    if not _room_in_vmemmap(k, *ranges[0]):
         return one(EINVAL)
     sub, per = k.arch.pages_per_subsection, k.arch.pages_per_section
     if ranges[0][0] % sub:

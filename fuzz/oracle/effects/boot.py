@@ -145,7 +145,7 @@ def _turns(machine: Machine, ranges: Iterable[tuple[int, int, int]]) -> str | No
     if machine.interleave:
         part = min(max(machine.interleave, -(-machine.ram // 64 // (2 << 20)) * (2 << 20)), part // 2 >> 21 << 21)
     for nid, lo, hi in ranges:
-        first, last = lo * machine.page - layout.start, hi * machine.page - 1 - layout.start
+        first, last = lo * machine.page - machine.start(), hi * machine.page - 1 - machine.start()
         if machine.ram >= layout.whole and lo * machine.page >= layout.rest:
             gap = layout.rest - layout.start - layout.low
             first, last = first - gap, last - gap
