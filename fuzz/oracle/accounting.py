@@ -143,7 +143,11 @@ class Accounting:
         return self.unsettled
 
     def layout(self) -> Difference | None:
-        """Compare which zones have which memory, and of which pages the direct map is."""
+        """Compare which zones have which memory, of which pages the direct map is, and what kmemleak knows."""
+        a, b = self.ref.memblock.kmemleak, self.cand.memblock.kmemleak
+        if a.starts != b.starts or a.ends != b.ends:
+            detail = f"objects of the leak detector: {a.items()} expected, {b.items()} found"
+            return Difference("accounting", "kmemleak", "changed", detail)
         x, y = self.ref.direct_map, self.cand.direct_map
         if x is not None and y is not None and x.pages != y.pages:
             mine, theirs = x.arch_report_meminfo(), y.arch_report_meminfo()
@@ -287,24 +291,19 @@ class Accounting:
         return None
 
     def blocks(self, everything: bool = False) -> Difference | None:
-        """Compare memory blocks, their altmaps, and those of devices; with `everything` what kmemleak knows."""
+        """Compare memory blocks, their altmaps, and those of devices."""
         x, y = self.ref.memory_blocks, self.cand.memory_blocks
         if x.touched or y.touched or everything:
             if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
                 return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
             if x.nid.vals != y.nid.vals or x.nid.starts != y.nid.starts or x.nid.ends != y.nid.ends:
                 return runs_difference("accounting", "memory block's node", x.nid.items(), y.nid.items())
-        if everything:
-            mine, theirs = (k.memblock.kmemleak.items() for k in (self.ref, self.cand))
-            if mine != theirs:
-                detail = f"objects of the leak detector: {mine} expected, {theirs} found"
-                return Difference("accounting", "kmemleak", "changed", detail)
         if x.altmaps or y.altmaps or not self._no_altmaps():
-            given, found = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
-            given += [_altmap(altmap) for altmap in x.altmaps.values()]
-            found += [_altmap(altmap) for altmap in y.altmaps.values()]
-            if given != found:
-                return Difference("accounting", "altmap", "changed", f"altmaps: {given} expected, {found} found")
+            mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
+            mine += [_altmap(altmap) for altmap in x.altmaps.values()]
+            theirs += [_altmap(altmap) for altmap in y.altmaps.values()]
+            if mine != theirs:
+                return Difference("accounting", "altmap", "changed", f"altmaps: {mine} expected, {theirs} found")
         return None
 
     def _no_altmaps(self) -> bool:
