@@ -259,6 +259,8 @@ def unpoison_memory(k: Kernel, pfn: int) -> int:
             num_poisoned_pages_add(k, raw, -1)
         folio.raw_hwp = ()
         folio.hwpoison = False
+        # One bit with that of the frame, which may have been marked before the huge page was made over it.
+        pages.hwpoison.pop(pfn, None)
         k.hstates[folio.order].touched = True
         return 0
     state = pages.hwpoison.get(pfn)
