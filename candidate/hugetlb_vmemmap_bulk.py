@@ -71,9 +71,12 @@ def restore_easily(f: Framework, h: HState, folios: list[Folio]) -> bool:
     nothing done, where one of them could fail or is private in part.
 
     Left out: that T is copied to the tails. Whoever restores several folios frees them or cuts them up, and writes all
-    their struct pages anew (one that would be leaked instead is in no list: it was when its page failed).
+    their struct pages anew; but for one whose poisoned pages nobody knows any more, which is leaked as it is.
     """
     k = f.k
+    for folio in folios:
+        if folio.raw_hwp_unreliable:
+            return False
     v = k.arch.vmemmap_pages(h.order)
     want = v - 1
     n = len(folios) * want
