@@ -48,7 +48,18 @@ from fuzz.mutants.spoil import (
     waiting,
     zone,
 )
-from fuzz.mutants.spoil_books import another_content, area, cma_lists, early_area, on_another_node, window
+from fuzz.mutants.spoil_books import (
+    another_content,
+    area,
+    cma_lists,
+    direct_map,
+    early_area,
+    leaks,
+    left_behind,
+    on_another_node,
+    outside,
+    window,
+)
 from fuzz.mutants.spoil_near import request
 from fuzz.mutants.spoil_whole import WHOLE, made_areas, map_type, no_block, ram, record, swapped, traded, turns
 from fuzz.oracle.finding import Outcome
@@ -204,13 +215,15 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "sections": (section, section_node, subsection),
     "laws": (*WHOLE, *_BLOCKS, *_COUNTED, *_POOLED, resource, page_map, holder),
     "books": (*WHOLE, area, area, altmap, window, cma_lists, free, owner, resource),
+    "books:direct_map": (direct_map,),
+    "laws:vmemmap_window": (outside,),
     "invariants": (*WHOLE, *_MAPPED, *_POOLED, owner, references, counter, counted),
-    "boot": (made_areas, made_areas, ram, area, zone, pool, turns, request, request, early_area),
+    "boot": (made_areas, made_areas, ram, area, zone, pool, turns, request, request, early_area, leaks),
     "cma": (made_areas, area, area, request),
     "order": (swapped, traded, traded, turns, free_pages, pool, on_another_node),
     "huge": (*_POOLED, record, record, swapped, traded, turns),
-    "device": (map_type, page_map, resource, block, subsection, table, entry),
-    "memory": (no_block, no_block, *_BLOCKS, resource, poison, record, holder),
+    "device": (map_type, left_behind, page_map, resource, block, subsection, table, entry),
+    "memory": (no_block, no_block, *_BLOCKS, resource, poison, record, holder, stuck),
 }
 """By module of fuzz.oracle, or by module and function."""
 

@@ -9,6 +9,7 @@ from fuzz.oracle.effects.cma import Areas, Asked, areas
 from fuzz.oracle.effects.common import Args, Before, SideLike
 from fuzz.oracle.observe import union
 from mm.errno import EINVAL
+from mm.hstate import HState
 from mm.kernel import Kernel, gigantic_folios
 from mm.machine import Machine
 from mm.page_alloc import OWNER_CMA
@@ -61,16 +62,12 @@ def cma_asked(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     return None if now == wanted else f"{now} is asked for, not {wanted}"
 
 
-def command_line(side: SideLike, args: Args) -> tuple[bool, dict[int, int], Areas | None]:
-    """hugetlb_cma_only=, how many huge pages of each order were asked for, and which areas must come of hugetlb_cma=,
-    if anything was said."""
-    k = side.kernel
-    counts: dict[int, int] = {}
-    for request in k.boot_requests:
-        counts[request.order] = counts.get(request.order, 0) + request.count
+def command_line(side: SideLike, args: Args) -> tuple[bool, dict[tuple[int, int | None], int], Areas | None]:
+    """hugetlb_cma_only=, how many huge pages of each order were asked for, on a node or on any, and which areas must
+    come of hugetlb_cma=, if anything was said."""
     said, only = sizes(side, args)
     anything = said.size or said.percent or any(said.in_node) or any(said.percent_in_node)
-    return only, counts, areas(k, said) if anything else None
+    return only, requests(side, args), areas(side.kernel, said) if anything else None
 
 
 def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -78,7 +75,7 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     of memory only (hugetlb_hstate_alloc_pages, mm/hugetlb.c); hugetlb_cma_only is nothing without an area
     (hugetlb_cma_validate_params, mm/hugetlb_cma.c); parameters show what the command line said (set_memmap_mode,
     get_memmap_mode, mm/memory_hotplug.c)."""
-    only, counts, wanted_areas = then
+    only, requested, wanted_areas = then
     k = side.kernel
     text = _memory(side) or _leak_detector(k)
     if text is not None:
@@ -106,11 +103,14 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         if found != wanted_areas:
             return f"the areas are {found}, not {wanted_areas}"
     for order, h in k.hstates.items():
-        wanted, got = counts.get(order, 0), sum(h.nr)
+        mine = {nid: count for (size, nid), count in requested.items() if size == order}
+        wanted, got = sum(mine.values()), sum(h.nr)
         if got > wanted:
             return f"{got} pages of order {order} were made, {wanted} were asked for"
         if got < wanted and not h.gigantic and not k.faults.armed and k.pages.short == 0:
             return f"{got} of {wanted} pages of order {order} were made, and no allocation failed"
+        if got < wanted and h.gigantic and k.hugetlb_cma.only and got < _due(k, h, mine):
+            return f"{got} of {wanted} pages of order {order} were made, and areas have room"
         if h.resv or h.nr_overcommit or any(h.surplus):
             return f"the pool of order {order} has reservations or surplus pages"
         skipped = h.gigantic and k.hugetlb_cma.size and not k.hugetlb_cma.only
@@ -121,6 +121,12 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
             # hugetlb_init_hstates: first_memory_node, whoever had a turn while memblock gave the gigantic pages.
             return f"turns begin at nodes {h.next_nid_to_alloc} and {h.next_nid_to_free} in the pool of order {order}"
     return None
+
+
+def _due(k: Kernel, h: HState, wanted: dict[int | None, int]) -> int:
+    """How many gigantic pages the areas have for what is `wanted` on a node, or on any (hugetlb_cma_alloc_bootmem)."""
+    room = [0 if cma is None else sum([cmr.count // h.pages for cmr in cma.ranges]) for cma in k.hugetlb_cma.areas]
+    return sum([min(count, sum(room) if nid is None else room[nid]) for nid, count in wanted.items()])
 
 
 def _leak_detector(k: Kernel) -> str | None:

@@ -30,17 +30,30 @@ def allocated(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     return None
 
 
-def shortages(side: SideLike, args: Args) -> int:
-    """How many allocations got too little so far."""
-    return side.kernel.pages.short
+def shortages(side: SideLike, args: Args) -> tuple[int, list[int]]:
+    """How many allocations got too little so far; frames of each node in huge pages that are mapped."""
+    return side.kernel.pages.short, _mapped(side.kernel)
+
+
+def _mapped(k: Kernel) -> list[int]:
+    nodes = [0] * len(k.nodes)
+    for h in k.hstates.values():
+        for folios in h.mapped:
+            for folio in folios:
+                nodes[folio.nid] += h.pages
+    return nodes
 
 
 def contiguous(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced."""
+    """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced, huge pages
+    on their node (htlb_allow_alloc_fallback of MR_CONTIG_RANGE, include/linux/hugetlb.h)."""
+    short, mapped = then
+    if _mapped(side.kernel) != mapped:
+        return f"{_mapped(side.kernel)} frames of the nodes are in huge pages that are mapped, {mapped} were"
     page = side.kernel.arch.page
     lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
     if rc == -EBUSY:
-        return refused(side.kernel, lo, hi, then)
+        return refused(side.kernel, lo, hi, short)
     if rc or result is None:
         return None
     if side.handles[result] != [(lo, hi - lo)]:

@@ -4,6 +4,7 @@ share the code that they are about, so what is spoiled here is spoiled on both."
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,17 @@ from fuzz.execute import Lockstep, run_program
 from fuzz.oracle.effects.cma import Areas, Asked, _several, areas
 from fuzz.program.text import parse
 from fuzz.side import Args, Side
+from mm.cma import Cma
+from mm.folio import Folio
 from mm.hugetlb_alloc import alloc_pool_huge_folios
+from mm.hugetlb_isolate import migrate_hugetlb
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.memory_online import migrate_movable
 from mm.mmzone import Zone
 from mm.page_alloc import OWNER_CMA
 
+SEEDS = Path(__file__).resolve().parents[3] / "corpus" / "seeds"
 G = 1 << 18
 """Pages of 4K in a gibibyte."""
 X86 = Machine(ram=32 << 30)
@@ -235,3 +240,30 @@ def test_what_is_moved_goes_to_another_node(monkeypatch: pytest.MonkeyPatch) -> 
     found = run_program(program).finding
     assert found is not None
     assert (found.field, found.operation) == ("reference: effect", "memory offline")
+
+
+def test_a_huge_page_in_the_way_stays_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """htlb_allow_alloc_fallback is false of MR_CONTIG_RANGE: with no room on the node the range cannot be had."""
+    program = parse((SEEDS / "contig-huge-page-without-room.vmm").read_text())
+    assert run_program(program).finding is None
+
+    def anywhere(k: Kernel, folio: Folio, nodes: list[int], fallback: bool, isolated: tuple[int, int]) -> bool:
+        return migrate_hugetlb(k, folio, nodes, True, isolated)
+
+    monkeypatch.setattr("mm.contig.migrate_hugetlb", anywhere)
+    found = run_program(program).finding
+    assert found is not None
+    assert (found.field, found.operation) == ("reference: effect", "pages contig")
+
+
+def test_gigantic_pages_that_areas_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse((SEEDS / "hugetlb-cma-only-filled.vmm").read_text())
+    assert run_program(program).finding is None
+
+    def never(k: Kernel, cma: Cma | None, n: int) -> int | None:
+        return None
+
+    monkeypatch.setattr("mm.hugetlb_cma.cma_reserve_early", never)
+    found = run_program(program).finding
+    assert found is not None
+    assert "areas have room" in str(found.detail)
