@@ -100,7 +100,7 @@ LAWS: Final[dict[str, Effect]] = {
     "dax set": Effect(device.device_before, device.set, answers.attribute),
     "dax state": Effect(device.device_before, device.state, answers.kmem_state),
     "pages alloc": Effect(nothing, pages.allocated, answers.allocated),
-    "pages contig": Effect(pages.shortages, pages.contiguous, answers.contiguous),
+    "pages contig": Effect(pages.contig_before, pages.contiguous, answers.contiguous),
     "pages free": Effect(pages.extents_before, pages.freed, answers.freed),
 }
 """By operation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way
 from mm.errno import EBUSY, ENODEV
@@ -30,26 +30,40 @@ def allocated(side: SideLike, args: Args, rc: int, then: Before, result: str | N
     return None
 
 
-def shortages(side: SideLike, args: Args) -> tuple[int, list[int]]:
-    """How many allocations got too little so far; frames of each node in huge pages that are mapped."""
-    return side.kernel.pages.short, _mapped(side.kernel)
+class Contig(NamedTuple):
+    """Before a contiguous range is asked for."""
+
+    short: int
+    """How many allocations got too little so far."""
+    mapped: list[list[int]]
+    """Huge pages in use, of each pool by node."""
+    free: list[list[int]]
+    """Free ones."""
 
 
-def _mapped(k: Kernel) -> list[int]:
-    nodes = [0] * len(k.nodes)
+def contig_before(side: SideLike, args: Args) -> Contig:
+    pools = side.kernel.hstates.values()
+    return Contig(side.kernel.pages.short, _mapped(side.kernel), [[len(free) for free in h.free] for h in pools])
+
+
+def _mapped(k: Kernel) -> list[list[int]]:
+    pools = []
     for h in k.hstates.values():
+        nodes = [0] * len(k.nodes)
         for folios in h.mapped:
             for folio in folios:
-                nodes[folio.nid] += h.pages
-    return nodes
+                nodes[folio.nid] += 1
+        pools.append(nodes)
+    return pools
 
 
 def contiguous(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced, huge pages
-    on their node (htlb_allow_alloc_fallback of MR_CONTIG_RANGE, include/linux/hugetlb.h)."""
-    short, mapped = then
-    if _mapped(side.kernel) != mapped:
-        return f"{_mapped(side.kernel)} frames of the nodes are in huge pages that are mapped, {mapped} were"
+    """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced. A huge
+    page moves to another node only if a free one is there (alloc_hugetlb_folio_nodemask, mm/hugetlb.c)."""
+    short, mapped, free = then
+    for pool, was, most in zip(_mapped(side.kernel), mapped, free, strict=True):
+        if any(now > before + spare for now, before, spare in zip(pool, was, most, strict=True)):
+            return f"{pool} huge pages of the nodes are in use, {was} were, and {most} were free"
     page = side.kernel.arch.page
     lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
     if rc == -EBUSY:

@@ -242,8 +242,8 @@ def test_what_is_moved_goes_to_another_node(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.field, found.operation) == ("reference: effect", "memory offline")
 
 
-def test_a_huge_page_in_the_way_stays_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """htlb_allow_alloc_fallback is false of MR_CONTIG_RANGE: with no room on the node the range cannot be had."""
+def test_a_huge_page_in_the_way_is_not_made_anew_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """htlb_allow_alloc_fallback is false of MR_CONTIG_RANGE: without room on the node the range cannot be had."""
     program = parse((SEEDS / "contig-huge-page-without-room.vmm").read_text())
     assert run_program(program).finding is None
 
