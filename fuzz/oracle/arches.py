@@ -19,6 +19,13 @@ from mm.runs import RunSet
 Spans = list[tuple[int, int]]
 
 
+def blank(ref: Kernel, cand: Kernel, pgmap: PgMap) -> bool:
+    """Whether a device that begins where a compound page does may have struct pages that nobody initialises: it has
+    `leaf_spans`, or powerpc went on without the second page of a compound page, and shares what comes behind it.
+    """
+    return bool(leaf_spans(ref, cand, pgmap)[0]) or (ref.arch.compounds_by_pfn and ref.faults.fired == "VMF")
+
+
 def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     """Vmemmap pages, in whole PMDs, in which a device that shares tails has them in no base pages of its own: under its
     partial sections, and where a leaf was before, or on powerpc base pages, which it keeps. And whether such a thing

@@ -496,7 +496,7 @@ class Oracle:
     def _parted(self, rc: Outcome, rc2: Outcome) -> Difference | None:
         """The invariants of two kernels that have parted, and the laws; of one that died nothing is asked."""
         ref, cand, added = self.ref, self.cand, self._added
-        blank = added is not None and (unaligned.inside(ref.arch, added) or arches.leaf_spans(ref, cand, added)[0])
+        blank = added is not None and (unaligned.inside(ref.arch, added) or arches.blank(ref, cand, added))
         diff, asked = None, () if not self.deep else laws.OF_UNINITIALISED if blank else laws.LAWS
         if not isinstance(rc, str):
             diff = self._check_reference(self._pieces_of(ref).slack[0]) or laws.broken(ref, "reference", asked)
