@@ -49,13 +49,18 @@ def leaf_spans(ref: Kernel, cand: Kernel, pgmap: PgMap) -> tuple[Spans, bool]:
     return sorted(spans), under
 
 
+def has_reason(rc: int, k: Kernel, lack: int, refused: tuple[int, ...]) -> bool:
+    """Whether a side can have failed with `rc`: an allocation failed or got less (`lack` of them), or it has met
+    memory, for which it is `refused`."""
+    return rc in refused or (rc == -ENOMEM and (k.faults.fired is not None or lack != 0))
+
+
 def answers_differ(
     rcs: tuple[int, int], sides: tuple[Kernel, Kernel], short: tuple[int, int], refused: tuple[int, ...]
 ) -> bool:
-    """Whether a side has failed in a way that has no reason in it: without an allocation that failed or got less
-    (`short`, by side), or memory that it has met, for which it is `refused`."""
+    """Whether a side has failed in a way that has no reason in it; `short`: how many allocations got less, by side."""
     for rc, other, k, lack in zip(rcs, rcs[::-1], sides, short, strict=True):
-        if rc < 0 and rc != other and rc not in refused and not (rc == -ENOMEM and (k.faults.fired or lack)):
+        if rc < 0 and rc != other and not has_reason(rc, k, lack, refused):
             return True
     return False
 

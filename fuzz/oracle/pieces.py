@@ -59,6 +59,12 @@ def by_section(k: Kernel, lo: int, hi: int, start: int, end: int) -> Iterator[tu
         lo = stop
 
 
+def behind(arch: Arch, start: int) -> int:
+    """The first pfn of the section behind the one that `start` lies in."""
+    per = arch.pages_per_section
+    return (start // per + 1) * per
+
+
 def lent_form(ref: Kernel, start: int, order: int) -> Form | None:
     """How the reference maps the tails of a compound page larger than a section that a range begins inside of, if its
     second page is not the range's own: it lies in front of the range on powerpc (vmemmap_compound_tail_page,
@@ -71,7 +77,7 @@ def lent_form(ref: Kernel, start: int, order: int) -> Form | None:
         if at <= vpn:
             return None
     elif start % arch.pages_per_section and ref.sections.early(start):
-        at = (start // arch.pages_per_section + 1) * arch.vmemmap_per_section
+        at = behind(arch, start) // arch.spp
         vpn = at - 1
     else:
         return None
@@ -280,8 +286,8 @@ class Pieces:
         v = self.arch.vmemmap_pages(p.order)
         for vpn in range(lo, hi):
             at = (vpn - p.origin // self.arch.spp) % v
-            home = vpn - at + 1 if at >= per and vpn % per <= 1 else vpn
-            append(out, vpn, vpn + 1, ("alias", True, OWNER_MEMMAP, home))
+            named = vpn - at + 1 if at >= per and vpn % per <= 1 else vpn
+            append(out, vpn, vpn + 1, ("alias", True, OWNER_MEMMAP, named))
         return out
 
     def candidate_mapping(self, p: Piece, lo: int, hi: int) -> list[Segment]:

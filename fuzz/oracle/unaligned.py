@@ -23,9 +23,8 @@ from fuzz.oracle.observe import (
     union,
     without,
 )
-from fuzz.oracle.pieces import REF_KEEP, Pieces, shares_tails
+from fuzz.oracle.pieces import REF_KEEP, Pieces, behind, shares_tails
 from mm.arch import Arch
-from mm.errno import ENOMEM
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import POISON, RAW, Compound, Content, Tail
@@ -84,7 +83,7 @@ def explains(
         if isinstance(rc, str) or rc == 0:
             if rc != (death or 0):
                 return False
-        elif rc not in refused and not (rc == -ENOMEM and (k.faults.fired is not None or lack)):
+        elif not arches.has_reason(rc, k, lack, refused):
             return False
     if isinstance(mine, int) and isinstance(theirs, int) and mine < 0 and theirs < 0:
         return _left(ref, cand, pgmap, compare)
@@ -120,12 +119,6 @@ def reference_death(ref: Kernel, odd: Ranges) -> str | None:
         if ref.sections.early(start) and isinstance(ref.tables.get(before), Leaf):
             return f"bug: compound_section_tail_page: the PTE of vmemmap page {before:#x} is read through a PMD leaf"
     return None
-
-
-def behind(arch: Arch, start: int) -> int:
-    """The first pfn of the section behind the one that `start` lies in."""
-    per = arch.pages_per_section
-    return (start // per + 1) * per
 
 
 def candidate_death(cand: Kernel, pgmap: PgMap) -> str | None:

@@ -179,9 +179,7 @@ def added(side: SideLike, args: Args) -> Answers:
     lo, hi = at // page, (at + size) // page
     if lo == hi:
         return None
-    if hi > 1 << (k.arch.physmem_bits - k.arch.page_shift):
-        return one(E2BIG)
-    if not _room_in_vmemmap(k, lo, hi):
+    if hi > 1 << (k.arch.physmem_bits - k.arch.page_shift) or not _room_in_vmemmap(k, lo, hi):
         return one(E2BIG)
     if k.iomem.overlaps(lo, hi):
         return one(EEXIST)

@@ -6,8 +6,8 @@ import pytest
 
 from fuzz.execute import Lockstep
 from fuzz.oracle import laws
-from fuzz.program.text import parse
 from mm.direct_map import DirectMap
+from tests.fuzz.oracle.test_laws import after
 
 PROGRAM = """vmm 1
 machine arch=ppc64_radix page=64K ram=1G nodes=1 memmap_on_memory=on
@@ -22,13 +22,7 @@ d3 = dax create at=0xa0000000 size=300M driver=kmem
 
 @pytest.fixture
 def pair() -> Lockstep:
-    program = parse(PROGRAM)
-    pair = Lockstep(program.machine)
-    for op in program.ops:
-        result = pair.step(op)
-        assert result.rcs == (0, 0), op
-        assert result.finding is None
-    return pair
+    return after(PROGRAM)
 
 
 @pytest.mark.parametrize(

@@ -40,16 +40,21 @@ memory hard_offline at=0x3000000
 """Something of everything that the laws speak of."""
 
 
-@pytest.fixture
-def busy() -> Lockstep:
-    """A pair in that state."""
-    program = parse(BUSY)
+def after(text: str) -> Lockstep:
+    """A pair after a program of which every operation succeeds."""
+    program = parse(text)
     pair = Lockstep(program.machine)
     for op in program.ops:
         result = pair.step(op)
         assert result.rcs == (0, 0), op
         assert result.finding is None
     return pair
+
+
+@pytest.fixture
+def busy() -> Lockstep:
+    """A pair in that state."""
+    return after(BUSY)
 
 
 def _zone(k: Kernel) -> Zone:
