@@ -56,7 +56,7 @@ class Directed(Turns):
     def __init__(self, mutant: Mutant, original: CodeType, seed: int) -> None:
         super().__init__(mutant, original)
         self.code, self.probe = instrumented(mutant)
-        self.marked = marked(mutant)
+        self.marked, self.entered = marked(mutant), marked(mutant, entered=True)
         self.draw = Random(seed)
         self.sources: list[Source] = []
         self.places: list[tuple[Source, int]] = []
@@ -219,9 +219,9 @@ class Directed(Turns):
 
     def _reached(self, source: Source) -> None:
         """Note at which operations of a program the mutant differs; or if it never does, is reached; or else its
-        statement is."""
+        statement is, or at least its function."""
         last = len(source.program.ops) - 1
-        for code in self.code, self.marked:
+        for code in self.code, self.marked, self.entered:
             counts: list[tuple[int, int]] = []
             try:
                 self.run(code, lambda counts=counts: _walk(source, lambda: counts.append(self._count())))  # type: ignore[misc]

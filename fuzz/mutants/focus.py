@@ -60,6 +60,7 @@ from fuzz.mutants.spoil_books import (
     outside,
     window,
 )
+from fuzz.mutants.spoil_devices import DEVICES
 from fuzz.mutants.spoil_near import request
 from fuzz.mutants.spoil_whole import WHOLE, made_areas, map_type, no_block, ram, record, swapped, traded, turns
 from fuzz.oracle.finding import Outcome
@@ -192,14 +193,14 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "zones": (*_COUNTED, area),
     "parting": _EXCUSED,
     "known": (*_EXCUSED, *_MAPPED, pool, owner, altmap, window),
-    "unaligned": (*_MAPPED, *_WRITTEN, *_EXCUSED),
-    "arches": (*_MAPPED, *_POOLED, *_COUNTED, owner),
-    "rules": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
-    "pieces": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section),
-    "observe": (*_MAPPED, *_WRITTEN),
-    "difference": (*_MAPPED, *_WRITTEN, owner),
+    "unaligned": (*_MAPPED, *_WRITTEN, *_EXCUSED, *DEVICES * 6),
+    "arches": (*_MAPPED, *_POOLED, *_COUNTED, owner, *DEVICES * 2),
+    "rules": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section, *DEVICES * 3),
+    "pieces": (*_MAPPED, *_WRITTEN, *_COUNTED, subsection, section, *DEVICES * 4),
+    "observe": (*_MAPPED, *_WRITTEN, *DEVICES),
+    "difference": (*_MAPPED, *_WRITTEN, owner, *DEVICES),
     "alike": (*_MAPPED, *_WRITTEN, owner),
-    "contents": (*_WRITTEN, entry, owner, folio),
+    "contents": (*_WRITTEN, entry, owner, folio, *DEVICES),
     "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
     **dict.fromkeys(("compare:_mapping", "compare:_unlike"), _MAPPED),
     "compare:_struct_pages": (*_WRITTEN, *_MAPPED),

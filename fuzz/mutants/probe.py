@@ -103,10 +103,10 @@ def instrumented(mutant: Mutant) -> tuple[CodeType, Probe]:
     return code, probe
 
 
-def marked(mutant: Mutant) -> CodeType:
+def marked(mutant: Mutant, entered: bool = False) -> CodeType:
     """The code of the function itself; the probe that is known to its module counts how often the statement is reached
-    that the mutant is in, which it may not be evaluated in."""
-    return marked_code(mutant, _call())
+    that the mutant is in, which it may not be evaluated in, or how often the function is `entered`."""
+    return marked_code(mutant, _call(), entered=entered)
 
 
 def _around(new: ast.AST, old: ast.AST) -> ast.AST:

@@ -126,15 +126,15 @@ def mutated_code(
     return _compiled(tree, mutant, first)
 
 
-def marked_code(mutant: Mutant, mark: ast.expr, source: str | None = None) -> CodeType:
+def marked_code(mutant: Mutant, mark: ast.expr, source: str | None = None, entered: bool = False) -> CodeType:
     """The code of the function itself, in which `mark` is evaluated each time before the statement that the mutant is
-    in."""
+    in, or each time that the function is `entered`."""
     tree = ast.parse(source if source is not None else _read(mutant.module))
     function = dict(_functions(tree))[mutant.function]
     first = min((decorator.lineno for decorator in function.decorator_list), default=function.lineno)
     body: list[Any] = function.body
     at = 0
-    for node in ast.walk(function):  # the innermost statements come last
+    for node in () if entered else ast.walk(function):  # the innermost statements come last
         for found in (getattr(node, field, None) for field in ("body", "orelse", "finalbody")):
             if not isinstance(found, list):
                 continue

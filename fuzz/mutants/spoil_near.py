@@ -37,6 +37,7 @@ from fuzz.mutants.spoil import (
     zone,
 )
 from fuzz.mutants.spoil_books import area, cma_lists, driver_frames, early_area, gone, on_another_node, window
+from fuzz.mutants.spoil_devices import DEVICES
 from mm.kernel import Kernel
 
 
@@ -64,7 +65,7 @@ NEAR: Final[dict[str, tuple[Spoiler, ...]]] = {
     "sysctl": (pool, folio, entry),
     "memory": (poison, block, block, online, zone, section, subsection, resource, altmap, window, folio, gone),
     "subblock": (unplugged, driver_frames, driver_frames, owner, zone, free),
-    "dax": (page_map, page_map, remap, resource, block, altmap, subsection, struct_page, table, gone),
+    "dax": (page_map, page_map, remap, resource, block, altmap, subsection, struct_page, table, gone, *DEVICES),
     "pages": (holder, holder, owner, free, poison),
     "fail": (points,),
 }
