@@ -17,7 +17,7 @@ from typing import Final
 
 from fuzz.answers import against_candidate, unexcused
 from fuzz.engines.collector import paused
-from fuzz.execute import run_program
+from fuzz.execute import Lockstep, StepResult, run_program
 from fuzz.generate.program import run_affordable
 from fuzz.mutants import forms
 from fuzz.mutants.covering import Covering
@@ -28,7 +28,7 @@ from fuzz.mutants.searches import SEARCHES, counts
 from fuzz.mutants.sites import Mutant
 from fuzz.mutants.trials import MERGED, PAST, POSTED, Kill, Setting, Trial, corpus_trials, judge, random_trials
 from fuzz.oracle.ledger import clauses
-from fuzz.program.model import Program
+from fuzz.program.model import Op, Program
 from fuzz.program.mutate import mutate
 from fuzz.program.text import parse
 from live.recorded import FOLDER, Recorded, load, programs, replay
@@ -54,6 +54,9 @@ PLANTED_EVERY: Final = 3
 SLOW: Final = 0.05
 """CPU seconds of a program in which no faults are planted: the panel would become slow."""
 
+Said = list[tuple[str, str, str, str]]
+"""Differences by what names them: layer, field, drift, class of page."""
+
 
 @dataclass(slots=True)
 class Budget:
@@ -67,7 +70,7 @@ class Budget:
     """Programs that a real kernel has run, and for how many operations the candidate must do the same."""
     times: dict[str, float] = field(default_factory=dict)
     used: dict[str, set[str]] = field(default_factory=dict)
-    """Clauses of the ledger that each trial of the corpus exercises."""
+    """Clauses of the ledger that each trial exercises."""
     unclean: dict[str, Kill] = field(default_factory=dict)
     """Trials that show something without a mutant; no mutant is given these."""
     programs: int = 0
@@ -77,6 +80,10 @@ class Budget:
     """Programs to plant faults in."""
     searches: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """What the small searches count without a mutant."""
+    holding: dict[Setting, frozenset[str]] = field(default_factory=dict)
+    """The clauses of each setting."""
+    said: dict[str, Said] = field(default_factory=dict)
+    """All that the sound oracle says of each bug of the zoo where it is found, which the minimizer asks for."""
 
     @classmethod
     def load(cls, seconds: float, seed: int) -> Budget:
@@ -97,7 +104,8 @@ class Budget:
                 kill = self._time(trial)
                 if kill is not None and trial.setting == POSTED:
                     return kill
-            idle = clauses("posted") - self._exercised(POSTED)
+            self.holding = {setting: clauses(*setting) for setting in (POSTED, MERGED, PAST)}
+            idle = self.holding[POSTED] - self._exercised(POSTED)
             if idle:
                 return Kill("clause", f"not exercised: {', '.join(sorted(idle))}", "corpus")
             for name in self.defects:
@@ -146,7 +154,9 @@ class Budget:
         return kill
 
     def _exercised(self, setting: Setting) -> set[str]:
-        return set().union(*(self.used.get(t.name, set()) for t in self.trials.values() if t.setting == setting))
+        """The clauses that the corpus exercises."""
+        corpus = (t.name for t in self.trials.values() if t.setting == setting and t.program is not None)
+        return set().union(*(self.used.get(name, set()) for name in corpus))
 
     # -- with one ---------------------------------------------------------------------------------------------------
 
@@ -217,8 +227,13 @@ class Budget:
         answers = names & self.answers.keys() if kernel else set()
         for name in corpus if oracle else sorted([*trials, *answers], key=lambda name: self.times[name]):
             _rearm()
-            yield self._kernel(name) if name in answers else self._trial(self.trials[name], parents)
+            if oracle:
+                yield self._sound(name, parents)
+            else:
+                yield self._kernel(name) if name in answers else self._trial(self.trials[name], parents)
         for setting, clauses_before in before.items():
+            if oracle and clauses(*setting) != self.holding[setting]:
+                yield Kill("clause", "the ledger has other clauses", str(setting))
             idle = clauses_before - self._exercised(setting)
             if idle:
                 yield Kill("clause", f"not exercised: {', '.join(sorted(idle))}", f"corpus ({setting})")
@@ -247,7 +262,7 @@ class Budget:
                 yield self._search(name)
             for name in drawn:
                 _rearm()
-                yield self._trial(self.trials[name], parents)
+                yield self._sound(name, parents)
         if not parents:
             # Nobody comes by the line: begin with those that come near.
             near = self.covering.of_function(mutant) & self.trials.keys()
@@ -263,9 +278,17 @@ class Budget:
             used |= outcome.clauses
             if parents is not None and len(parents) < PARENTS:
                 parents.append(Source(trial.setting, trial.name, program.bare(), answers_of(outcome)))
-        if trial.program is not None:
-            self.used[trial.name] = used
+        self.used[trial.name] = used
         return None
+
+    def _sound(self, name: str, parents: list[Source]) -> Kill | None:
+        """Run a trial with a mutant of the oracle: other clauses must not explain it than explained it before."""
+        before = self.used[name]
+        kill = self._trial(self.trials[name], parents)
+        if kill is None and self.used[name] != before:
+            changed = ", ".join(sorted(self.used[name] ^ before))
+            kill = Kill("clause", f"explained by other clauses: {changed}", name)
+        return kill
 
     def _kernel(self, name: str) -> Kill | None:
         """Whether either side does something else than a real kernel did."""
@@ -281,13 +304,20 @@ class Budget:
     def _defect(self, name: str) -> Kill | None:
         """Whether a bug of the zoo is seen in the layer that the zoo says."""
         defect, program = self.defects[name]
+        said: Said = []
+
+        def look(pair: Lockstep, _: Op, result: StepResult) -> None:
+            if result.finding is not None:
+                said.extend((one.layer, one.field, one.drift, one.page_class) for one in pair.oracle.complaints())
+
         with planted(defect):
-            finding = run_program(program).finding
+            finding = run_program(program, observer=look).finding
         if finding is None:
             return Kill("zoo", f"{defect.id} is not found", defect.id)
         if finding.layer != defect.layer:
             return Kill("zoo", f"{defect.id} is found in {finding.layer}, not in {defect.layer}", defect.id)
-        return None
+        sound = self.said.setdefault(name, said)
+        return None if said == sound else Kill("zoo", f"of {defect.id} is said {said}, not {sound}", defect.id)
 
     def _search(self, name: str) -> Kill | None:
         """Whether a search of all short programs counts what it counted without a mutant."""

@@ -48,6 +48,8 @@ class Verdict(NamedTuple):
     error: str = ""
     """The exception in which the oracle ended."""
     hints: Sequence[Hints] = ()
+    clauses: frozenset[str] = frozenset()
+    """What explained differences before."""
 
 
 class Directed(Turns):
@@ -215,7 +217,7 @@ class Directed(Turns):
         except Exception as error:
             return Verdict(error=f"{type(error).__name__}: {error}")
         signature = None if played.finding is None else played.finding.signature
-        return Verdict(signature, played.terminal, played.text, "", played.hints)
+        return Verdict(signature, played.terminal, played.text, "", played.hints, played.clauses)
 
     def _reached(self, source: Source) -> None:
         """Note at which operations of a program the mutant differs; or if it never does, is reached; or else its
@@ -270,4 +272,7 @@ def compare(sound: Verdict, mine: Verdict, fault: Fault) -> Kill | None:
         return Kill("signature", f"{sound.signature} is now {mine.signature}", where)
     if sound.terminal != mine.terminal:
         return Kill("clause", f"ended by {mine.terminal}, not by {sound.terminal}: {sound.text}", where)
+    if sound.clauses != mine.clauses:
+        changed = ", ".join(sorted(sound.clauses ^ mine.clauses))
+        return Kill("clause", f"explained by other clauses: {changed}: {sound.text}", where)
     return None

@@ -276,7 +276,7 @@ class Fault:
             pair = Lockstep(source.program.machine, source.setting.profile)
             last = self._steps(pair, source.program.ops[: self.at])
             if last is not None and pair.over:
-                return Played(last.finding, last.terminal)
+                return Played(last.finding, last.terminal, clauses=frozenset(pair.oracle.clauses))
             if begin is not None:
                 begin()
             sound = pair.reference, pair.candidate
@@ -299,7 +299,8 @@ class Fault:
             pair.close()
         does = [side.does for side in faults]
         text = "; ".join(text or "nothing" for text in does)
-        return Played(finding, result.terminal, text, all(does), [side.hints or [] for side in faults])
+        hinted = [side.hints or [] for side in faults]
+        return Played(finding, result.terminal, text, all(does), hinted, frozenset(pair.oracle.clauses))
 
     def _steps(self, pair: Lockstep, ops: Iterable[Op]) -> StepResult | None:
         result = None
@@ -324,6 +325,8 @@ class Played(NamedTuple):
     """Whether it did something on each of its sides."""
     hints: Sequence[Hints] = ()
     """For each side with a fault, what the operation had listed as touched."""
+    clauses: frozenset[str] = frozenset()
+    """Clauses of the ledger that explained a difference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Turns:
         """From now on the function runs this."""
         if self.function.__code__ is not code:
             self.function.__code__ = code
+            function_of(self.mutant.module, self.mutant.function)  # with its own cache empty
             if self.forgets:
                 forget()
 

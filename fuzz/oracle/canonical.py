@@ -33,6 +33,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from functools import cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Final
@@ -177,21 +178,22 @@ def walk(thing: Any) -> Form:
 
 
 _ATOMS: Final = frozenset({int, str, bool, type(None)})
-_known: dict[tuple[type, tuple[str, ...]], list[str]] = {}
 
 
 def _attributes(thing: Any) -> list[str]:
     """Names of the attributes that count."""
-    kind = type(thing)
-    own = tuple(getattr(thing, "__dict__", ()))
-    names = _known.get((kind, own))
-    if names is None:
-        if kind.__module__.startswith("mm.") and not hasattr(kind, "__slots__") and not hasattr(thing, "__dict__"):
-            raise TypeError(f"{kind.__name__} does not show its attributes: it is compiled")
-        slots = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
-        skipped = IGNORED.get(kind, {})
-        names = _known[kind, own] = sorted((slots | set(own)) - skipped.keys())
-    return names
+    kind: type = type(thing)
+    own = getattr(thing, "__dict__", None)
+    return _counting(kind, None if own is None else tuple(own))
+
+
+@cache
+def _counting(kind: type, own: tuple[str, ...] | None) -> list[str]:
+    """Names of the attributes that count of a thing of this kind, whose dictionary has these, if it has one."""
+    if own is None and kind.__module__.startswith("mm.") and not hasattr(kind, "__slots__"):
+        raise TypeError(f"{kind.__name__} does not show its attributes: it is compiled")
+    slots = {name for base in kind.__mro__ for name in getattr(base, "__slots__", ())}
+    return sorted(slots.union(own or ()) - IGNORED.get(kind, {}).keys())
 
 
 def _run_map(runs: RunMap[Any]) -> Form:

@@ -71,7 +71,7 @@ class Oracle:
         """Whether the memory that the operation adds is there in part: a device that could not be added has left it."""
         self._left = RunSet()
         """Frames that hold memmap of devices that could not be added, in their own memory."""
-        self._hit: tuple[parting.User | None, parting.User | None] = None, None
+        self._hit = parting.NOBODY, parting.NOBODY
         """Who used the frame that a poisoning operation names."""
         self.parted = False
         """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
@@ -113,7 +113,7 @@ class Oracle:
             ref.memory_blocks.tried.clear()
             cand.memory_blocks.tried.clear()
         self._meets = name in parting.ADDING and parting.meets(ref, name, args)
-        self._hit = None, None
+        self._hit = parting.NOBODY, parting.NOBODY
         if name in parting.POISONING:
             pfn = args["at"] >> ref.arch.page_shift
             self._hit = parting.user_of(ref, pfn), parting.user_of(cand, pfn)
@@ -179,7 +179,7 @@ class Oracle:
                 self.terminal = "altmap-left-behind"
             elif diff is None and full:
                 diff = self._everything()
-            if diff is None and name in parting.POISONING and parting.other_holder(self._hit):
+            if diff is None and parting.other_holder(self._hit):
                 diff = self._parted(rc, rc2)
                 self.clauses.add("placement-fork")
                 self.terminal = "placement-fork"

@@ -10,7 +10,6 @@ Outcome = int | str
 """What an operation returned: a count or negative errno, or "bug: ..." or "crash: ..." when the model died."""
 
 Layer = Literal["returns", "mapping", "structpages", "accounting", "frames"]
-LAYERS: tuple[Layer, ...] = ("returns", "mapping", "structpages", "accounting", "frames")
 
 DIED: Final = "died"
 """The drift of a finding that a side died of."""

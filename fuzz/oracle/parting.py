@@ -123,22 +123,13 @@ def fault_fork(
     adding = device is not None or operation == "memory add"
     elsewhere = elsewhere and not adding
     several = ref.faults.last > ref.faults.first
+    fired = ref.faults.fired, cand.faults.fired
+    ways_round = [_way_round(k, k is ref and k.arch.compounds_by_pfn, device) for k in (ref, cand)]
     if adding:
-        for rc, k in zip(rcs, (ref, cand), strict=True):
+        for rc, failed, way_round in zip(rcs, fired, ways_round, strict=True):
             if rc not in (0, -ENOMEM) and rc not in refused:
                 return False
-            # Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice
-            # of a compound page's second page that it did not get, and a page that the altmap has not comes from RAM.
-            altmap = device is not None and device.altmap is not None
-            own = k is ref and k.arch.compounds_by_pfn
-            ways_round = own or (altmap and k.arch.memmap_from_ram)
-            if k.faults.fired == "VMB" or (k.faults.fired == "VMF" and ways_round):
-                continue
-            if own and k.faults.fired in TABLE_POINTS and device is not None and inside(k.arch, device):
-                continue  # nor of a table for the second page, where that lies in front of the device
-            if several and k.faults.fired:
-                continue
-            if (rc == -ENOMEM) != (k.faults.fired is not None):
+            if not way_round and not (several and failed) and (rc == -ENOMEM) != (failed is not None):
                 return False
     nth = ref.faults.first
     a, b = ref.faults.points, cand.faults.points
@@ -166,8 +157,8 @@ def fault_fork(
     if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
         if (ref.faults.fired in ROOTS) != (cand.faults.fired in ROOTS):
             return True  # the last of the same points is the one that failed on one side, and was passed on the other
-        went_on = [rc != -ENOMEM and k.faults.fired == "VMB" for rc, k in zip(rcs, (ref, cand), strict=True)]
-        if went_on[0] != went_on[1] and ref.faults.fired != cand.faults.fired:
+        went_on = [rc != -ENOMEM and way_round for rc, way_round in zip(rcs, ways_round, strict=True)]
+        if went_on[0] != went_on[1] and fired[0] != fired[1]:
             return True  # who got no block took base pages, where the other wanted something else, and gave up
         frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
         ranges = [] if device is None else device.ranges
@@ -177,8 +168,7 @@ def fault_fork(
             made = [one - Counter([k.faults.fired or ""]) for one, k in ((out, ref), (out2, cand))]
             tables = [{kind: one[kind] for kind in TABLE_POINTS if one[kind]} for one in made]
             if ref.faults.fired != cand.faults.fired or tables[0] != tables[1]:
-                # A table that one side has made stays; a block that it did not get is no failure.
-                return made[0] != made[1] or (rcs[0] != rcs[1] and 0 in rcs)
+                return made[0] != made[1]  # a table that one side has made stays
         if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
             return True
         if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
@@ -189,6 +179,20 @@ def fault_fork(
     if out == out2:
         return False
     return mine <= theirs or theirs <= mine
+
+
+def _way_round(k: Kernel, own: bool, device: PgMap | None) -> bool:
+    """Whether a side goes on without what the failure took from it; `own`: it is the reference, on powerpc.
+
+    Without a block there are base pages, unless the block was to come from an altmap; powerpc takes no notice of a
+    compound page's second page that it did not get, nor of a table for it, where that lies in front of the device; and
+    a page that the altmap has not comes from RAM.
+    """
+    if k.faults.fired == "VMF":
+        return own or (device is not None and device.altmap is not None and k.arch.memmap_from_ram)
+    if k.faults.fired == "VMB":
+        return True
+    return own and k.faults.fired in TABLE_POINTS and device is not None and bool(inside(k.arch, device))
 
 
 def points_differ(
@@ -423,18 +427,22 @@ def user_of(k: Kernel, pfn: int) -> User:
     return k.pages.owners.get(pfn), sum(n for _, n in k.pages.holders.get(pfn) or ())
 
 
-def other_holder(hit: tuple[User | None, User | None]) -> bool:
+NOBODY: Final[User] = None, 0
+
+
+def other_holder(hit: tuple[User, User]) -> bool:
     """Whether the frame that was poisoned is a movable page of another program on the other side: what each has left
     shows when it frees it."""
     mine, theirs = hit
-    return mine is not None and theirs is not None and mine != theirs and mine[0] == theirs[0]
+    return mine != theirs and mine[0] == theirs[0]
 
 
-def another_user(hit: tuple[User | None, User | None]) -> bool:
+def another_user(hit: tuple[User, User]) -> bool:
     """Whether the frame that a poisoning operation names was not used for the same on the two sides. What it is decides
     what the kernel says, even whether it dies. Huge pages lie at the same place on both sides.
     """
-    return hit[0] != hit[1] and OWNER_HUGETLB not in [user[0] for user in hit if user]
+    mine, theirs = hit
+    return mine != theirs and OWNER_HUGETLB not in (mine[0], theirs[0])
 
 
 def poison_fork(ref: Kernel, cand: Kernel) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from operator import attrgetter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import fuzz.oracle
 from fuzz.execute import Profile, run_program
 from fuzz.oracle import compare
+from fuzz.oracle.finding import Layer
 from fuzz.oracle.ledger import clauses, ledger
 from fuzz.program import parse, parse_file
 from zoo import reference_version
@@ -22,6 +24,14 @@ HISTORY = sorted((ROOT / "corpus" / "history").glob("*.vmm"))
 def test_rules_exist() -> None:
     for clause in ledger().values():
         assert callable(attrgetter(clause.rule)(fuzz.oracle)), clause.id
+
+
+def test_clauses_are_well_formed() -> None:
+    for clause in ledger().values():
+        assert clause.layer in get_args(Layer), clause.id
+        assert clause.profiles, clause.id
+        assert set(clause.profiles) <= set(get_args(Profile)), clause.id
+        assert clause.reference in ("", "v7.0-base"), clause.id
 
 
 def test_every_clause_that_the_oracle_uses_is_in_the_ledger() -> None:
