@@ -92,11 +92,11 @@ class Accounting:
             more += p.more(), p.more_managed()
         return a, more
 
-    def blocks_alike(self) -> bool:
-        """Whether the same pageblocks are free on both sides."""
+    def free_alike(self) -> bool:
+        """Whether the same pageblocks are free on both sides, and as many pages of each zone."""
         for p in self._pairs:
             x, y = p.ref.blocks, p.cand.blocks
-            if x.starts != y.starts or x.ends != y.ends:
+            if x.starts != y.starts or x.ends != y.ends or p.more():
                 return False
         return True
 

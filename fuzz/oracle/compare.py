@@ -74,15 +74,16 @@ class Oracle:
         self._hit = parting.NOBODY, parting.NOBODY
         """Who used the frame that a poisoning operation names."""
         self.parted = False
-        """Other pageblocks are free on the two sides, or DAX has been here: frames may lie elsewhere from now on. Which
-        fresh frame a private vmemmap page gets is not compared, and decides which pageblock becomes free with it."""
+        """Other pageblocks are free on the two sides, or pages of other zones, or DAX has been here: frames may lie
+        elsewhere from now on. Which fresh frame a private vmemmap page gets is not compared, and decides which
+        pageblock becomes free with it, and in which zone another page is, once one has run out."""
         self._device_tails: set[tuple[tuple[int, int], int]] = set()
         """Names of the candidate's device tails; they are kept forever."""
         self._lists: list[list[Any]] = [
             owner.touched for k in (ref, cand) for owner in (k.tables, k.memmap, k.pages, k.sections, k.memory_blocks)
         ]
         for k in (ref, cand):
-            self._lists += [k.tlb.violations, k.sections.unpopulated, k.tables.undone]
+            self._lists += [k.tlb.violations, k.sections.unpopulated, k.tables.undone, k.remaps]
         """What each operation touches; emptied after it."""
         self._added: PgMap | None = None
         """The device memory that the operation has begun to add, if any."""
@@ -131,11 +132,6 @@ class Oracle:
             if diff is None and isinstance(rc, str):
                 self.dead = True
                 return None
-        touched = bool(ref.remaps)
-        for ranges in self._lists:
-            if ranges:
-                touched = True
-                break
         if diff is None:
             if ref.remaps:
                 self._expect(rc)
@@ -154,12 +150,7 @@ class Oracle:
                     self.over_surplus |= over
             back = name == "pages free" and self.accounting.astray
             self.accounting.moved = name in parting.MOVING or len(ref.remaps) > 1 or back
-            if touched:
-                diff = self._touched(rc)
-            else:
-                diff = self._pageblocks(rc) or self._accounting(quiet=True)
-            if diff is None and (ref.tlb.violations or cand.tlb.violations):
-                diff = tlb.either(ref, cand, name, self.clauses)
+            diff = self._touched(rc) or tlb.either(ref, cand, name, self.clauses)
             if diff is None and rc == 0 and name == "memory hard_offline":
                 pfn = self._args["at"] >> ref.arch.page_shift
                 diff = unmarked(ref, "reference", pfn) or unmarked(cand, "candidate", pfn)
@@ -204,13 +195,10 @@ class Oracle:
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
             finding = Finding(diff.layer, diff.field, name, pair, diff.page_class, diff.drift, diff.detail)
-        if touched:
-            for ranges in self._lists:
-                if ranges:
-                    ranges.clear()
-            self._added = None
-            ref.remaps.clear()
-            cand.remaps.clear()
+        for ranges in self._lists:
+            if ranges:
+                ranges.clear()
+        self._added = None
         self.accounting.forget()
         return finding
 
@@ -247,9 +235,10 @@ class Oracle:
         diff = diff or self._pageblocks(rc)
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = sections.differ(ref, cand, self.clauses)
-        if diff is None and not self.parted and not self.accounting.blocks_alike():
+        diff = diff or self._accounting()
+        if diff is None and not self.parted and not self.accounting.free_alike():
             self.parted = True
-        return diff or self._accounting() or self._frames()
+        return diff or self._frames()
 
     def _everything(self, deep: bool = True) -> Difference | None:
         ref, cand = self.ref, self.cand

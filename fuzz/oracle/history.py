@@ -277,11 +277,10 @@ class History:
         mine, theirs = self.ref.pageblocks, self.cand.pageblocks
         blocks = self.blocks.copy()
         for lo, hi in self.blocks.items():
-            # Written on both sides since, with the same.
-            for s, e, migratetype in [*mine.runs(lo, hi), *_gaps(mine, lo, hi)]:
-                for a, b, other in [*theirs.runs(s, e), *_gaps(theirs, s, e)]:
+            for s, e, migratetype in mine.runs(lo, hi):
+                for a, b, other in theirs.runs(s, e):
                     if migratetype == other:
-                        blocks.remove(a, b)
+                        blocks.remove(a, b)  # written on both sides since, with the same
         wanted = mine.copy()
         for lo, hi in new:
             blocks.add(lo, hi)
@@ -299,17 +298,6 @@ def _apart(a: RunMap[str], b: RunMap[str]) -> Difference | None:
     if a.vals == b.vals and a.starts == b.starts and a.ends == b.ends:
         return None
     return runs_difference("structpages", "pageblock", a.items(), b.items())
-
-
-def _gaps(runs: RunMap[str], lo: int, hi: int) -> list[tuple[int, int, str | None]]:
-    out: list[tuple[int, int, str | None]] = []
-    for s, e, _ in runs.runs(lo, hi):
-        if lo < s:
-            out.append((lo, s, None))
-        lo = e
-    if lo < hi:
-        out.append((lo, hi, None))
-    return out
 
 
 def recast(
