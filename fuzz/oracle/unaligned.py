@@ -29,7 +29,7 @@ from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import POISON, RAW, Compound, Content, Tail
 from mm.pgmap import PgMap
-from mm.pgtable import Leaf, Mapping, Pte, Shared, Strided, frame_at
+from mm.pgtable import Leaf, Pte, Shared, frame_at
 from mm.runs import RunMap
 
 Ranges = list[tuple[int, int]]
@@ -53,9 +53,8 @@ def lent(cand: Kernel, pgmap: PgMap) -> bool:
     """
     arch, order = cand.arch, pgmap.vmemmap_shift
     for start, _ in inside(arch, pgmap) if arch.compounds_by_pfn else ():
-        second = (start >> order << order) // arch.spp + 1
-        m = cand.tables.get(second)
-        if second < start // arch.spp and m is not None and m.kind != "leaf":
+        m = cand.tables.get((start >> order << order) // arch.spp + 1)
+        if m is not None and m.kind != "leaf":
             return True
     return False
 
@@ -145,51 +144,38 @@ def _writes_of_candidate(cand: Kernel, pgmap: PgMap) -> Iterator[Write]:
     """Poison in what is not a whole section; of each compound page, counted from the start of its range, one vmemmap
     page if the section of its head is optimized, which whole ones are, else all."""
     per, order, spp = cand.arch.pages_per_section, pgmap.vmemmap_shift, cand.arch.spp
+    size = 1 << order
     for i, (start, end) in enumerate(pgmap.ranges):
-        first, last = min(-(-start // per) * per, end), max(end // per * per, start)
-        for lo, hi in ((start, first), (max(first, last), end)):
-            if lo < hi:
-                yield Write(i, lo, hi, POISON)
-        content = Compound(order, start % (1 << order), pgmap.nid, ZONE_DEVICE, "devdax")
-        for head in range(start, end, 1 << order):
-            yield Write(i, head, head + (spp if first <= head < last else 1 << order), content)
+        # A head lies in front of the whole sections or in one: its compound page is larger.
+        first = -(-start // per) * per
+        for lo, hi in without([(start, end)], [(first, end // per * per)]):
+            yield Write(i, lo, hi, POISON)
+        content = Compound(order, start % size, pgmap.nid, ZONE_DEVICE, "devdax")
+        for head in range(start, end, size):
+            yield Write(i, head, head + (spp if first <= head else size), content)
 
 
 def _writes_of_reference(ref: Kernel, pgmap: PgMap, past: bool) -> Iterator[Write]:
     """Poison everywhere; of each compound page two vmemmap pages, or all if the section of its head is an early one
     (compound_nr_pages, mm/mm_init.c, 7.3), of which it has taken no notice in the `past`."""
     order = pgmap.vmemmap_shift
+    size = 1 << order
     for i, (start, end) in enumerate(pgmap.ranges):
         yield Write(i, start, end, POISON)
-        content = Compound(order, start % (1 << order), pgmap.nid, ZONE_DEVICE, "devdax")
-        for head in range(start, end, 1 << order):
-            n = 1 << order if ref.sections.early(head) and not past else REF_KEEP * ref.arch.spp
+        content = Compound(order, start % size, pgmap.nid, ZONE_DEVICE, "devdax")
+        for head in range(start, end, size):
+            n = size if ref.sections.early(head) and not past else REF_KEEP * ref.arch.spp
             yield Write(i, head, head + n, content)
 
 
 def _fault(k: Kernel, write: Write) -> int | None:
-    """The first struct page of a write that is mapped read-only."""
+    """The first struct page of a write that is mapped read-only: in a section of a larger compound page there is no row
+    of them."""
     spp = k.arch.spp
-    for s, e, m in k.tables.runs(write.lo // spp, -(-write.hi // spp)):
-        slot = _tail_slot(m, s, e)
-        if slot is not None and not _writable(m):
-            return max(slot * spp, write.lo)
+    for s, _, m in k.tables.runs(write.lo // spp, -(-write.hi // spp)):
+        if isinstance(m, Shared) and not m.rw:
+            return max(s * spp, write.lo)
     return None
-
-
-def _tail_slot(m: Mapping, lo: int, hi: int) -> int | None:
-    """The first of [lo, hi) that maps a shared frame."""
-    if isinstance(m, Shared):
-        return lo
-    if isinstance(m, Strided) and m.tail is not None:
-        at = (lo - m.phase) % m.period
-        slot = lo if at >= m.keep else lo - at + m.keep
-        return slot if slot < hi else None
-    return None
-
-
-def _writable(m: Mapping) -> bool:
-    return m.tail_rw if isinstance(m, Strided) else isinstance(m, Shared) and m.rw
 
 
 # -- what is mapped -------------------------------------------------------------------------------------------------
