@@ -219,7 +219,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "books:direct_map": (direct_map,),
     "laws:vmemmap_window": (outside,),
     "invariants": (*WHOLE, *_MAPPED, *_POOLED, owner, references, counter, counted),
-    "boot": (made_areas, made_areas, ram, area, zone, pool, turns, request, request, early_area, leaks),
+    "boot": (made_areas, made_areas, ram, area, zone, pool, turns, request, request, early_area, leaks, left_behind),
     "cma": (made_areas, area, area, request),
     "order": (swapped, traded, traded, turns, free_pages, pool, on_another_node),
     "huge": (*_POOLED, record, record, swapped, traded, turns),

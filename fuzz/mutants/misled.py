@@ -13,7 +13,7 @@ from random import Random
 from typing import Final, get_args
 
 from fuzz.mutants.spoil import neighbour
-from fuzz.mutants.spoil_whole import turns, used_pool
+from fuzz.mutants.spoil_whole import ram, turns, used_pool
 from mm.kernel import Kernel
 from mm.machine import OnlineType
 from mm.runs import RunSet
@@ -142,8 +142,14 @@ def asked_for(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
     return f"hugetlb_cma={cma.size}, of the nodes {cma.size_in_node}", _nothing
 
 
+def other_ram(k: Kernel, draw: Random) -> tuple[str, Undo] | None:
+    """The machine has other RAM than its line says."""
+    text = ram(k, draw)
+    return None if text is None else (text, _nothing)
+
+
 MISLED: Final[dict[str, tuple[Misleader, ...]]] = {
-    "boot": (asked_for, asked_for, another_turn),
+    "boot": (asked_for, asked_for, another_turn, other_ram, other_ram),
     "hugetlb": (wrong_end, wrong_end, another_turn, misread, misread, other_nodes, other_point, sound),
     "memory": (other_policy, forgotten, other_nodes, wrong_end, other_point, sound, misread),
     "subblock": (forgotten, other_point),

@@ -84,10 +84,10 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
     shown = {"memory_hotplug.memmap_on_memory": mode if mode == "force" else "Y" if mode == "on" else "N"}
     if k.parameters != (shown if k.arch.memmap_on_memory else {}):
         return f"the parameters show {k.parameters}, and the command line says memmap_on_memory={mode}"
-    if k.hugetlb_cma.only is not (only and k.hugetlb_cma.size > 0):
+    if k.hugetlb_cma.only is not (only and bool(k.hugetlb_cma.size)):
         return f"hugetlb_cma_only is {k.hugetlb_cma.only}, with areas of {k.hugetlb_cma.size} bytes"
     areas = [area for area in k.hugetlb_cma.areas if area is not None]
-    if k.arch.hugetlb_cma_shift and bool(areas) is not (k.hugetlb_cma.size > 0):
+    if k.arch.hugetlb_cma_shift and bool(areas) is not bool(k.hugetlb_cma.size):
         return f"areas of {k.hugetlb_cma.size} bytes were made, on {len(areas)} nodes"
     if any(not area.activated for area in areas):
         return "an area that spans zones is used"  # cma_validate_zones
@@ -107,9 +107,9 @@ def booted(side: SideLike, args: Args, rc: int, then: Before, result: str | None
         wanted, got = sum(mine.values()), sum(h.nr)
         if got > wanted:
             return f"{got} pages of order {order} were made, {wanted} were asked for"
-        if got < wanted and not h.gigantic and not k.faults.armed and k.pages.short == 0:
+        if got < wanted and not h.gigantic and not k.pages.short:
             return f"{got} of {wanted} pages of order {order} were made, and no allocation failed"
-        if got < wanted and h.gigantic and k.hugetlb_cma.only and got < _due(k, h, mine):
+        if h.gigantic and k.hugetlb_cma.only and got < _due(k, h, mine):
             return f"{got} of {wanted} pages of order {order} were made, and areas have room"
         if h.resv or h.nr_overcommit or any(h.surplus):
             return f"the pool of order {order} has reservations or surplus pages"
@@ -145,15 +145,13 @@ def _turns(machine: Machine, ranges: Iterable[tuple[int, int, int]]) -> str | No
     """docs/language.md: nodes have equal shares in address order, whole multiples of 2M, and the last one the rest; or
     they take turns of `interleave` bytes, at least two each and at most 64 in all."""
     nodes, layout = machine.nodes, machine.geometry().ram
-    if nodes == 1:
-        return None
     part = machine.ram // nodes >> 21 << 21
     if machine.interleave:
         part = min(max(machine.interleave, -(-machine.ram // 64 // (2 << 20)) * (2 << 20)), part // 2 >> 21 << 21)
     for nid, lo, hi in ranges:
         first, last = lo * machine.page - machine.start(), hi * machine.page - 1 - machine.start()
         if machine.ram >= layout.whole and lo * machine.page >= layout.rest:
-            gap = layout.rest - layout.start - layout.low
+            gap = layout.rest - layout.low  # RAM begins at 0 there
             first, last = first - gap, last - gap
         turns = first // part, last // part
         wanted = {turn % nodes if machine.interleave else min(turn, nodes - 1) for turn in turns}

@@ -64,7 +64,7 @@ def areas(k: Kernel, said: Asked) -> Areas:
     left = total
     for nid in with_ram:
         wanted = asked.get(nid, 0) if asked else min(share, left)
-        ranges = _area(k, nid, wanted // k.arch.page, gigantic // k.arch.page) if wanted and left > 0 else []
+        ranges = _area(k, nid, wanted // k.arch.page, gigantic // k.arch.page) if wanted else []
         if not ranges:
             continue
         out.made.append((nid, ranges))
@@ -82,37 +82,22 @@ def _in_one_zone(k: Kernel, lo: int, hi: int) -> bool:
 
 def _area(k: Kernel, nid: int, n: int, align: int) -> Ranges:
     """cma_declare_contiguous_multi: one range if there is room for one, else several above 4G, else nothing."""
-    ram = k.machine.ram_ranges()
-    limit = max(hi for _, _, hi in ram)
-    if n > limit:
-        return []
     free = _free(k, nid)
-    low = LOW >> k.arch.page_shift
-    above = [(-(-max(lo, low) // align) * align, hi) for lo, hi in free]
-    fits = [lo for lo, hi in above if lo + n <= hi] if low + n <= limit else []
+    above = [(-(-max(lo, LOW >> k.arch.page_shift) // align) * align, hi) for lo, hi in free]
+    fits = [lo for lo, hi in above if lo + n <= hi]
     if fits:
         return [(min(fits), min(fits) + n)]
-    below = [((hi - n) // align * align, max(lo, 1)) for lo, hi in free]  # never frame 0
+    below = [((hi - n) // align * align, lo) for lo, hi in free]
     fits = [pfn for pfn, lo in below if pfn >= lo]
     return [(max(fits), max(fits) + n)] if fits else _several(k, free, n, align)
 
 
 def _free(k: Kernel, nid: int) -> Ranges:
-    """The node's RAM without the kernel's image."""
+    """The node's RAM behind the kernel's image, with which RAM begins; what lies between its parts has no gigantic
+    page."""
     ram = k.machine.ram_ranges()
-    shift = k.arch.page_shift
-    image = [(ram[0][1] + (a >> shift), ram[0][1] + (b >> shift)) for a, b in k.arch.image]
-    out = []
-    for lo, hi in ((lo, hi) for own, lo, hi in ram if own == nid):
-        cuts = sorted((max(a, lo), min(b, hi)) for a, b in image if a < hi and lo < b)
-        out += [(a, b) for (_, a), (b, _) in zip([(lo, lo), *cuts], [*cuts, (hi, hi)], strict=True) if a < b]
-    joined: Ranges = []
-    for lo, hi in out:
-        if joined and joined[-1][1] == lo:
-            joined[-1] = joined[-1][0], hi
-        else:
-            joined.append((lo, hi))
-    return joined
+    end = ram[0][1] + (k.arch.image[-1][1] >> k.arch.page_shift)
+    return [(max(lo, end), hi) for own, lo, hi in ram if own == nid]
 
 
 def _several(k: Kernel, free: Ranges, n: int, align: int) -> Ranges:
