@@ -192,12 +192,11 @@ def update_and_free_hugetlb_folio(k: Kernel, h: HState, folio: Folio) -> None:
     free_frozen_folios(k, h, [folio])
 
 
-def free_hpage_workfn(k: Kernel) -> int:
-    """free_hpage_workfn (mm/hugetlb.c, 7.3): free what was queued, the last one first (an llist); how many."""
+def free_hpage_workfn(k: Kernel) -> None:
+    """free_hpage_workfn (mm/hugetlb.c, 7.3): free what was queued, the last one first (an llist)."""
     work, k.hpage_freelist = k.hpage_freelist, []
     for folio in reversed(work):
         update_and_free_hugetlb_folio(k, k.hstates[folio.order], folio)
-    return len(work)
 
 
 def wait_for_freed_hugetlb_folios(k: Kernel) -> None:

@@ -61,25 +61,6 @@ class RunMap(Generic[V]):
             s, e = starts[i], ends[i]
         return out
 
-    def alike(self, other: RunMap[V], lo: int, hi: int) -> bool:
-        """Whether every position of [lo, hi) has the same value, or none, in both."""
-        if lo >= hi:
-            return True
-        i, j = bisect_right(self.ends, lo), bisect_right(other.ends, lo)
-        n, m = len(self.starts), len(other.starts)
-        while i < n and self.starts[i] < hi:
-            if j == m:
-                return False
-            s, t = self.starts[i], other.starts[j]
-            if s != t and (s > lo or t > lo):
-                return False
-            s, t = self.ends[i], other.ends[j]
-            if (s != t and (s < hi or t < hi)) or self.vals[i] != other.vals[j]:
-                return False
-            i += 1
-            j += 1
-        return j == m or other.starts[j] >= hi
-
     def overlaps(self, lo: int, hi: int) -> bool:
         """Whether any position of [lo, hi) has a value."""
         i = bisect_right(self.ends, lo)

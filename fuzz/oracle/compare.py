@@ -353,7 +353,7 @@ class Oracle:
             here = dax.starts and dax.overlaps(lo, hi)
             past = self.history is not None and self.history.meets(lo, hi)
             # What a struct page shows is what was written to it, or what its tail frame holds; those follow below.
-            if quick and not (here or past) and ref.memmap.own.alike(cand.memmap.own, lo, hi):
+            if quick and not (here or past) and ref.memmap.own.runs(lo, hi) == cand.memmap.own.runs(lo, hi):
                 continue
             a = struct_pages(ref, lo, hi)
             b = struct_pages(cand, lo, hi)

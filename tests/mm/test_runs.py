@@ -65,19 +65,6 @@ def test_map_runs_of_a_range_are_clipped(
     assert got == {x: v for x, v in model.items() if lo <= x < hi}
 
 
-@given(WRITES, st.lists(st.tuples(RANGES, st.sampled_from(["a", "b", None])), max_size=3), RANGES)
-def test_maps_are_alike_where_they_hold_the_same(
-    writes: list[tuple[tuple[int, int], str | None]],
-    more: list[tuple[tuple[int, int], str | None]],
-    window: tuple[int, int],
-) -> None:
-    runs, model = filled(writes)
-    other, changed = filled(writes + more)
-    lo, hi = window
-    assert runs.alike(other, lo, hi) is all(model.get(x) == changed.get(x) for x in range(lo, hi))
-    assert other.alike(runs, lo, hi) is runs.alike(other, lo, hi)
-
-
 @given(WRITES, st.integers(0, SPACE))
 def test_map_run_is_the_whole_run(writes: list[tuple[tuple[int, int], str | None]], x: int) -> None:
     runs, _ = filled(writes)

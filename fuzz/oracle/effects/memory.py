@@ -17,8 +17,8 @@ from mm.virtio_mem import subblock_pages
 
 MOVED: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Whose frames are moved away."""
-UNUSED: Final = frozenset({OWNER_OFFLINE})
-"""Whose frames may stay."""
+UNUSED: Final = frozenset({OWNER_OFFLINE, OWNER_PAGES_MOVABLE})
+"""Whose frames may stay, or do so only where memory ran short."""
 
 
 def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
@@ -149,6 +149,35 @@ def _kinds(k: Kernel, states: list[tuple[int, int, Any]]) -> list[tuple[int, int
     for block in k.memory_blocks.nr_hwpoison:
         kinds.clear(block, block + 1)
     return kinds.items()
+
+
+def unplug_before(side: SideLike, args: Args) -> tuple[Any, int]:
+    return ranges_before(side, args), side.kernel.pages.short
+
+
+def unplugged_whole(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
+    """offline_and_remove_memory_ranges (mm/memory_hotplug.c): block after block, each emptied before the next one is
+    asked, so that the first one that is not empty is the one that did not go."""
+    before, short = then
+    k = side.kernel
+    if rc == -EBUSY and k.pages.short == short and not k.faults.fired:
+        block = _not_empty(k, before[1])
+        lo = block * k.memory_blocks.pages
+        if not in_the_way(k, lo, lo + k.memory_blocks.pages, UNUSED):
+            return f"nothing is in the way in block {block}"
+    return gone(side, args, rc, before, result)
+
+
+def _not_empty(k: Kernel, states: list[tuple[int, int, Any]]) -> int:
+    """The first of the blocks that were online which has something, or cannot be emptied; -1 if none has."""
+    per = k.memory_blocks.pages
+    for first, last, state in states:
+        if state != MemoryBlocks.OFFLINE:
+            found = [lo for lo, _, owner in k.pages.owners.runs(first * per, last * per) if owner != OWNER_OFFLINE]
+            found += [lo for lo, _ in k.pages.cma.runs(first * per, last * per)]
+            if found:
+                return min(found) // per
+    return -1
 
 
 def gone(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:

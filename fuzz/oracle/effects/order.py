@@ -44,7 +44,7 @@ def heads(k: Kernel, h: HState, nid: int | None, count: int) -> Heads:
     lists = {node: _first(h.free[node], count) for node in nodes}
     quiet = not k.hpage_freelist and not k.faults.nth
     free = [len(free) for free in h.free]
-    room = _room(k, h, nodes) if count < 0 else 0
+    room = aligned_blocks(k, h, nodes) if count < 0 else 0
     turns = h.next_nid_to_free, h.next_nid_to_alloc
     areas = _in_areas(k, h.pages) if h.gigantic and k.hugetlb_cma.size else 0
     return Heads(lists, free, *turns, room, areas, h.nr[:], h.surplus[:], k.pages.short, quiet)
@@ -55,7 +55,7 @@ def _first(free: dict[int, Folio], count: int) -> list[Folio]:
     return list(islice(reversed(free.values()), count)) if count > 0 and free else []
 
 
-def _room(k: Kernel, h: HState, nodes: list[int]) -> int:
+def aligned_blocks(k: Kernel, h: HState, nodes: list[int]) -> int:
     """Free aligned blocks of the size: gigantic pages stay out of ZONE_MOVABLE (htlb_alloc_mask), others may also lie
     in MIGRATE_CMA pageblocks."""
     shift = k.pages.block_order
@@ -81,6 +81,11 @@ def _in_areas(k: Kernel, size: int) -> int:
             for pfn in range(-(-cmr.base_pfn // size) * size, cmr.end_pfn - size + 1, size):
                 n += not cmr.bitmap.overlaps(pfn, pfn + size) and any(f.covers(pfn, pfn + size) for f in free)
     return n
+
+
+def _given_out(k: Kernel, folio: Folio) -> bool:
+    """Whether an area has pages of a huge page for handed out."""
+    return any(cmr.bitmap.overlaps(folio.pfn, folio.end_pfn) for cma in k.cma.areas for cmr in cma.ranges)
 
 
 def _disturbed(k: Kernel, then: Heads) -> bool:
@@ -122,6 +127,12 @@ def shrunk(k: Kernel, h: HState, then: Heads) -> str | None:
             return f"node {nid} has {len(h.free[nid])} free pages, and not lost those at the head"
         if n < len(gone) and next(reversed(h.free[nid].values())) is not gone[n]:
             return f"another page than {gone[n]!r} is at the head of node {nid}"
+        if any(folio.cma and not folio.raw_hwp_unreliable and _given_out(k, folio) for folio in gone[:n]):
+            return f"not all of {_list(gone[:n])} went back to their area"
+    free, surplus = sum(then.free), sum(then.surplus)
+    spare = free if free <= sum(then.nr) - surplus else max(free - surplus, 0)  # persistent_free
+    if sum(lost.values()) > spare:
+        return f"{lost} pages left, and {spare} of those that are free are not surplus"
     text = _turns(lost, then.next_nid_to_free, [nid for nid in lost if not h.free[nid]])
     if text is not None:
         return text

@@ -8,7 +8,7 @@ from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way
 from mm.errno import EBUSY, ENODEV
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_MOVABLE
-from mm.page_alloc import OWNER_HWPOISON, OWNER_LEAKED, OWNER_PAGES, OWNER_PAGES_MOVABLE
+from mm.page_alloc import OWNER_HUGETLB, OWNER_HWPOISON, OWNER_LEAKED, OWNER_PAGES, OWNER_PAGES_MOVABLE
 
 
 def allocated(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
@@ -39,11 +39,14 @@ class Contig(NamedTuple):
     """Huge pages in use, of each pool by node."""
     free: list[list[int]]
     """Free ones."""
+    nr: list[list[int]]
+    """All."""
 
 
 def contig_before(side: SideLike, args: Args) -> Contig:
     pools = side.kernel.hstates.values()
-    return Contig(side.kernel.pages.short, _mapped(side.kernel), [[len(free) for free in h.free] for h in pools])
+    free = [[len(free) for free in h.free] for h in pools]
+    return Contig(side.kernel.pages.short, _mapped(side.kernel), free, [h.nr[:] for h in pools])
 
 
 def _mapped(k: Kernel) -> list[list[int]]:
@@ -60,22 +63,36 @@ def _mapped(k: Kernel) -> list[list[int]]:
 def contiguous(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """alloc_contig_range (mm/page_alloc.c): exactly these frames; what is in the way is moved, or replaced. A huge
     page moves to another node only if a free one is there (alloc_hugetlb_folio_nodemask, mm/hugetlb.c)."""
-    short, mapped, free = then
+    short, mapped, free, nr = then
     for pool, was, most in zip(_mapped(side.kernel), mapped, free, strict=True):
         if any(now > before + spare for now, before, spare in zip(pool, was, most, strict=True)):
             return f"{pool} huge pages of the nodes are in use, {was} were, and {most} were free"
-    page = side.kernel.arch.page
+    k = side.kernel
+    if rc == 0 and k.pages.short == short and not k.faults.fired:  # else a page that could not be restored stays
+        for h, was in zip(k.hstates.values(), nr, strict=True):
+            if any(now > before for now, before in zip(h.nr, was, strict=True)):
+                return f"{h.nr} huge pages are of the nodes, {was} were"  # alloc_and_dissolve_hugetlb_folio
+    page = k.arch.page
     lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
     if rc == -EBUSY:
-        return refused(side.kernel, lo, hi, short)
+        return _movable(k, lo, hi) or refused(k, lo, hi, short)
     if rc or result is None:
         return None
     if side.handles[result] != [(lo, hi - lo)]:
         return f"the frames are {side.handles[result]}"
-    found = side.kernel.pages.owners.runs(lo, hi)
+    found = k.pages.owners.runs(lo, hi)
     if sum([e - s for s, e, _ in found]) != hi - lo or any(owner != OWNER_PAGES for _, _, owner in found):
         return "the frames are not the program's"
     return None
+
+
+def _movable(k: Kernel, lo: int, hi: int) -> str | None:
+    """What alloc_contig_range could not move for want of memory is -ENOMEM, unless the range has something else too."""
+    owners = {owner for _, _, owner in k.pages.owners.runs(lo, hi)}
+    if k.pages.cma.overlaps(lo, hi) or not owners <= {OWNER_HUGETLB, OWNER_PAGES_MOVABLE}:
+        return None
+    used = [f for h in k.hstates.values() for folios in h.mapped for f in folios if f.pfn < hi and lo < f.end_pfn]
+    return f"{used} were to move" if used else None
 
 
 def refused(k: Kernel, lo: int, hi: int, short: int) -> str | None:
@@ -99,4 +116,6 @@ def freed(side: SideLike, args: Args, rc: int, then: Before, result: str | None)
     for pfn, n in then:
         if any(owner not in (OWNER_HWPOISON, OWNER_LEAKED) for _, _, owner in owners.runs(pfn, pfn + n)):
             return f"pages from {pfn:#x} are in use"
+        if any(pfn <= marked < pfn + n and owners.get(marked) is None for marked in side.kernel.pages.hwpoison):
+            return f"a poisoned page of those from {pfn:#x} is free"  # free_pages_prepare (mm/page_alloc.c)
     return None
