@@ -8,7 +8,12 @@ remapping (`vmemmap_remap`). Lists are done in bulk where nothing can go wrong o
 from __future__ import annotations
 
 from candidate.hugetlb_vmemmap_bulk import optimize_easily, restore_easily
-from candidate.vmemmap_optimization import VMEMMAP_OPTIMIZATION_PAGES, Framework, vmemmap_shared_tail_page
+from candidate.vmemmap_optimization import (
+    VMEMMAP_OPTIMIZATION_PAGES,
+    Framework,
+    vmemmap_optimizable_order,
+    vmemmap_shared_tail_page,
+)
 from candidate.vmemmap_remap import (
     Pages,
     free_vmemmap_page_list,
@@ -31,7 +36,7 @@ NO_TYPE = "VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio))"
 
 def hugetlb_vmemmap_optimizable(f: Framework, h: HState) -> bool:
     """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h, -mm)."""
-    return f.k.arch.hvo and f.k.arch.vmemmap_pages(h.order) > VMEMMAP_OPTIMIZATION_PAGES
+    return f.k.arch.hvo and vmemmap_optimizable_order(f, h.order)
 
 
 def vmemmap_should_optimize_folio(f: Framework, h: HState, folio: Folio) -> bool:

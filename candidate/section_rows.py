@@ -27,19 +27,21 @@ from mm.pgtable import PMD_TABLE, PTE_TABLE, Leaf, Pte, Shared, strided
 def sparse_add_section(f: Framework, nid: int, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None) -> int:
     """`sparse_vmemmap.add_section` for each section of [pfn, pfn + nr), ascending, to the first error.
 
-    Rows end where a PMD table does, so that only their first section can lack upper tables.
+    Rows end where a PMD table does, so that only their first section can lack upper tables. A section in which one ends
+    is in no row.
     """
     arch = f.k.arch
     per = arch.pages_per_section
     end = pfn + nr
     optimized = pgmap is not None and vmemmap_can_optimize(f, altmap, pgmap)
-    step = max(per, arch.spp if optimized or not f.vmemmap.leaves else arch.spp * arch.ptrs_per_pte)
+    step = max(per, arch.pfn(1 if optimized or not f.vmemmap.leaves else arch.ptrs_per_pte))
     whole = end - end % step
-    span = f.k.tables.spans[PMD_TABLE] * arch.spp
+    span = f.k.tables.spans[PMD_TABLE]
     while True:
         if pfn < whole and not pfn % step:
-            stop = min(whole, pfn - pfn % span + span)
-            if _add_row(f, nid, pfn, stop, altmap, pgmap if optimized else None):
+            stop = min(whole, arch.pfn((arch.vpn(pfn) // span + 1) * span))
+            stop -= stop % step
+            if pfn < stop and _add_row(f, nid, pfn, stop, altmap, pgmap if optimized else None):
                 if stop == end:
                     return 0
                 pfn = stop
@@ -59,9 +61,9 @@ def _add_row(f: Framework, nid: int, pfn: int, end: int, altmap: Altmap | None, 
     faults, arch, sections, tables = k.faults, k.arch, k.sections, k.tables
     if faults.armed or faults.points is not None:
         return False
-    per, spp = arch.pages_per_section, arch.spp
+    per = arch.pages_per_section
     first, last = pfn // per, end // per
-    lo, hi = pfn // spp, end // spp
+    lo, hi = arch.vpn(pfn), arch.vpn(end)
     if sections.usage.overlaps(first, last) or f.orders.overlaps(first, last) or tables.entries.overlaps(lo, hi):
         return False
     roots = [r for r in range(first // f.sections_per_root, (last - 1) // f.sections_per_root + 1) if r not in f.roots]

@@ -48,9 +48,8 @@ def boot_tables(k: Kernel, lo: int, hi: int, nid: int, levels: tuple[int, ...]) 
 
 def boot_basepages(f: Framework, pfn: int, end: int, nid: int) -> None:
     """vmemmap_populate_basepages (mm/sparse-vmemmap.c, -mm) for sections that are not optimized."""
-    k = f.k
-    spp = k.arch.spp
-    _basepages(k, pfn // spp, -(-end // spp), nid)
+    arch = f.k.arch
+    _basepages(f.k, arch.vpn(pfn), arch.vpn_end(end), nid)
 
 
 def _basepages(k: Kernel, lo: int, hi: int, nid: int) -> None:
@@ -63,7 +62,8 @@ def boot_hugepages(f: Framework, pfn: int, end: int, nid: int) -> None:
     """vmemmap_populate_hugepages (mm/sparse-vmemmap.c, -mm) for sections that are not optimized: PMD leaves, and base
     pages once there are no blocks left.
     """
-    boot_leaves(f.k, pfn // f.k.arch.spp, -(-end // f.k.arch.spp), nid)
+    arch = f.k.arch
+    boot_leaves(f.k, arch.vpn(pfn), arch.vpn_end(end), nid)
 
 
 def boot_leaves(k: Kernel, lo: int, hi: int, nid: int) -> None:

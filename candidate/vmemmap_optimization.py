@@ -27,6 +27,10 @@ VMEMMAP_OPTIMIZATION_PAGES = 1
 """Private vmemmap pages kept for each compound page."""
 
 
+NO_ORDER = 64
+"""No compound page is of this order, or of a larger one."""
+
+
 class Framework:
     """State of the framework in one kernel; the functions of this package take it first.
 
@@ -41,8 +45,10 @@ class Framework:
         self.vmemmap = vmemmap
         self.merged = merged
         self.vmemmap_optimize_enabled = k.machine.hugetlb_free_vmemmap
-        self.min_order = k.arch.spp.bit_length()
-        """VMEMMAP_OPTIMIZATION_MIN_ORDER: the smallest compound page with more than one vmemmap page."""
+        self.min_order = k.arch.spp.bit_length() if k.arch.spp else NO_ORDER
+        """VMEMMAP_OPTIMIZATION_MIN_ORDER: the smallest compound page with more than one vmemmap page. None is large
+        enough if sizeof(struct page) is no power of two, which vmemmap_optimizable_order asks too.
+        """
         self.dax_tail_rw = merged
         """Whether DAX sections map T writable. UNCONFIRMED for `posted`: read-only from population on."""
         self.orders: RunMap[int] = RunMap()
@@ -73,9 +79,7 @@ def mem_section_size(arch: Arch) -> int:
 
 
 def vmemmap_optimizable_order(f: Framework, order: int) -> bool:
-    """vmemmap_optimizable_order (include/linux/vmemmap-optimization.h, -mm). sizeof(struct page) is a power of two
-    here.
-    """
+    """vmemmap_optimizable_order (include/linux/vmemmap-optimization.h, -mm)."""
     return order >= f.min_order
 
 
@@ -89,7 +93,7 @@ def vmemmap_optimizable_pfn(f: Framework, pfn: int) -> bool:
     tail page.
     """
     order = f.orders.get(pfn // f.k.arch.pages_per_section) or 0
-    return pfn & ((1 << order) - 1) >= f.k.arch.spp
+    return order >= f.min_order and pfn & ((1 << order) - 1) >= f.k.arch.spp
 
 
 def vmemmap_can_optimize(f: Framework, altmap: Altmap | None, pgmap: PgMap | None) -> bool:
@@ -175,7 +179,7 @@ def section_nr_vmemmap_pages(f: Framework, pfn: int, nr: int) -> int:
     arch = f.k.arch
     order = f.orders.get(pfn // arch.pages_per_section) or 0
     if order < f.min_order:
-        return -(-nr // arch.spp)
+        return arch.vpn_end(nr)
     if 1 << order < arch.pages_per_section:
         return VMEMMAP_OPTIMIZATION_PAGES * nr >> order
     return 0 if pfn & ((1 << order) - 1) else VMEMMAP_OPTIMIZATION_PAGES

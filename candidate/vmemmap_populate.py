@@ -102,9 +102,8 @@ def page_span(k: Kernel, pfn: int, end: int) -> tuple[int, int]:
 
     That is not all of them where the range begins inside of one and ends in another.
     """
-    spp = k.arch.spp
-    lo = pfn // spp
-    return lo, lo - (pfn - end) // spp
+    lo = k.arch.vpn(pfn)
+    return lo, lo + k.arch.vpn_end(end - pfn)
 
 
 # -- sections that are not optimized --------------------------------------------------------------------------------
@@ -134,11 +133,11 @@ def vmemmap_populate_hugepages(f: Framework, pfn: int, end: int, nid: int, altma
     """
     k = f.k
     arch, tables = k.arch, k.tables
-    ptrs, spp = arch.ptrs_per_pte, arch.spp
-    while pfn < end:
-        vpn = pfn // spp
+    ptrs = arch.ptrs_per_pte
+    vpn, last = page_span(k, pfn, end)
+    while vpn < last:
         pmd = vpn // ptrs
-        stop = min(end, (pmd + 1) * ptrs * spp)
+        stop = min(last, (pmd + 1) * ptrs)
         if not vmemmap_upper_populate(k, vpn, nid):
             return -ENOMEM
         m = tables.get(vpn)
@@ -146,7 +145,7 @@ def vmemmap_populate_hugepages(f: Framework, pfn: int, end: int, nid: int, altma
             frame = vmemmap_alloc_leaf(k, nid, altmap)
             if frame is not None:
                 tables.set(pmd * ptrs, (pmd + 1) * ptrs, Leaf(frame - pmd * ptrs))
-                pfn = stop
+                vpn = stop
                 continue
             if altmap:
                 return -ENOMEM
@@ -154,12 +153,12 @@ def vmemmap_populate_hugepages(f: Framework, pfn: int, end: int, nid: int, altma
             if section_vmemmap_optimizable(f, pfn // arch.pages_per_section):
                 k.warn_once("an optimizable section's vmemmap has a PMD leaf")
                 return -EOPNOTSUPP
-            pfn = stop
+            vpn = stop
             continue
-        rc = vmemmap_populate_basepages(k, *page_span(k, pfn, stop), nid, altmap)
+        rc = vmemmap_populate_basepages(k, vpn, stop, nid, altmap)
         if rc:
             return rc
-        pfn = stop
+        vpn = stop
     return 0
 
 

@@ -204,7 +204,7 @@ def map_restored(k: Kernel, vpn: int, frames: Extents, tail: int) -> None:
     end = k.tables.map_extents(vpn, frames)
     if end > vpn:
         memmap = k.memmap
-        lo, hi = vpn * memmap.spp, end * memmap.spp
+        lo, hi = vpn * k.arch.spp, end * k.arch.spp
         memmap.own.set(lo, hi, memmap.frames[tail])  # MemMap.write, with nothing left to check
         memmap.touched.append((lo, hi))
 

@@ -55,10 +55,10 @@ def _whole(k: Kernel, device: PgMap | None) -> bool:
 
 def _tail_slots(k: Kernel, device: PgMap) -> list[tuple[int, bool]]:
     """(frame, writable) of the shared tail mappings of a device."""
-    spp = k.arch.spp
+    arch = k.arch
     out: list[tuple[int, bool]] = []
     for start, end in device.ranges:
-        for lo, hi, m in k.tables.runs(start // spp, -(-end // spp)):
+        for lo, hi, m in k.tables.runs(arch.vpn(start), arch.vpn_end(end)):
             if isinstance(m, Shared):
                 out.append((m.frame, m.rw))
             elif isinstance(m, Strided):

@@ -271,7 +271,7 @@ class _Snapshot:
         )
         arch = kernel.arch
         moved = tuple(
-            MappingChange(lo, hi, lo * arch.spp * arch.page, (hi - lo) * arch.spp * arch.page, old, new)
+            MappingChange(lo, hi, arch.pfn(lo) * arch.page, (arch.pfn(hi) - arch.pfn(lo)) * arch.page, old, new)
             for lo, hi, old, new in differences(self.mapping, after.mapping)
         )
         values = tuple(Value(field, name, value) for field, (name, value) in after.counters.items())

@@ -6,13 +6,13 @@ the struct pages of `spp` consecutive page frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mm.mmzone import ZONE_DMA, ZONE_DMA32
 
 STRUCT_PAGE = 64
-"""sizeof(struct page) in bytes, in every modelled configuration (include/linux/mm_types.h)."""
+"""sizeof(struct page) in bytes, where a kernel does not say otherwise (include/linux/mm_types.h)."""
 
 SUBSECTION_SHIFT = 21
 """Subsections are 2 MiB on every architecture (include/linux/mmzone.h)."""
@@ -110,10 +110,12 @@ class Arch:
     """VMEMMAP_ADDR_ALIGN (arch/riscv/mm/init.c), as log2: of the memory that the vmemmap begins with."""
     direct_map: bool = False
     """The sizes of the pages of the direct map are modelled (`mm.direct_map`)."""
+    struct_page: int = STRUCT_PAGE
+    """sizeof(struct page) in bytes. The struct pages of a section fill whole PMD leaves if that is no power of two."""
 
     page: int = field(init=False)
     spp: int = field(init=False)
-    """Struct pages per vmemmap page."""
+    """Struct pages per vmemmap page; 0: they cross the borders of vmemmap pages, and `vpn` and `pfn` convert."""
     pages_per_section: int = field(init=False)
     pages_per_subsection: int = field(init=False)
     vmemmap_per_section: int = field(init=False)
@@ -126,10 +128,10 @@ class Arch:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "page", 1 << self.page_shift)
-        put(self, "spp", (1 << self.page_shift) // STRUCT_PAGE)
+        put(self, "spp", 0 if self.page % self.struct_page else self.page // self.struct_page)
         put(self, "pages_per_section", 1 << (self.section_shift - self.page_shift))
         put(self, "pages_per_subsection", max(1, 1 << (SUBSECTION_SHIFT - self.page_shift)))
-        put(self, "vmemmap_per_section", -(-self.pages_per_section // self.spp))
+        put(self, "vmemmap_per_section", self.vpn_end(self.pages_per_section))
         put(self, "ptrs_per_pte", 1 << (self.pmd_shift - self.page_shift))
         put(self, "pmd_order", self.pmd_shift - self.page_shift)
 
@@ -140,7 +142,19 @@ class Arch:
 
     def vmemmap_pages(self, order: int) -> int:
         """V(order): vmemmap pages of a folio of `order`, 0 when its struct pages do not fill one."""
-        return (STRUCT_PAGE << order) >> self.page_shift
+        return (self.struct_page << order) >> self.page_shift
+
+    def vpn(self, pfn: int) -> int:
+        """The vmemmap page in which the struct page of `pfn` begins."""
+        return pfn * self.struct_page >> self.page_shift
+
+    def vpn_end(self, pfn: int) -> int:
+        """The first vmemmap page behind the struct pages of all below `pfn`."""
+        return -(-pfn * self.struct_page >> self.page_shift)
+
+    def pfn(self, vpn: int) -> int:
+        """The first page whose struct page does not begin before vmemmap page `vpn`."""
+        return -(-(vpn << self.page_shift) // self.struct_page)
 
 
 _LOW_IMAGE = ((0, 32 * M),)
@@ -349,3 +363,13 @@ _ALL = (
 
 ARCHES: dict[tuple[str, int], Arch] = {(arch.name, arch.page): arch for arch in _ALL}
 """Known architectures by name and base page size in bytes."""
+
+WITH_KFENCE: dict[tuple[str, int], Arch] = {
+    ("loongarch64", 1 << 12): replace(ARCHES["loongarch64", 1 << 12], struct_page=80),
+}
+"""Those that have larger struct pages with CONFIG_KFENCE: WANT_PAGE_VIRTUAL (arch/loongarch/include/asm/page.h) adds
+page->virtual to the 64 bytes, and HAVE_ALIGNED_STRUCT_PAGE makes that a multiple of 16 (include/linux/mm_types.h).
+
+Left out: kernels with 16K and 64K pages, where subsections are less than a vmemmap page, and the pool of KFENCE
+(kfence.sample_interval=0).
+"""

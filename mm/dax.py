@@ -13,7 +13,6 @@ Left out: regions, seeds and resizing; pmem namespaces whose memory map lies in 
 from __future__ import annotations
 
 from mm.altmap import Altmap
-from mm.arch import STRUCT_PAGE
 from mm.dev_dax import DevDax, Driver, Range
 from mm.errno import EBUSY, EINVAL, ENXIO, EOPNOTSUPP
 from mm.kernel import Kernel
@@ -27,6 +26,7 @@ INFO_BLOCK = 8 << 10
 """Bytes at the start of a namespace for its info block (SZ_8K, drivers/nvdimm/pfn_devs.c)."""
 
 LEAST_NAMESPACE = 16 << 20
+MAX_STRUCT_PAGE_SIZE = 64
 """Bytes (SZ_16M)."""
 
 
@@ -55,7 +55,9 @@ def nd_pfn_init(k: Kernel, start: int, end: int, align: int) -> int | tuple[Rang
         return -EINVAL
     align = max(align, compat)
     reserve = -(-INFO_BLOCK // k.arch.page)
-    memmap = -(-(end - start - reserve) * STRUCT_PAGE // k.arch.page)
+    if k.arch.struct_page > MAX_STRUCT_PAGE_SIZE:
+        return -EINVAL  # without nd_pmem.page_struct_override
+    memmap = -(-(end - start - reserve) * k.arch.struct_page // k.arch.page)
     data = -(-(start + reserve + memmap) // align) * align
     if end // align * align < start:
         # end_trunc is larger than the size, and the test for an empty device compares with their unsigned difference.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
-from mm.arch import ARCHES, Arch
+from mm.arch import ARCHES, WITH_KFENCE, Arch
 
 OnlineType: TypeAlias = Literal["offline", "online", "online_kernel", "online_movable"]
 """enum mmop (include/linux/memory_hotplug.h), in the words of memoryN/state and memhp_default_state."""
@@ -36,6 +36,9 @@ class Machine:
     """Bytes of RAM that are missing behind the first `HOLE_AT`, as with memmap=SIZE$ADDRESS."""
     base: int = 0
     """On riscv64, bytes by which RAM begins higher than in QEMU's machine; of no effect elsewhere."""
+    kfence: bool = False
+    """On loongarch64 with 4K pages, a kernel with CONFIG_KFENCE, whose struct pages are larger; of no effect
+    elsewhere."""
 
     @classmethod
     def coerced(cls, **keys: Any) -> Machine:
@@ -45,7 +48,8 @@ class Machine:
 
     def geometry(self) -> Arch:
         """The architecture's geometry."""
-        return ARCHES[self.arch, self.page]
+        key = self.arch, self.page
+        return WITH_KFENCE[key] if self.kfence and key in WITH_KFENCE else ARCHES[key]
 
     def ram_ranges(self) -> tuple[tuple[int, int, int], ...]:
         """Boot RAM as (nid, start_pfn, end_pfn), in address order; these are the handles ram0, ram1, ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mm.altmap import Altmap
-from mm.arch import STRUCT_PAGE
 from mm.kernel import MIGRATE_UNMOVABLE, Kernel
 from mm.mmzone import Zone
 from mm.page import SelfHosted
@@ -12,7 +11,7 @@ from mm.page_alloc import OWNER_SELFHOSTED
 
 def memory_block_memmap_on_memory_pages(k: Kernel) -> int:
     """memory_block_memmap_on_memory_pages: frames at the start of a block that are set aside for its memmap."""
-    nr_pages = -(-k.memory_blocks.pages * STRUCT_PAGE // k.arch.page)
+    nr_pages = -(-k.memory_blocks.pages * k.arch.struct_page // k.arch.page)
     if k.machine.memmap_on_memory == "force":
         pageblock = 1 << k.arch.pmd_order
         return -(-nr_pages // pageblock) * pageblock
@@ -28,7 +27,7 @@ def mhp_supports_memmap_on_memory(k: Kernel) -> bool:
     """mhp_supports_memmap_on_memory, arch_supports_memmap_on_memory (P7 of separate-paths.md)."""
     if k.machine.memmap_on_memory == "off" or not k.arch.memmap_on_memory:
         return False
-    vmemmap_size = k.memory_blocks.pages * STRUCT_PAGE
+    vmemmap_size = k.memory_blocks.pages * k.arch.struct_page
     memmap_pages = memory_block_memmap_on_memory_pages(k)
     return (
         vmemmap_size % k.arch.page == 0

@@ -94,12 +94,12 @@ class MemMap:
     """All struct pages. Ranges are pfns; `n` counts struct pages and must be whole vmemmap pages where the mapping is
     shared."""
 
-    __slots__ = ("frames", "own", "spp", "tables", "touched", "vmstat")
+    __slots__ = ("arch", "frames", "own", "tables", "touched", "vmstat")
 
     def __init__(self, tables: VmemmapTables, vmstat: Vmstat) -> None:
         self.tables = tables
         self.vmstat = vmstat
-        self.spp = tables.arch.spp
+        self.arch = tables.arch
         self.own: RunMap[Content] = RunMap()
         """pfn -> content where the vmemmap page is private; a gap in mapped memory is Raw."""
         self.frames: dict[int, Content] = {}
@@ -111,14 +111,14 @@ class MemMap:
         """Write struct pages as initialisation code does; counted in `struct_pages_initialized`."""
         self.vmstat.struct_pages_initialized += n
         if self.tables.roots is not None:
-            self.tables.access(pfn // self.spp, -(-(pfn + n) // self.spp))
+            self.tables.access(self.arch.vpn(pfn), self.arch.vpn_end(pfn + n))
         self.write(pfn, n, content)
 
     def write(self, pfn: int, n: int, content: Content) -> None:
         """Write `content` to the struct pages of [pfn, pfn + n) through the mapping."""
-        spp = self.spp
+        arch = self.arch
         end = pfn + n
-        done, last = pfn // spp, -(-end // spp)
+        done, last = arch.vpn(pfn), arch.vpn_end(end)
         runs = self.tables.entries.runs(done, last)
         for vlo, vhi, m in runs:
             if vlo != done or (m.kind != "leaf" and m.kind != "pte"):
@@ -130,7 +130,7 @@ class MemMap:
             return
         done = pfn
         for vlo, vhi, m in runs:
-            lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)
+            lo, hi = max(arch.pfn(vlo), pfn), min(arch.pfn(vhi), end)
             if lo != done:
                 break
             if m.kind == "shared" or m.kind == "strided":
@@ -152,8 +152,8 @@ class MemMap:
             return
         if not isinstance(m, Strided):
             raise AssertionError(m)
-        spp = self.spp
-        period, keep, phase = m.period * spp, m.keep * spp, m.phase * spp
+        spp, as_pages = self.arch.spp, self.arch.pfn
+        period, keep, phase = as_pages(m.period), as_pages(m.keep), as_pages(m.phase)
         if m.tail is None:
             # The last kept page shows at every tail slot: a write to one alias is a write to all of them.
             if (lo - phase) % period == 0 and (hi - phase) % period == 0:
@@ -185,12 +185,13 @@ class MemMap:
         """
         compounds = (end - pfn) // stride
         self.vmstat.struct_pages_initialized += n * compounds
-        spp = self.spp
+        arch, spp = self.arch, self.arch.spp
+        first, last = arch.vpn(pfn), arch.vpn_end(end)
         if self.tables.roots is not None:
-            self.tables.access(pfn // spp, -(-end // spp))
+            self.tables.access(first, last)
         done = pfn
-        for vlo, vhi, m in self.tables.runs(pfn // spp, -(-end // spp)):
-            lo, hi = max(vlo * spp, pfn), min(vhi * spp, end)
+        for vlo, vhi, m in self.tables.runs(first, last):
+            lo, hi = max(arch.pfn(vlo), pfn), min(arch.pfn(vhi), end)
             if lo != done:
                 break
             done = hi
@@ -223,25 +224,28 @@ class MemMap:
 
     def content(self, pfn: int) -> Content | None:
         """What a read of the struct page of `pfn` shows; None when it is not mapped."""
-        m = self.tables.get(pfn // self.spp)
+        vpn = self.arch.vpn(pfn)
+        m = self.tables.get(vpn)
         if m is None:
             return None
         if isinstance(m, Shared):
             return self.frames.get(m.frame, RAW)
-        if isinstance(m, Strided) and m.tail is not None and (pfn // self.spp - m.phase) % m.period >= m.keep:
+        if isinstance(m, Strided) and m.tail is not None and (vpn - m.phase) % m.period >= m.keep:
             return self.frames.get(m.tail, RAW)
         got = self.own.get(pfn)
         return RAW if got is None else got
 
     def view(self, lo: int, hi: int) -> list[tuple[int, int, Content | Row]]:
-        """What is seen at [lo, hi), as runs of pfns; unmapped parts are left out. lo and hi are multiples of spp."""
-        spp = self.spp
+        """What is seen at [lo, hi), as runs of pfns; unmapped parts are left out. lo and hi are the first pages of
+        vmemmap pages.
+        """
+        arch = self.arch
         out: list[tuple[int, int, Content | Row]] = []
         own = self.own.runs(lo, hi)
         last = len(own)
         i = 0
-        for vlo, vhi, m in self.tables.entries.runs(lo // spp, -(-hi // spp)):
-            s, e = vlo * spp, vhi * spp
+        for vlo, vhi, m in self.tables.entries.runs(arch.vpn(lo), arch.vpn_end(hi)):
+            s, e = arch.pfn(vlo), arch.pfn(vhi)
             if m.kind == "shared":
                 out.append((s, e, self.frames.get(m.frame, RAW)))
                 continue
@@ -265,5 +269,5 @@ class MemMap:
 
     def _row(self, m: Strided, kept: Content) -> Row:
         assert m.tail is not None
-        spp = self.spp
-        return Row(m.period * spp, m.keep * spp, m.phase * spp, kept, self.frames.get(m.tail, RAW))
+        pfn = self.arch.pfn
+        return Row(pfn(m.period), pfn(m.keep), pfn(m.phase), kept, self.frames.get(m.tail, RAW))

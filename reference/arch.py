@@ -51,11 +51,11 @@ def vmemmap_range(k: Kernel, pfn: int, nr: int) -> tuple[int, int]:
     than a page (16K, 64K) and the range begins inside one, a page at its end is missed. arm64 has base pages only, and
     loongarch64 where there is no block for a leaf. A leaf is whole, and a section lies under one: nothing is missed.
     """
-    spp = k.arch.spp
-    lo = pfn // spp
-    if k.arch.name in ("arm64", "loongarch64"):
-        return lo, lo - (-nr // spp)
-    return lo, -(-(pfn + nr) // spp)
+    arch = k.arch
+    lo = arch.vpn(pfn)
+    if arch.name in ("arm64", "loongarch64"):
+        return lo, lo + arch.vpn_end(nr)
+    return lo, arch.vpn_end(pfn + nr)
 
 
 def vmemmap_populate(k: Kernel, lo: int, hi: int, nid: int, altmap: Altmap | None) -> int:

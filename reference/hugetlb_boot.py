@@ -129,13 +129,13 @@ def sparse_init_nid(p: SeparatePaths, nid: int, begin: int, end: int) -> None:
         raise KernelBug(f"panic: Failed to allocate usemap for node {nid}")
     usage = UsageBuf(sum(hi - lo for lo, hi, _ in sections.flags.runs(begin, end)))
     hugetlb_vmemmap_init_early(p, nid, usage)
-    per, spp = k.arch.pages_per_section, k.arch.spp
+    arch, per = k.arch, k.arch.pages_per_section
     for lo, hi, word in sections.flags.runs(begin, end):
         if word & SECTION_IS_VMEMMAP_PREINIT:
             continue
-        if vmemmap_populate_boot(k, lo * per // spp, -(-hi * per // spp), nid):
+        if vmemmap_populate_boot(k, arch.vpn(lo * per), arch.vpn_end(hi * per), nid):
             raise KernelBug(f"panic: Failed to allocate memmap for a section in {lo}..{hi}")
-        k.vmstat.nr_memmap_boot += (hi - lo) * k.arch.vmemmap_per_section
+        k.vmstat.nr_memmap_boot += (hi - lo) * arch.vmemmap_per_section
         sparse_init_early_sections(k, lo, hi, 0, usage)
 
 

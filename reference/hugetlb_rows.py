@@ -59,14 +59,14 @@ def split_rows(k: Kernel, rows: list[Row]) -> Extents | None:
     """Split all leaves of the rows at once if none of their SPLIT points fails and nothing there is self-hosted; else
     None, with nothing done. The frames behind the rows, which are not optimized, neighbours joined.
     """
-    spp, ptrs, tables, owners = k.arch.spp, k.arch.ptrs_per_pte, k.tables, k.pages.owners
+    arch, ptrs, tables, owners = k.arch, k.arch.ptrs_per_pte, k.tables, k.pages.owners
     hosted = bool(k.memory_blocks.altmaps)
     leaves: list[tuple[int, int, int]] = []
     old: Extents = []
     n = done = 0
     behind = -1
     for lo, hi, _ in rows:
-        for s, e, m in tables.entries.runs(lo // spp, hi // spp):
+        for s, e, m in tables.entries.runs(arch.vpn(lo), arch.vpn(hi)):
             if not isinstance(m, Leaf | Pte):
                 raise AssertionError(f"vmemmap page {s:#x} of a folio that is not optimized is mapped by {m}")
             frame = s + m.delta
@@ -181,8 +181,8 @@ def _remap_rows(
                 k.memmap.frames[frame] = Tail(order, zone.nid, zone.idx)
     k.faults.grant("HEAD", len(folios) - passed)
     k.vmstat.nr_memmap += len(folios)
-    tables, own, touched, spp = k.tables, k.memmap.own, k.memmap.touched, k.arch.spp
-    period, keep = size // spp, HUGETLB_VMEMMAP_RESERVE
+    tables, own, touched, arch = k.tables, k.memmap.own, k.memmap.touched, k.arch
+    period, keep = arch.vpn(size), HUGETLB_VMEMMAP_RESERVE
     for lo, hi, zone in rows:
         tail = tails[zone.key, order]
         run = own.run(lo)
@@ -199,10 +199,10 @@ def _remap_rows(
             else:
                 m = left
                 del frames[0]
-            vlo = lo // spp
+            vlo = arch.vpn(lo)
             periods, phase = divmod(vlo, period)
             lo += m * size
-            tables.set(vlo, lo // spp, Strided(period, keep, phase, frame - periods * keep, True, tail, False))
+            tables.set(vlo, vlo + m * period, Strided(period, keep, phase, frame - periods * keep, True, tail, False))
     for folio in folios:
         folio.vmemmap_optimized = True
 
@@ -222,13 +222,13 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
 
     Each row of folios is written with one change of the entries and one of the contents.
     """
-    faults, pages, spp = k.faults, k.pages, k.arch.spp
-    n = k.arch.vmemmap_pages(h.order) - HUGETLB_VMEMMAP_RESERVE
+    faults, pages, arch = k.faults, k.pages, k.arch
+    n = arch.vmemmap_pages(h.order) - HUGETLB_VMEMMAP_RESERVE
     total = n * len(folios)
     if faults.reached < faults.armed <= faults.reached + total:
         return False
     rows = folio_rows(k, folios)
-    entries = [k.tables.entries.runs(lo // spp, hi // spp) for lo, hi, _ in rows]
+    entries = [k.tables.entries.runs(arch.vpn(lo), arch.vpn(hi)) for lo, hi, _ in rows]
     if any((e - s) % (n + HUGETLB_VMEMMAP_RESERVE) for old in entries for s, e, _ in old):
         return False  # an entry ends inside a folio, half of which is protected
     need: dict[int, int] = {}
@@ -245,8 +245,9 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
     faults.grant("RES", total)
     k.vmstat.nr_memmap += total
     tables, own, touched = k.tables, k.memmap.own, k.memmap.touched
+    kept = arch.pfn(HUGETLB_VMEMMAP_RESERVE)
     for (lo, hi, zone), old in zip(rows, entries, strict=True):
-        vlo, vhi = lo // spp, hi // spp
+        vlo, vhi = arch.vpn(lo), arch.vpn(hi)
         tables.entries.replace(*_restored(old, n + HUGETLB_VMEMMAP_RESERVE, frames[zone.nid]))
         tables.touched.append((vlo, vhi))
         bounds = [lo]
@@ -255,9 +256,9 @@ def restore_rows(k: Kernel, h: HState, folios: list[Folio]) -> bool:
             assert isinstance(m, Strided)
             assert m.tail is not None
             tail = k.memmap.frames[m.tail]
-            for a, b, content in own.runs(s * spp, e * spp):
+            for a, b, content in own.runs(arch.pfn(s), arch.pfn(e)):
                 for pfn in range(a, b, h.pages):
-                    bounds += pfn + spp, pfn + h.pages
+                    bounds += pfn + kept, pfn + h.pages
                 contents += [content, tail] * ((b - a) // h.pages)
         own.replace(bounds, contents)
         touched.append((lo, hi))

@@ -45,7 +45,10 @@ NOT_HUGETLB = "VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio))"
 
 
 def hugetlb_vmemmap_optimizable(k: Kernel, h: HState) -> bool:
-    """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h): the memmap is larger than what is kept."""
+    """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h): the memmap is larger than what is kept, and no struct page
+    crosses the border of two vmemmap pages."""
+    if k.arch.struct_page & (k.arch.struct_page - 1):
+        return False
     return k.arch.hvo and k.arch.vmemmap_pages(h.order) > HUGETLB_VMEMMAP_RESERVE
 
 
@@ -197,7 +200,7 @@ def rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents
     """The second walk of vmemmap_remap_free: page 0 keeps the head copy; the others take the old frames, latest
     pushed first, filled with what they showed, the tail page. Returns what is left over: one frame.
     """
-    spp, zone = k.arch.spp, folio.zone
+    arch, zone = k.arch, folio.zone
     tables = k.tables
     tables.set(lo, lo + 1, Pte(head - lo, True))
     vpn = lo + 1
@@ -206,8 +209,8 @@ def rollback(k: Kernel, folio: Folio, lo: int, end: int, head: int, old: Extents
             if vpn < end:
                 tables.set(vpn, vpn + 1, Pte(f - vpn, True))
             vpn += 1
-    k.memmap.own.set((lo + 1) * spp, end * spp, Tail(folio.order, zone.nid, zone.idx))
-    k.memmap.touched.append((lo * spp, end * spp))
+    k.memmap.own.set(arch.pfn(lo + 1), arch.pfn(end), Tail(folio.order, zone.nid, zone.idx))
+    k.memmap.touched.append((arch.pfn(lo), arch.pfn(end)))
     return [(old[0][0], 1)]
 
 
@@ -229,7 +232,7 @@ def __hugetlb_vmemmap_optimize_folio(p: SeparatePaths, h: HState, folio: Folio, 
     if head is None:
         return -ENOMEM
     k.vmstat.nr_memmap += 1
-    lo = folio.pfn // k.arch.spp
+    lo = k.arch.vpn(folio.pfn)
     rc = vmemmap_remap_free(k, folio, lo, lo + k.arch.vmemmap_pages(h.order), head, tail, freed, flush)
     if not rc:
         folio.vmemmap_optimized = True
@@ -261,7 +264,7 @@ def hugetlb_vmemmap_optimize_folios(p: SeparatePaths, h: HState, folios: list[Fo
         # Where there is pre-HVO it did all folios of a node, or none.
         for folio in folios:
             if folio.vmemmap_optimized:
-                vmemmap_wrprotect_hvo(k, folio.pfn // k.arch.spp, pages)
+                vmemmap_wrprotect_hvo(k, k.arch.vpn(folio.pfn), pages)
     old = split_rows(k, rows)
     if old is None and _first_pass(k, todo, pages):
         old = split_rows(k, rows)
@@ -297,7 +300,7 @@ def _warn_of_unmarked(k: Kernel, folios: list[Folio]) -> None:
 def _first_pass(k: Kernel, folios: list[Folio], pages: int) -> bool:
     """Pass 1, in list order: hugetlb_vmemmap_split_folio. The first lack of memory ends it. False: leaves are left."""
     for folio in folios:
-        lo = folio.pfn // k.arch.spp
+        lo = k.arch.vpn(folio.pfn)
         if vmemmap_remap_split(k, lo, lo + pages) == -ENOMEM:
             return False
     return True
@@ -319,8 +322,8 @@ def hugetlb_vmemmap_restore_folio(k: Kernel, h: HState, folio: Folio) -> int:
     optimized = folio.vmemmap_optimized
     rc = __hugetlb_vmemmap_restore_folio(k, h, folio)
     if optimized and not rc:
-        spp = k.arch.spp
-        k.tlb.flush_tlb_kernel_range(folio.pfn // spp + HUGETLB_VMEMMAP_RESERVE, folio.end_pfn // spp)
+        vpn = k.arch.vpn
+        k.tlb.flush_tlb_kernel_range(vpn(folio.pfn) + HUGETLB_VMEMMAP_RESERVE, vpn(folio.end_pfn))
     return rc
 
 
@@ -344,9 +347,9 @@ def _restore(k: Kernel, folio: Folio, n: int, got: Extents) -> None:
     The kernel's list is LIFO; here the frames go out in allocation order, which nobody can tell apart (all are
     fresh and become copies of one page) and which keeps runs whole.
     """
-    spp, tables = k.arch.spp, k.tables
+    tables = k.tables
     k.vmstat.nr_memmap += n
-    lo = folio.pfn // spp
+    lo = k.arch.vpn(folio.pfn)
     m = tables.get(lo)
     if not isinstance(m, Strided) or m.tail is None:
         raise AssertionError(f"vmemmap page {lo:#x} of an optimized folio is mapped by {m}")
@@ -356,7 +359,7 @@ def _restore(k: Kernel, folio: Folio, n: int, got: Extents) -> None:
     # stay ascending, so that a row stays one run: private frames of one zone cannot be told apart.
     tables.map_extents(lo + 1, got[::-1])
     content = k.memmap.frames[m.tail]
-    k.memmap.own.set(folio.pfn + spp, folio.end_pfn, content)
+    k.memmap.own.set(k.arch.pfn(lo + 1), folio.end_pfn, content)
     k.memmap.touched.append((folio.pfn, folio.end_pfn))
     folio.vmemmap_optimized = False
 

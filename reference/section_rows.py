@@ -122,7 +122,7 @@ def _add_long_row(
     if faults.armed or faults.points is not None:
         return 0
     first, last = pfn // per, pfn // per + want
-    lo, hi = pfn // arch.spp, -(-last * per // arch.spp)
+    lo, hi = arch.vpn(pfn), arch.vpn_end(last * per)
     leaves = -(-hi // ptrs) - lo // ptrs
     if altmap is not None and altmap.capacity - altmap.alloc - altmap.align < (leaves + 1) * ptrs:
         return 0
@@ -192,7 +192,7 @@ def _remove_row(k: Kernel, first: int, last: int, altmap: Altmap | None, pgmap: 
     sections.usage.clear(first, last)
     k.vmstat.nr_memmap -= _nr_vmemmap_pages(k, first, last, altmap, pgmap)
     per = arch.pages_per_section
-    vmemmap_free(k, first * per // arch.spp, -(-last * per // arch.spp), altmap)
+    vmemmap_free(k, arch.vpn(first * per), arch.vpn_end(last * per), altmap)
     sections.flags.clear(first, last)
     sections.touched.append((first, last))
 

@@ -23,7 +23,7 @@ def section_nr_vmemmap_pages(k: Kernel, pfn: int, nr: int, altmap: Altmap | None
     """section_nr_vmemmap_pages: what NR_MEMMAP counts for [pfn, pfn + nr); looks at the absolute alignment of pfn."""
     arch = k.arch
     if pgmap is None or not vmemmap_can_optimize(k, altmap, pgmap):
-        return -(-nr // arch.spp)
+        return arch.vpn_end(nr)
     compound = 1 << pgmap.vmemmap_shift
     if compound < arch.pages_per_section:
         return VMEMMAP_RESERVE_NR * nr // compound

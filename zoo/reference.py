@@ -51,7 +51,7 @@ def _count_of_the_last_part(
     before = k.vmstat.nr_memmap_boot
     original(k, pfn, nr, altmap, pgmap)
     if k.vmstat.nr_memmap_boot != before:
-        k.vmstat.nr_memmap_boot = before - -(-nr // k.arch.spp)
+        k.vmstat.nr_memmap_boot = before - k.arch.vpn_end(nr)
 
 
 def _end_by_pages_instead_of_bytes(
@@ -96,7 +96,7 @@ def _remove_without_altmap(original: object, k: Kernel, nid: int, pfn: int, nr: 
 def _count_as_if_not_optimized(
     original: object, k: Kernel, pfn: int, nr: int, altmap: Altmap | None, pgmap: PgMap | None
 ) -> int:
-    return -(-nr // k.arch.spp)
+    return k.arch.vpn_end(nr)
 
 
 def _pageblock_of_the_head_only(
@@ -229,6 +229,11 @@ def _selected_on_arm64(original: Callable[[Kernel, HState], bool], k: Kernel, h:
 
 def _selected_on_s390(original: Callable[[Kernel, HState], bool], k: Kernel, h: HState) -> bool:
     return original(k, h) or (k.arch.name == "s390x" and _large_enough(k, h))
+
+
+def _with_any_struct_page(original: Callable[[Kernel, HState], bool], k: Kernel, h: HState) -> bool:
+    """Left out: that all struct pages of the tails are torn, for the shared tail page begins with a whole one."""
+    return original(k, h) or (k.arch.hvo and _large_enough(k, h))
 
 
 def _large_enough(k: Kernel, h: HState) -> bool:
@@ -478,5 +483,21 @@ COUNTED_WHEN_FREE: Final = Defect(
     program=f"{_MACHINE}\nboot\nhugetlb resize size=2M to=1\n",
 )
 
-OLDER: Final = (REMOVAL_COUNTS_ALL, BOOT_COUNT_KEPT, RADIX_HOLE, HVO_ON_ARM64, HVO_ON_S390, COUNTED_WHEN_FREE)
+STRUCT_PAGES_CROSS: Final = Defect(
+    id="HVO-2022-68",
+    switch="struct_pages_cross",
+    title="huge pages are optimized though struct pages cross the borders of vmemmap pages",
+    side="reference",
+    source="mm: hugetlb_vmemmap: disable hugetlb_optimize_vmemmap when struct page crosses page boundaries (5.19)",
+    mechanism="nobody asks whether sizeof(struct page) is a power of two: tails get halves of other struct pages",
+    layer="mapping",
+    spot="reference.hugetlb_vmemmap:hugetlb_vmemmap_optimizable",
+    replacement=_with_any_struct_page,
+    program="vmm 1\nmachine arch=loongarch64 page=4K ram=1G nodes=1 kfence=on\nboot\nhugetlb resize size=2M to=1\n",
+)
+
+OLDER: Final = (
+    *(REMOVAL_COUNTS_ALL, BOOT_COUNT_KEPT, RADIX_HOLE, HVO_ON_ARM64, HVO_ON_S390, COUNTED_WHEN_FREE),
+    STRUCT_PAGES_CROSS,
+)
 """Those that are not of the profile v7.0-base."""

@@ -55,11 +55,6 @@ NOT_MODELLED: Final = (
         "it takes two operations that overlap, and operations are atomic here",
     ),
     NotModelled(
-        "HVO-2022-68",
-        "struct pages across page boundaries",
-        "a struct page has 64 bytes here",
-    ),
-    NotModelled(
         "SPARSE-2023-69",
         "use of a freed usage map",
         "it takes two operations that overlap, and operations are atomic here",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from mm.arch import WITH_KFENCE
 from mm.machine import GRANULE, Machine, OnlineType
 
 Draw = Callable[[], float]
@@ -128,6 +129,7 @@ def choose_machine(draw: Draw, of: tuple[str, int] | None = None) -> Machine:
         interleave=_TURNS[int(draw() * len(_TURNS))],
         hole=_HOLES[int(draw() * len(_HOLES))],
         base=_HIGH if arch == "riscv64" and draw() < 0.1 else 0,
+        kfence=(arch, page) in WITH_KFENCE and draw() < 0.3,
     )
 
 

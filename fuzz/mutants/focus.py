@@ -166,7 +166,8 @@ def counted(k: Kernel, draw: Random) -> str | None:
 
 def initialized(k: Kernel, draw: Random) -> str | None:
     """Struct pages were initialised more or less often, by one or by a unit that a rule knows."""
-    step = draw.choice((1, k.arch.spp, 2 * k.arch.spp, k.arch.pages_per_section, 512)) * draw.choice((1, -1))
+    kept = k.arch.pfn(1)
+    step = draw.choice((1, kept, 2 * kept, k.arch.pages_per_section, 512)) * draw.choice((1, -1))
     k.vmstat.struct_pages_initialized += step
     return f"struct_pages_initialized: {step:+}"
 

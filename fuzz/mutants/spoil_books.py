@@ -144,7 +144,7 @@ def another_content(k: Kernel, draw: Random) -> str | None:
         Compound(order, 0, nid, zone, "devdax"),
     ]
     new = draw.choice([other for other in others if other != was])
-    hi = draw.choice((hi, lo + k.arch.spp, min(hi, lo + 1)))
+    hi = draw.choice((hi, lo + k.arch.pfn(1), min(hi, lo + 1)))
     runs.set(lo, hi, new)
     if draw.random() < TOUCHED:
         k.memmap.touched.append((lo, hi))
@@ -203,16 +203,18 @@ def gone(k: Kernel, draw: Random) -> str | None:
         return None
     lo, hi = draw.choice(spans)
     how = draw.randrange(7)
-    sub, block, order, spp = k.arch.pages_per_subsection, k.memory_blocks.pages, k.arch.pmd_order, k.arch.spp
+    arch = k.arch
+    sub, block, order = arch.pages_per_subsection, k.memory_blocks.pages, arch.pmd_order
+    first, last = arch.vpn(lo), arch.vpn_end(hi)
     if how == 0:
         k.sections.subsections.remove(lo // sub, -(-hi // sub))
     elif how == 1:
         k.pageblocks.clear(lo >> order, -(-hi >> order))
     elif how == 2:
         level, span = draw.choice([*zip(k.tables.tables, k.tables.spans, strict=False)])
-        level.clear(lo // spp // span, -(-hi // spp // span))
+        level.clear(first // span, -(-last // span))
     elif how == 3:
-        k.tables.entries.clear(lo // spp, -(-hi // spp))
+        k.tables.entries.clear(first, last)
     elif how == 4:
         k.memory_blocks.zone.clear(lo // block, -(-hi // block))
     elif how == 5:

@@ -304,13 +304,13 @@ class Side:
         contents = k.memmap.own.runs(lo, hi)
         if contents and contents[0][:2] != (lo, hi):
             return False
-        spp = k.arch.spp
-        at = lo // spp
-        for s, e, m in k.tables.entries.runs(at, hi // spp):
+        arch = k.arch
+        at, end = arch.vpn(lo), arch.vpn(hi)
+        for s, e, m in k.tables.entries.runs(at, end):
             if s != at or m.kind == "shared" or m.kind == "strided":
                 return False
             at = e
-        return at * spp == hi
+        return at == end and arch.pfn(end) == hi
 
     def _cut(self, lo: int, hi: int) -> list[tuple[int, int, int]]:
         """A range of frames as (lo, hi, pageblock), in symmetric pageblocks, and (lo, hi, -1) between them."""

@@ -229,8 +229,8 @@ class Oracle:
             mapped = union(mapped)
             diff = self._mapping(mapped)
         if diff is None and (mapped or written):
-            spp = ref.arch.spp
-            written += [(lo * spp, hi * spp) for lo, hi in mapped]
+            pfn = ref.arch.pfn
+            written += [(pfn(lo), pfn(hi)) for lo, hi in mapped]
             diff = self._struct_pages(union(written), quick=True)
         diff = diff or self._pageblocks(rc)
         if diff is None and (ref.sections.touched or cand.sections.touched):
@@ -246,7 +246,7 @@ class Oracle:
         if deep:
             entries = [k.tables.entries for k in (ref, cand)]
             end = max([e.ends[-1] for e in entries if e.ends], default=0)
-            diff = self._mapping([(0, end)]) or self._struct_pages([(0, end * ref.arch.spp)])
+            diff = self._mapping([(0, end)]) or self._struct_pages([(0, ref.arch.pfn(end))])
         return (
             diff
             or self._pageblocks()
@@ -325,9 +325,9 @@ class Oracle:
         """How vmemmap pages should be mapped and how they are, without the ends that are alike; None if all is."""
         ref, cand = self.ref, self.cand
         mine, theirs = names = self._names()
-        dax, spp = self.pieces.runs, ref.arch.spp
-        here = dax.starts and dax.overlaps(lo * spp, hi * spp)
-        past = self.history is not None and self.history.meets(lo * spp, hi * spp)
+        dax, pfn = self.pieces.runs, ref.arch.pfn
+        here = dax.starts and dax.overlaps(pfn(lo), pfn(hi))
+        past = self.history is not None and self.history.meets(pfn(lo), pfn(hi))
         if not (here or past) and mapping_alike(ref, cand, names, lo, hi):
             return None
         a = mapping(ref, mine, lo, hi)
@@ -346,10 +346,10 @@ class Oracle:
     def _struct_pages(self, ranges: list[tuple[int, int]], quick: bool = False) -> Difference | None:
         """`quick`: the ranges are mapped alike, or as the pieces of DAX say."""
         ref, cand = self.ref, self.cand
-        spp = ref.arch.spp
+        arch = ref.arch
         dax = self.pieces.runs
         for lo, hi in ranges:
-            lo, hi = lo // spp * spp, -(-hi // spp) * spp
+            lo, hi = arch.pfn(arch.vpn(lo)), arch.pfn(arch.vpn_end(hi))
             here = dax.starts and dax.overlaps(lo, hi)
             past = self.history is not None and self.history.meets(lo, hi)
             # What a struct page shows is what was written to it, or what its tail frame holds; those follow below.

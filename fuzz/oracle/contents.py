@@ -24,8 +24,8 @@ ORDINARY: Final = 0
 
 def _view(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, Content | Row]]:
     """What the struct pages of [lo, hi) show."""
-    spp = k.arch.spp
-    first, end = lo // spp * spp, -(-hi // spp) * spp
+    arch = k.arch
+    first, end = arch.pfn(arch.vpn(lo)), arch.pfn(arch.vpn_end(hi))
     seen = k.memmap.view(first, end)
     if first == lo and end == hi:
         return seen

@@ -57,7 +57,7 @@ def mapping_differences(k: Kernel, pieces: Pieces, a: list[Segment], b: list[Seg
 
 
 def _mapping_difference(k: Kernel, pieces: Pieces, vpn: int, x: Any, y: Any) -> Difference | None:
-    pages = page_class(k, pieces, vpn * k.arch.spp)
+    pages = page_class(k, pieces, k.arch.pfn(vpn))
     text = f"vmemmap page {vpn:#x}: {show(x)} expected, {show(y)} found"
     if x is None or y is None:
         return Difference("mapping", "present", "extra" if x is None else "missing", text, pages)

@@ -83,7 +83,7 @@ class History:
         self._fresh_blocks = []
         ref = self.ref
         for _, nr in ref.sections.unpopulated:
-            self.accounting.lose(-(-nr // ref.arch.spp))
+            self.accounting.lose(ref.arch.vpn_end(nr))
             self.used.add(UNDERFLOW)
         if self.blocks.starts:
             for lo, hi, migratetype in ref.pageblocks.items():
@@ -191,8 +191,8 @@ class History:
         """Whether 7.3 maps struct pages [lo, hi) otherwise than the reference, or shows other contents there."""
         if self.headless or self.tails.overlaps(lo, hi):
             return True
-        spp = self.ref.arch.spp
-        return self.writable.overlaps(lo // spp, -(-hi // spp))
+        arch = self.ref.arch
+        return self.writable.overlaps(arch.vpn(lo), arch.vpn_end(hi))
 
     def mapping(self, segments: list[Segment], lo: int, hi: int) -> list[Segment]:
         """What 7.3 maps at vmemmap pages [lo, hi) where the reference has `segments`."""

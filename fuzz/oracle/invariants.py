@@ -382,8 +382,8 @@ def _rows(h: HState) -> list[tuple[int, int, bool]]:
 
 def _row_alike(k: Kernel, lo: int, hi: int, order: int, optimized: bool, zone_tails: ZoneTails) -> bool:
     """Whether a row of folios is as its mark says (I1), by a quick look; if not, each folio must be looked at."""
-    spp, n = k.arch.spp, k.arch.vmemmap_pages(order)
-    at, end = lo // spp, hi // spp
+    n = k.arch.vmemmap_pages(order)
+    at, end = k.arch.vpn(lo), k.arch.vpn(hi)
     runs = k.tables.entries.runs(at, end)
     if not optimized:
         for s, e, m in runs:
@@ -414,7 +414,7 @@ def _folio(
     k: Kernel, pfn: int, order: int, optimized: bool, partial: bool, zone_tails: ZoneTails, writable: bool
 ) -> str:
     """What is wrong with the vmemmap of a folio, "" if it is as its mark says (I1); tails may be `writable`."""
-    lo, n = pfn // k.arch.spp, k.arch.vmemmap_pages(order)
+    lo, n = k.arch.vpn(pfn), k.arch.vmemmap_pages(order)
     zone = k.pages.zone_of.get(pfn)
     tail = None if zone is None else zone_tails.get((zone.key, order))
     shared = private = 0

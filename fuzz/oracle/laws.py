@@ -264,7 +264,7 @@ def memory_maps(k: Kernel) -> Broken | None:
     shared_leaf = arch.vmemmap_frees_shared and arch.vmemmap_leaf_for_part
     if shared_leaf or arch.spp > arch.pages_per_subsection:
         return None
-    pages = arch.pages_per_subsection // arch.spp
+    pages = arch.vpn(arch.pages_per_subsection)
     for lo, hi in k.sections.subsections.items():
         holes = k.tables.holes(lo * pages, hi * pages)
         if holes:

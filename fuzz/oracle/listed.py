@@ -55,7 +55,7 @@ def look(k: Kernel) -> Books:
 
 def missing(k: Kernel, side: str, before: Books) -> Difference | None:
     """What has changed since and is in no list; asked before the lists are emptied."""
-    spp = k.arch.spp
+    pfn = k.arch.pfn
     mapped = k.tables.touched
     left = _left(before.owners, k.pages.owners, k.pages.touched)
     if left is not None:
@@ -63,7 +63,7 @@ def missing(k: Kernel, side: str, before: Books) -> Difference | None:
     left = _left(before.entries, k.tables.entries, mapped)
     if left is not None:
         return _broken(side, "mapping", "entry", left)
-    left = _left(before.own, k.memmap.own, [*k.memmap.touched, *((lo * spp, hi * spp) for lo, hi in mapped)])
+    left = _left(before.own, k.memmap.own, [*k.memmap.touched, *((pfn(lo), pfn(hi)) for lo, hi in mapped)])
     if left is not None:
         return _broken(side, "structpages", "content", left)
     sections = len(_sections(k))

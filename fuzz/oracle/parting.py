@@ -86,7 +86,7 @@ def pieces_done(
             if hi - lo < per and ref.sections.early(lo):
                 needs = 0, 0
             elif not shares_tails(ref.arch, order, altmap=False):
-                needs = (0, 0) if hi - lo == per else ((hi - lo) // spp,) * 2
+                needs = (0, 0) if hi - lo == per else (ref.arch.vpn(hi - lo),) * 2
             else:
                 full = (hi - lo) // spp
                 mine = full * (heads > 0) if drifts else REF_KEEP * heads

@@ -55,7 +55,7 @@ def left(k: Kernel, side: str) -> Difference | None:
 
 def _partial(k: Kernel, vpn: int) -> bool:
     """Whether `vpn` is of a huge page that may be private in part."""
-    folio = folio_at(k, vpn * k.arch.spp) if k.paths.version == "merged" else None
+    folio = folio_at(k, k.arch.pfn(vpn)) if k.paths.version == "merged" else None
     return folio is not None and folio.vmemmap_optimized
 
 

@@ -48,7 +48,7 @@ from fuzz.program.operations import AFTER_BOOT, BEFORE_BOOT, BOOT, MACHINE, MAKE
 from fuzz.program.scope import SECTION, Scope
 from mm.machine import Machine
 
-WIDTH: Final = 14
+WIDTH: Final = 15
 """Bytes of a record: the machine fills it."""
 
 EXTENSION: Final = 240

@@ -403,5 +403,6 @@ MACHINE: Final[tuple[Argument, ...]] = (
     _size("interleave", 0, 64 * M, 192 * M, 1 * G, default=0),
     _size("hole", 0, 2 * M, 66 * M, 128 * M, 576 * M, default=0),
     _size("base", 0, 128 * T, default=0),
+    Argument("kfence", Type.BOOL, False),
 )
 """The keys of the `machine` line, by the names and in the order of the fields of `mm.machine.Machine`."""

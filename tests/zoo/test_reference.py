@@ -260,3 +260,24 @@ def test_counted_when_free() -> None:
     again, clean = (run(name, text)[0] for name in ("ACC-2024-37", None))
     assert again.vmstat.nr_memmap_boot - clean.vmstat.nr_memmap_boot == 8
     assert again.vmstat.nr_memmap - clean.vmstat.nr_memmap == -8
+
+
+def test_struct_pages_cross() -> None:
+    """512 struct pages of 80 bytes are 10 vmemmap pages: one is kept, a copy, and 9 map a tail page of 51.2."""
+    k, clean, rcs, _ = both("HVO-2022-68")
+    assert rcs == [0, 0]
+    folio = next(iter(k.hstates[9].folios.values()))
+    lo = folio.pfn * 80 // 4096
+    maps = [k.tables.get(vpn) for vpn in range(lo, lo + 10)]
+    frames = [frame_at(m, vpn) for vpn, m in enumerate(maps, lo) if m is not None]
+    assert len(frames) == 10
+    assert len(set(frames)) == 2
+    assert frames.count(frames[1]) == 9
+    assert [writable(m, vpn) for vpn, m in enumerate(maps, lo) if m is not None] == [True] + [False] * 9
+    assert (k.vmstat.nr_memmap, clean.vmstat.nr_memmap) == (1, 0)
+    assert k.vmstat.nr_memmap_boot == clean.vmstat.nr_memmap_boot - 10
+    # And back: 9 frames more.
+    k, rcs = run("HVO-2022-68", (find("HVO-2022-68").program or "") + "hugetlb resize size=2M to=0\n")
+    assert rcs == [0, 0, 0]
+    assert k.vmstat.nr_memmap == 10
+    assert len({frame_at(m, vpn) for s, e, m in k.tables.runs(lo, lo + 10) for vpn in range(s, e)}) == 10

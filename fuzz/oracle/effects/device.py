@@ -38,9 +38,8 @@ def _device(k: Kernel, device: Any, driver: str, policy: str) -> str | None:
     for start, end in device.ranges:
         if not k.sections.subsections.covers(*subsections_of(k, start, end)):
             return f"{start:#x}..{end:#x} lacks struct pages"
-        if sum([e - s for s, e, _ in k.tables.entries.runs(start // k.arch.spp, -(-end // k.arch.spp))]) != (
-            -(-end // k.arch.spp) - start // k.arch.spp
-        ):
+        first, last = k.arch.vpn(start), k.arch.vpn_end(end)
+        if sum([e - s for s, e, _ in k.tables.entries.runs(first, last)]) != last - first:
             return f"the struct pages of {start:#x}..{end:#x} are not mapped"
     return None
 

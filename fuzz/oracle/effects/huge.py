@@ -325,7 +325,7 @@ def soft_offlined(side: SideLike, args: Args, rc: int, then: Before, result: str
     k = side.kernel
     if rc in (-EIO, -ENXIO) and k.arch.name == "x86_64" and not k.sections.early(pfn) and not k.pages.zone_of.get(pfn):
         # Not online: -EIO for what has a struct page, -ENXIO for what has none. A PMD leaf there is one section.
-        there = k.tables.entries.get(pfn // k.arch.spp) is not None
+        there = k.tables.entries.get(k.arch.vpn(pfn)) is not None
         if there is not (rc == -EIO):
             return f"the frame {'has a' if there else 'has no'} struct page"
     now = sum(k.memory_blocks.nr_hwpoison.values())
