@@ -6,6 +6,7 @@ sizeof(struct page) is 64, and 8 more with WANT_PAGE_VIRTUAL, rounded up to 16 b
 import pytest
 
 from fuzz.execute import Lockstep
+from fuzz.oracle.effects import answers, huge
 from fuzz.program.text import parse
 from mm.arch import ARCHES, Arch
 from mm.errno import EINVAL, ENOENT
@@ -131,3 +132,15 @@ def test_page_tables_that_end_within_a_section() -> None:
         tables = side.kernel.tables
         assert tables.holes(first // (4 * K), last // (4 * K)) == []
         assert tables.missing_tables(PMD_TABLE, first // (4 * K), last // (4 * K)) == []
+
+
+def test_what_the_oracle_knows() -> None:
+    """Of a side alone: the switch is not there, and neither is a device with its memory map on itself."""
+    args = {"at": [0x300000000], "size": [512 * M], "align": 2 * M, "driver": "devdax", "node": 0, "altmap": True}
+    for kfence in ("on", "off"):
+        side = run(kfence=kfence)[0].reference
+        said = huge.switched(side, {"hugetlb_optimize_vmemmap": True}, 0, None, None)
+        assert said == ("no huge pages can be optimized" if kfence == "on" else None)
+        allowed = answers.created(side, args)
+        assert allowed is not None
+        assert (allowed == {-EINVAL}) is (kfence == "on")

@@ -431,6 +431,8 @@ def _namespace(k: Kernel, lo: int, hi: int, args: Args) -> Answers:
         return one(ENXIO)
     if lo % sub:
         return one(EINVAL)
+    if k.arch.struct_page > 64:  # MAX_STRUCT_PAGE_SIZE
+        return one(EINVAL)
     align = max(args["align"] // page, sub)
     info = -(-(8 << 10) // page)
     data = lo + info - (lo + info - hi) * 64 // page  # 64 bytes for each page behind the info block, rounded up

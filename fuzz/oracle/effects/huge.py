@@ -90,10 +90,13 @@ def resized(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
 
 
 def switched(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """The sysctl vm.hugetlb_optimize_vmemmap (mm/hugetlb_vmemmap.c), which is there if some size can be optimized."""
+    """The sysctl vm.hugetlb_optimize_vmemmap (mm/hugetlb_vmemmap.c), which is there if some size can be optimized:
+    never where sizeof(struct page) is no power of two."""
     paths, pools = side.kernel.paths, side.kernel.hstates.values()
     if rc:
         return "some huge pages can be optimized" if any(map(paths.hugetlb_vmemmap_optimizable, pools)) else None
+    if side.kernel.arch.struct_page.bit_count() > 1:
+        return "no huge pages can be optimized"
     value = paths.vmemmap_optimize_enabled
     return None if value is args["hugetlb_optimize_vmemmap"] else f"the switch is {value}"
 
