@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fuzz.oracle import rules
-from fuzz.oracle.difference import runs_difference
+from fuzz.oracle.difference import maps_difference
 from fuzz.oracle.finding import Difference
 from fuzz.oracle.observe import FREE, VMSTAT, ZONE, counter_names, vmstat
 from fuzz.oracle.parting import Room
@@ -217,7 +217,7 @@ class Accounting:
         for i, (found, wanted) in enumerate(zip(actual, offset, strict=True)):
             if found != wanted and i not in self.free:
                 return self._difference(counter_names(self._zones)[i], a[i] + wanted, a[i] + found)
-        total, was = sum(actual[i] for i in self.free), sum(offset[i] for i in self.free)
+        total = sum(actual[i] for i in self.free)
         if total != self.saved:
             have = sum(a[i] for i in self.free)
             return self._difference("free pages", have + self.saved, have + total)
@@ -226,7 +226,7 @@ class Accounting:
             return None
         zones = [self._zones[(i - FREE) // len(ZONE)] for i in moved]
         movable = any(zone.idx > 2 for zone in zones)
-        if len(moved) > 1 or total == was or movable:
+        if len(moved) > 1 or movable:
             spilled = self.moved or self.unsettled or rules.zone_spill(self.ref, self.cand)
             if not spilled or (movable and not (self.moved or self.astray)):
                 i = moved[0]
@@ -294,10 +294,10 @@ class Accounting:
         """Compare memory blocks, their altmaps, and those of devices."""
         x, y = self.ref.memory_blocks, self.cand.memory_blocks
         if x.touched or y.touched or everything:
-            if x.zone.vals != y.zone.vals or x.zone.starts != y.zone.starts or x.zone.ends != y.zone.ends:
-                return runs_difference("accounting", "memory block", x.zone.items(), y.zone.items())
-            if x.nid.vals != y.nid.vals or x.nid.starts != y.nid.starts or x.nid.ends != y.nid.ends:
-                return runs_difference("accounting", "memory block's node", x.nid.items(), y.nid.items())
+            diff = maps_difference("accounting", "memory block", x.zone, y.zone)
+            diff = diff or maps_difference("accounting", "memory block's node", x.nid, y.nid)
+            if diff is not None:
+                return diff
         if x.altmaps or y.altmaps or not self._no_altmaps():
             mine, theirs = ([_altmap(p.altmap) for p in k.pgmaps] for k in (self.ref, self.cand))
             mine += [_altmap(altmap) for altmap in x.altmaps.values()]

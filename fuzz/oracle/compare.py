@@ -16,7 +16,7 @@ from typing import Any
 from fuzz.oracle import arches, known, laws, parting, roots, rules, sections, tlb, unaligned
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.alike import mapping_alike
-from fuzz.oracle.difference import mapping_differences, pages_difference, runs_difference
+from fuzz.oracle.difference import mapping_differences, maps_difference, pages_difference
 from fuzz.oracle.finding import NO_MEMMAP, Difference, Finding, Outcome, outcome_class
 from fuzz.oracle.history import ADDR_PFN, ALTMAP, DAX_COUNT, DROP, ROLLBACK, VERSION, History
 from fuzz.oracle.invariants import check, unmarked
@@ -126,13 +126,12 @@ class Oracle:
             self._remapped()
         if self.history is not None:
             self.history.after(name, self._added, ref.memmap.touched + cand.memmap.touched)
-        diff = None
-        if rc != 0 or rc2 != 0 or ref.log or cand.log:
-            diff = self._returns(rc, rc2)
-            if diff is None and isinstance(rc, str):
+        clause = None
+        diff = self._returns(rc, rc2)
+        if diff is None:
+            if isinstance(rc, str):
                 self.dead = True
                 return None
-        if diff is None:
             if ref.remaps:
                 self._expect(rc)
             elif name == "boot":
@@ -156,25 +155,12 @@ class Oracle:
                 diff = unmarked(ref, "reference", pfn) or unmarked(cand, "candidate", pfn)
             if diff is None and (ref.faults.first or ref.faults.reached != cand.faults.reached) and not self.parted:
                 diff = parting.points_differ(ref, cand, self.merged, self._added, (name, rc), self._lack())
-            if diff is None and ref.remaps and known.shared_vmemmap_page(ref, ref.remaps, rc):
-                self.clauses.add("arm64-shared-vmemmap-page")
-                self.terminal = "arm64-shared-vmemmap-page"
-            elif diff is None and self._added is not None and unaligned.lent(cand, self._added):
-                self.clauses.add("dax-1g-unaligned-start")
-                self.terminal = "dax-1g-unaligned-start"
-            elif diff is None and self.history is not None and self.history.headless:
-                self.clauses.add(ROLLBACK)
-                self.terminal = ROLLBACK
-            elif diff is None and known.left_used(ref, cand, self._left, self._added, rc):
-                self.clauses.add("altmap-left-behind")
-                self.terminal = "altmap-left-behind"
-            elif diff is None and full:
-                diff = self._everything()
-            if diff is None and parting.other_holder(self._hit):
+            clause = self._ends(rc) if diff is None else None
+            if clause == "placement-fork":
                 diff = self._parted(rc, rc2)
-                self.clauses.add("placement-fork")
-                self.terminal = "placement-fork"
-        if diff is not None and self.terminal is None:
+            elif diff is None and clause is None and full:
+                diff = self._everything()
+        if diff is not None and clause is None:
             clause = self._known(rc, rc2)
             if clause is not None:
                 diff = self._parted(rc, rc2)
@@ -188,9 +174,9 @@ class Oracle:
                 clause = self._fork(rc, rc2)
                 if clause is not None:
                     diff = self._parted(rc, rc2)
-            if clause is not None:
-                self.clauses.add(clause)
-                self.terminal = clause
+        if clause is not None:
+            self.clauses.add(clause)
+            self.terminal = clause
         finding = None
         if diff is not None:
             pair = outcome_class(rc), outcome_class(rc2)
@@ -220,10 +206,7 @@ class Oracle:
         ref, cand = self.ref, self.cand
         mapped = ref.tables.touched + cand.tables.touched
         written = ref.memmap.touched + cand.memmap.touched
-        if not (mapped or written or ref.pages.touched or cand.pages.touched or ref.remaps):
-            diff = sections.differ(ref, cand, self.clauses) if ref.sections.touched or cand.sections.touched else None
-            diff = diff or self._pageblocks(rc)
-            return diff or self._accounting(quiet=not (ref.memory_blocks.touched or cand.memory_blocks.touched))
+        quiet = not (mapped or written or ref.pages.touched or cand.pages.touched or ref.remaps)
         diff = None
         if mapped:
             mapped = union(mapped)
@@ -235,9 +218,10 @@ class Oracle:
         diff = diff or self._pageblocks(rc)
         if diff is None and (ref.sections.touched or cand.sections.touched):
             diff = sections.differ(ref, cand, self.clauses)
-        diff = diff or self._accounting()
-        if diff is None and not self.parted and not self.accounting.free_alike():
-            self.parted = True
+        blocks = ref.memory_blocks.touched or cand.memory_blocks.touched
+        diff = diff or self._accounting(quiet=quiet and not blocks)
+        if diff is None and not quiet and not self.parted:
+            self.parted = not self.accounting.free_alike()
         return diff or self._frames()
 
     def _everything(self, deep: bool = True) -> Difference | None:
@@ -377,10 +361,7 @@ class Oracle:
     def _pageblocks(self, rc: Outcome = 0) -> Difference | None:
         if self.history is not None:
             return self.history.pageblocks(rc)
-        x, y = self.ref.pageblocks, self.cand.pageblocks
-        if x.vals != y.vals or x.starts != y.starts or x.ends != y.ends:
-            return runs_difference("structpages", "pageblock", x.items(), y.items())
-        return None
+        return maps_difference("structpages", "pageblock", self.ref.pageblocks, self.cand.pageblocks)
 
     # -- accounting -------------------------------------------------------------------------------------------------
 
@@ -495,6 +476,19 @@ class Oracle:
 
     # -- forks ------------------------------------------------------------------------------------------------------
 
+    def _ends(self, rc: Outcome) -> str | None:
+        """The clause by which the program ends although nothing differs yet: what comes would."""
+        ref, added = self.ref, self._added
+        if known.shared_vmemmap_page(ref, ref.remaps, rc):
+            return "arm64-shared-vmemmap-page"
+        if added is not None and unaligned.lent(self.cand, added):
+            return "dax-1g-unaligned-start"
+        if self.history is not None and self.history.headless:
+            return ROLLBACK
+        if known.left_used(ref, self.cand, self._left, added, rc):
+            return "altmap-left-behind"
+        return "placement-fork" if parting.other_holder(self._hit) else None
+
     def _known(self, rc: Outcome, rc2: Outcome) -> str | None:
         """The open finding that explains a difference, if one does."""
         added = self._added
@@ -552,7 +546,7 @@ class Oracle:
         if parting.poison_fork(ref, cand):
             return "placement-fork"
         elsewhere = self.parted and (name in parting.MOVING or name.startswith("hugetlb"))
-        if ref.faults.armed and parting.fault_fork(
+        if parting.fault_fork(
             name, rcs, ref, cand, self.merged, refused, added, self.pieces.addr_pfn_drifts, elsewhere
         ):
             return "fault-fork"
@@ -566,8 +560,6 @@ class Oracle:
         if not self.parted and added is None:
             return None
         lack = self._lack()
-        if added is None and name in parting.ADDING and parting.block_fork(ref, cand, rcs, lack, refused):
-            return "memory-fork"
         room = self.accounting.room_before(ZONE_DEVICE, cma=True)
         rooms = [room, self.accounting.room_before(ZONE_MOVABLE, cma=False)]
         altmap = added is not None and added.altmap is not None

@@ -9,6 +9,7 @@ from fuzz.oracle.finding import Difference, Layer
 from fuzz.oracle.observe import PageSegment, Segment
 from fuzz.oracle.pieces import Pieces
 from mm.kernel import Kernel
+from mm.runs import RunMap
 
 _FIELDS = {"leaf": ("owner",), "pte": ("protection", "owner"), "tail": ("protection", "shared frame", "shared frame")}
 _FIELDS["alias"] = ("protection", "owner", "shared frame")
@@ -97,6 +98,13 @@ def pages_difference(k: Kernel, pieces: Pieces, a: list[PageSegment], b: list[Pa
     text = f"struct page of pfn {pfn:#x}: {x} expected, {y} found"
     drift = f"{kinds[0]}>{kinds[1]}" if kinds[0] != kinds[1] else "fields"
     return Difference("structpages", "content", drift, text, page_class(k, pieces, pfn))
+
+
+def maps_difference(layer: Layer, field: str, a: RunMap[Any], b: RunMap[Any]) -> Difference | None:
+    """Two maps that should be equal."""
+    if a.vals == b.vals and a.starts == b.starts and a.ends == b.ends:
+        return None
+    return runs_difference(layer, field, a.items(), b.items())
 
 
 def runs_difference(

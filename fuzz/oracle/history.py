@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from fuzz.oracle.accounting import Accounting
-from fuzz.oracle.difference import runs_difference
+from fuzz.oracle.difference import maps_difference
 from fuzz.oracle.finding import NO_MEMMAP, Difference, Outcome
 from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
@@ -221,7 +221,7 @@ class History:
         """Compare pageblock types: what the reference has left as it was, 7.3 makes movable."""
         fresh = self._fresh_blocks
         if not fresh and not self.blocks.starts:
-            return _apart(self.ref.pageblocks, self.cand.pageblocks)
+            return maps_difference("structpages", "pageblock", self.ref.pageblocks, self.cand.pageblocks)
         # Of a device that could not be added, some first ranges may have been initialised.
         diff = None
         for n in [len(fresh)] if rc == 0 else range(len(fresh), -1, -1):
@@ -286,18 +286,12 @@ class History:
             blocks.add(lo, hi)
         for lo, hi in blocks.items():
             wanted.set(lo, hi, MIGRATE_MOVABLE)
-        diff = _apart(wanted, theirs)
+        diff = maps_difference("structpages", "pageblock", wanted, theirs)
         if diff is None:
             self.blocks, self._fresh_blocks = blocks, []
-            if _apart(wanted, mine) is not None:
+            if wanted.items() != mine.items():
                 self.used.add(PAGEBLOCKS)
         return diff
-
-
-def _apart(a: RunMap[str], b: RunMap[str]) -> Difference | None:
-    if a.vals == b.vals and a.starts == b.starts and a.ends == b.ends:
-        return None
-    return runs_difference("structpages", "pageblock", a.items(), b.items())
 
 
 def recast(

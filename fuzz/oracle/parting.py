@@ -120,10 +120,11 @@ def fault_fork(
     may need its zone's shared tail page, or a table in place of a leaf; a side then fails for a failed allocation, and
     only so.
     """
-    adding = device is not None or operation == "memory add"
-    elsewhere = elsewhere and not adding
-    several = ref.faults.last > ref.faults.first
     fired = ref.faults.fired, cand.faults.fired
+    if not any(fired):
+        return False
+    adding = device is not None or operation == "memory add"
+    several = ref.faults.last > ref.faults.first
     ways_round = [_way_round(k, k is ref and k.arch.compounds_by_pfn, device) for k in (ref, cand)]
     if adding:
         for rc, failed, way_round in zip(rcs, fired, ways_round, strict=True):
@@ -131,54 +132,53 @@ def fault_fork(
                 return False
             if not way_round and not (several and failed) and (rc == -ENOMEM) != (failed is not None):
                 return False
-    nth = ref.faults.first
-    a, b = ref.faults.points, cand.faults.points
-    if not nth or a is None or b is None or not (ref.faults.fired or cand.faults.fired):
-        return False
     moved = _moved(ref, device, merged)
-    if elsewhere and all(
-        rc == 0 or (rc in (-ENOMEM, -EBUSY) and k.faults.fired) for rc, k in zip(rcs, (ref, cand), strict=True)
+    if (
+        elsewhere
+        and not adding
+        and all(rc == 0 or (rc in (-ENOMEM, -EBUSY) and failed) for rc, failed in zip(rcs, fired, strict=True))
     ):
         moved |= PLACE_POINTS
-    mine, out = _first_points(a, nth, moved)
-    theirs, out2 = _first_points(b, nth, moved)
+    a, b = ref.faults.points or [], cand.faults.points or []
+    mine, out = _first_points(a, ref.faults.first, moved)
+    theirs, out2 = _first_points(b, ref.faults.first, moved)
     if adding and any(
-        rc == 0 and k.faults.fired is None and not other <= own
-        for rc, k, own, other in zip(rcs, (ref, cand), (mine, theirs), (theirs, mine), strict=True)
+        rc == 0 and failed is None and not other <= own
+        for rc, failed, own, other in zip(rcs, fired, (mine, theirs), (theirs, mine), strict=True)
     ):
         return False  # it did all of it, so it passed whatever the other passed until that failed
+    nested = mine <= theirs or theirs <= mine
     if several:
         all_out, all_out2 = (_first_points(one, ref.faults.last, moved)[1] for one in (a, b))
         if all_out != all_out2:
-            return mine <= theirs or theirs <= mine
+            return nested
         if max(ref.faults.failed, cand.faults.failed) > 1:
             return False
         # Both gave up at the first failure, as if it were the only one.
-    if adding and mine == theirs and ref.faults.fired and cand.faults.fired:
-        if (ref.faults.fired in ROOTS) != (cand.faults.fired in ROOTS):
-            return True  # the last of the same points is the one that failed on one side, and was passed on the other
-        went_on = [rc != -ENOMEM and way_round for rc, way_round in zip(rcs, ways_round, strict=True)]
-        if went_on[0] != went_on[1] and fired[0] != fired[1]:
-            return True  # who got no block took base pages, where the other wanted something else, and gave up
-        frames = out["VMF"] - (ref.faults.fired == "VMF"), out2["VMF"] - (cand.faults.fired == "VMF")
-        ranges = [] if device is None else device.ranges
-        order = 0 if device is None or device.altmap is not None else device.vmemmap_shift
-        done = pieces_done(ref, ranges, order, frames, drifts)
-        if device is not None and ref.arch.tails_beside_leaves:
-            made = [one - Counter([k.faults.fired or ""]) for one, k in ((out, ref), (out2, cand))]
-            tables = [{kind: one[kind] for kind in TABLE_POINTS if one[kind]} for one in made]
-            if ref.faults.fired != cand.faults.fired or tables[0] != tables[1]:
-                return made[0] != made[1]  # a table that one side has made stays
-        if rcs[0] != -ENOMEM and ref.faults.fired == "VMF":  # powerpc's ignored failure, as above
-            return True
-        if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
-            # The reference has mapped the compound page's second page too, which lies behind the section that failed or
-            # in front of it, and stays.
-            return True
-        return done[0] != done[1]
-    if out == out2:
-        return False
-    return mine <= theirs or theirs <= mine
+    hit, hit2 = fired
+    if not adding or mine != theirs or hit is None or hit2 is None:
+        return out != out2 and nested
+    if (hit in ROOTS) != (hit2 in ROOTS):
+        return True  # the last of the same points is the one that failed on one side, and was passed on the other
+    went_on = [rc != -ENOMEM and way_round for rc, way_round in zip(rcs, ways_round, strict=True)]
+    if went_on[0] != went_on[1] and hit != hit2:
+        return True  # who got no block took base pages, where the other wanted something else, and gave up
+    if device is None:
+        return False  # what RAM took is given back
+    passed, passed2 = out - Counter([hit]), out2 - Counter([hit2])
+    if ref.arch.tails_beside_leaves:
+        tables, tables2 = ({kind: one[kind] for kind in TABLE_POINTS} for one in (passed, passed2))
+        if hit != hit2 or tables != tables2:
+            return passed != passed2  # a table that one side has made stays
+    if went_on[0] and hit == "VMF":
+        return True  # powerpc's ignored failure
+    order = 0 if device.altmap is not None else device.vmemmap_shift
+    if ref.arch.compounds_by_pfn and 1 << order > ref.arch.pages_per_section:
+        # The reference has mapped the compound page's second page too, which lies behind the section that failed or in
+        # front of it, and stays.
+        return True
+    done = pieces_done(ref, device.ranges, order, (passed["VMF"], passed2["VMF"]), drifts)
+    return done[0] != done[1]
 
 
 def _way_round(k: Kernel, own: bool, device: PgMap | None) -> bool:
@@ -188,11 +188,12 @@ def _way_round(k: Kernel, own: bool, device: PgMap | None) -> bool:
     compound page's second page that it did not get, nor of a table for it, where that lies in front of the device; and
     a page that the altmap has not comes from RAM.
     """
-    if k.faults.fired == "VMF":
-        return own or (device is not None and device.altmap is not None and k.arch.memmap_from_ram)
-    if k.faults.fired == "VMB":
-        return True
-    return own and k.faults.fired in TABLE_POINTS and device is not None and bool(inside(k.arch, device))
+    failed = k.faults.fired
+    if failed == "VMB" or device is None:
+        return failed == "VMB"
+    if failed == "VMF":
+        return own or (device.altmap is not None and k.arch.memmap_from_ram)
+    return own and failed in TABLE_POINTS and bool(inside(k.arch, device))
 
 
 def points_differ(
@@ -324,26 +325,6 @@ def memory_fork(
         return False
     # A memmap without -ENOMEM: one had a block where the other took base pages; or kmem went without a range.
     return -ENOMEM in rcs or operation.startswith("hugetlb") or operation in MOVING | ADDING | {"memory hard_offline"}
-
-
-def block_fork(ref: Kernel, cand: Kernel, rcs: tuple[int, int], lack: Lack, refused: tuple[int, ...]) -> bool:
-    """Whether adding memory found a block for the memmap on one side only, and the injected failure hit a point of the
-    base pages that the other side took instead, or another point for having passed those, or none.
-
-    Base pages begin with their table. The side that took them must have run short, and up to there both sides must
-    have reached the same points; a side that got further may have met what refuses it with one of `refused`.
-    """
-    a, b = ref.faults.points, cand.faults.points
-    if not a or not b or any(rc not in (0, -ENOMEM) and rc not in refused for rc in rcs):
-        return False
-    base = [next((i for i, (kind, _) in enumerate(points) if kind in ("PTBL", "VMF")), None) for points in (a, b)]
-    if (base[0] is None) == (base[1] is None):
-        return False
-    poor = 0 if base[1] is None else 1
-    before = (a, b)[poor][: base[poor]]
-    n = sum(count for _, count in before)
-    mine, theirs = (_first_points(points, n, ROOTS)[0] for points in (before, (a, b)[1 - poor]))
-    return lack.blocks[poor] > 0 and (mine <= theirs or theirs <= mine)
 
 
 def came_further(ref: Kernel, cand: Kernel, rcs: tuple[int, int]) -> tuple[int, ...]:

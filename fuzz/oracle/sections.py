@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.oracle import rules
-from fuzz.oracle.difference import runs_difference
+from fuzz.oracle.difference import maps_difference, runs_difference
 from fuzz.oracle.finding import Difference
 from mm.kernel import Kernel
 
@@ -22,10 +22,5 @@ def differ(ref: Kernel, cand: Kernel, used: rules.Clauses) -> Difference | None:
         if expected != y.items():
             return runs_difference("structpages", "section", expected, y.items())
         used.add("section-preinit")
-    u, w = a.usage, b.usage
-    if u.starts != w.starts or u.ends != w.ends or u.vals != w.vals:
-        return runs_difference("structpages", "usage", u.items(), w.items())
-    m, n = a.nid, b.nid
-    if m.starts != n.starts or m.ends != n.ends or m.vals != n.vals:
-        return runs_difference("structpages", "section node", m.items(), n.items())
-    return None
+    diff = maps_difference("structpages", "usage", a.usage, b.usage)
+    return diff or maps_difference("structpages", "section node", a.nid, b.nid)
