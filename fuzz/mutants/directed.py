@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Final, NamedTuple
 
 from fuzz.execute import Lockstep
-from fuzz.mutants.focus import EXCUSING, FOCUS
+from fuzz.mutants.focus import EXCUSING, FAILING, FOCUS, MIMICKING
 from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
 from fuzz.mutants.probe import instrumented, marked
 from fuzz.mutants.sites import Mutant
@@ -36,6 +36,10 @@ MORE: Final = (0, 0, 0, 1, 2, 4, 30)
 """How many operations follow the fault."""
 CLIMB: Final = 0.6
 """Share of faults that are varied from such as came near, once there are any."""
+
+
+OUT_OF_REACH: Final = 1 << 30
+"""Number of a point that no operation gets to: it fails nowhere, but its points are recorded."""
 
 
 class Verdict(NamedTuple):
@@ -74,11 +78,14 @@ class Directed(Turns):
         kinds = [*KINDS, "none", "refusal", "flush", *([focus] * len(KINDS) if focus in FOCUS else [])]
         self.failing = 0.0
         """Share of fresh faults in an operation with a failed allocation."""
+        self.excusing = focus in EXCUSING
         if focus == "tlb":
             kinds += ["flush"] * len(KINDS)
-        elif focus in EXCUSING:
+        elif self.excusing:
             kinds += [*["refusal"] * (len(KINDS) // 2), *["answer"] * (len(KINDS) // 4)]
-            self.failing = 0.3
+            self.failing = 0.7 if own in FAILING else 0.3
+        elif focus in MIMICKING:
+            kinds += ["mimic"] * (len(KINDS) // 2)
         self.kinds = kinds
         self._begun = 0
         """How often the mutant had differed when the last fault was planted."""
@@ -118,7 +125,11 @@ class Directed(Turns):
             return self._varied(draw.choice(faults))
         if self.places and draw.random() < 0.9:
             source, at = draw.choice(self.places)
-            at = max(0, at - draw.choice((0, 0, 0, 1, 2)))
+            if self.excusing and draw.random() < 0.5:
+                # Where it is asked, the sides differ already; elsewhere only the fault is to be excused.
+                source, at = draw.choice(self.named[source.program.ops[at].name])
+            else:
+                at = max(0, at - draw.choice((0, 0, 0, 1, 2)))
         elif self.sources:
             source, at = draw.choice(self.named[draw.choice(sorted(self.named))])
         else:
@@ -166,7 +177,7 @@ class Directed(Turns):
         ops = source.program.ops
         if all(op.name != "boot" for op in ops[:at]):
             return fault
-        nth = draw.choice((1, 1, 2, 3, draw.randrange(1, 40)))
+        nth = draw.choice((1, 1, 2, 3, draw.randrange(1, 40), draw.randrange(1, 40), OUT_OF_REACH))
         fail = make_op("fail alloc", None, nth=nth, times=draw.choice((1, 1, 2)))
         program = replace(source.program, ops=(*ops[:at], fail, *ops[at:]))
         return replace(fault, source=Source(source.setting, f"near {source.name}", program, rough=True), at=at + 1)

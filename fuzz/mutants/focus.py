@@ -185,11 +185,11 @@ _DEVICES: Final = (remap, page_map, subsection, counter, initialized, counted, r
 FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "accounting": (*_COUNTED, *_POOLED, *_BLOCKS, page_map),
     **dict.fromkeys(("accounting:counters", "accounting:_explain", "accounting:leak", "accounting:lose"), _COUNTED),
-    **dict.fromkeys(("accounting:expect", "accounting:unsettle", "accounting:room_before"), _COUNTED),
+    **dict.fromkeys(("accounting:expect", "accounting:unsettle"), _COUNTED),
     **dict.fromkeys(("accounting:pools", "accounting:_pool_numbers", "accounting:_numbers"), _POOLED),
     **dict.fromkeys(("accounting:_folios", "accounting:_unlike"), (folio, folios)),
     **dict.fromkeys(("accounting:blocks", "accounting:_no_altmaps", "accounting:_altmap"), _ALTMAPS),
-    "accounting:layout": (zone,),
+    "accounting:layout": (zone, managed_zone, direct_map, direct_map, leaks),
     "accounting:poison": (poison,),
     "zones": (*_COUNTED, area),
     "parting": _EXCUSED,
@@ -204,6 +204,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "contents": (*_WRITTEN, entry, owner, folio, *DEVICES),
     "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
     **dict.fromkeys(("compare:_mapping", "compare:_unlike"), _MAPPED),
+    "compare:_touched": (*[points] * 4, *[passed] * 4, entry, struct_page, *_COUNTED, *_BLOCKS),
     "compare:_struct_pages": (*_WRITTEN, *_MAPPED),
     "compare:_frames": (references, references, shared_page, entry),
     "tlb:either": (translation,),
@@ -211,6 +212,11 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     **dict.fromkeys(("compare:_known", "compare:_leaves"), (*_MAPPED, *_WRITTEN, counter, log)),
     **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _DEVICES),
     "compare:_returns": (log, fired, lack, subsection),
+    "history:dropped": (log, section, section, subsection, block),
+    **dict.fromkeys(
+        ("history:altmap_in_error_path", "history:left_of_block"), (fired, passed, altmap, subsection, block)
+    ),
+    **dict.fromkeys(("zones:room", "accounting:room_before"), (lack, lack, lack, *_COUNTED)),
     "history": (*_MAPPED, *_WRITTEN, *_COUNTED, pageblock, owner),
     "listed": (*_BLOCKS, entry, struct_page, owner, pool, free_pages),
     "roots": (section, section_node),
@@ -231,8 +237,21 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
 
 EXCUSING: Final = frozenset(
     {"parting", "known", "unaligned", "compare:_fork", "compare:_lack", "compare:_refused", "compare:_returns"}
+    | {"compare:_known", "compare:_leaves", "history:altmap_in_error_path", "history:dropped", "history:left_of_block"}
+    | {"zones:room", "accounting:room_before"}
 )
 """Those of them that ask what either side answered, and which allocation failed."""
+
+FAILING: Final = frozenset(
+    f"parting:{name}"
+    for name in ("fault_fork", "pieces_done", "points_differ", "_way_round", "_moved", "_first_points")
+)
+"""Those of them that are about allocations that fail."""
+
+MIMICKING: Final = frozenset(
+    {"compare:_unlike", "compare:_mapping", "compare:_struct_pages", "alike", "rules", "pieces", "sections"}
+)
+"""Those that look at what the series promises to change: the candidate is as the reference there."""
 
 
 def leave_out_flush(tlb: RecordingTlb, draw: Random) -> Callable[[], str | None]:

@@ -22,6 +22,7 @@ from fuzz.mutants.spoil import SPOILERS, entry, folio, free, free_zone, owner, r
 from fuzz.mutants.spoil_books import BOOKS
 from fuzz.mutants.trials import Kill
 from fuzz.mutants.turns import Turns
+from fuzz.oracle.accounting import INITIALIZED
 from fuzz.program.model import Op
 from fuzz.program.mutate import mutate
 from fuzz.side import Side
@@ -83,7 +84,7 @@ class Forms(Turns):
                     return kill
             for _ in range(SPOILED):
                 side = draw.choice((pair.reference, pair.candidate))
-                text = self._spoiled(side, ops[stop - 1])
+                text = run_on(pair, draw) if draw.random() < 0.1 else self._spoiled(side, ops[stop - 1])
                 if text is not None and (kill := self._taken(pair, f"{source.name}: {text}")):
                     return kill
         return None
@@ -117,6 +118,15 @@ class Forms(Turns):
         if self.partners[1].setdefault((machine, mine), sound) != sound:
             return Kill("search", "states of two forms have one", where)
         return None
+
+
+def run_on(pair: Lockstep, draw: Random) -> str:
+    """Struct pages were initialised once more, by both sides or by one as a rule explains: nobody asks how many."""
+    n, drift = draw.randrange(1, 1000), draw.choice((0, 1, 512))
+    pair.reference.kernel.vmstat.struct_pages_initialized += n
+    pair.candidate.kernel.vmstat.struct_pages_initialized += n + drift
+    pair.oracle.accounting.offset[INITIALIZED] += drift
+    return f"{n} struct pages more were initialised, {drift} more by the candidate"
 
 
 def moved(side: Side, draw: Random) -> str | None:

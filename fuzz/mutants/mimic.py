@@ -8,6 +8,7 @@ from typing import Any
 
 from mm.kernel import Kernel
 from mm.runs import RunMap
+from mm.tlb import old_frames
 
 
 def mimic(k: Kernel, other: Kernel, draw: Random) -> str | None:
@@ -39,8 +40,18 @@ def mimic(k: Kernel, other: Kernel, draw: Random) -> str | None:
     mine.clear(lo, hi)
     for s, e, value in theirs.runs(lo, hi):
         mine.set(s, e, value)
+        if how == 1:
+            _give(k, other, old_frames(s, e, value))
     name = ("", "mapping", "struct pages", "sections", "pageblocks")[how]
     return f"{name} {lo:#x}..{hi:#x} as on the other side"
+
+
+def _give(k: Kernel, other: Kernel, frames: list[tuple[int, int]]) -> None:
+    """The frames of `k` are owned as those of the other kernel: what is mapped looks the same."""
+    for lo, hi in frames:
+        k.pages.owners.clear(lo, hi)
+        for s, e, owner in other.pages.owners.runs(lo, hi):
+            k.pages.owners.set(s, e, owner)
 
 
 def _copied(what: str, mine: Any, theirs: Any, name: str) -> str | None:

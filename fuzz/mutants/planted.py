@@ -30,7 +30,7 @@ from fuzz.mutants.spoil_books import BOOKS
 from fuzz.mutants.spoil_near import NEAR
 from fuzz.mutants.spoil_whole import OF_OPERATIONS
 from fuzz.mutants.trials import Kill, Setting
-from fuzz.oracle.finding import Finding, Outcome, outcome_class
+from fuzz.oracle.finding import NO_MEMMAP, Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
 from fuzz.side import Side
 from mm.dev_dax import DevDax, Driver, KmemState
@@ -41,11 +41,13 @@ from mm.tlb import RecordingTlb
 ERRNOS: Final = (EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP)
 DEATHS: Final = (
     "bug: panic: planted",
+    f"{NO_MEMMAP}section 0x1",
     "bug: planted",
     "crash: Planted: planted",
-    "bug: page fault: struct page of pfn 0x1000 is written but not mapped",
-    "bug: page fault: struct page of pfn 0x1000 is written through a read-only shared tail page",
-    "bug: bad page state: frame 0x1000 is freed but is not online RAM",
+    "bug: page fault: struct page of pfn {frame} is written but not mapped",
+    "bug: page fault: struct page of pfn {frame} is written through a read-only shared tail page",
+    "bug: bad page state: frame {frame} is freed but is not online RAM",
+    "bug: bad page state: frame {frame} is freed but is not online RAM",
     "bug: compound_section_tail_page: the PTE of vmemmap page 0x1000 is read through a PMD leaf",
 )
 """Ways to die, those of the open findings among them."""
@@ -136,7 +138,7 @@ class Planted(Side):
         """What a fault of this kind does after the operation; what it says then."""
         draw = self.draw
         if kind in ("answer", "refusal"):
-            other_rc = answer_off(rc, draw) if kind == "answer" else draw.choice(REFUSALS)
+            other_rc = self._answer(op, rc) if kind == "answer" else draw.choice(REFUSALS)
             if other_rc != rc:
                 done.append(f"{op.name} answers {other_rc}, not {rc}")
             return other_rc
@@ -152,6 +154,16 @@ class Planted(Side):
                 if done[-1] is not None:
                     break
         return rc
+
+    def _answer(self, op: Op, rc: Outcome) -> Outcome:
+        """Another answer. A kernel dies of a frame that the operation names, or of one behind it."""
+        answer = answer_off(rc, self.draw)
+        if not isinstance(answer, str):
+            return answer
+        at = op.args.get("at", 0x1000 << self.page_shift)
+        first = at if isinstance(at, int) else at[0]
+        frame = (first >> self.page_shift) + self.draw.choice((0, 0, 1, 511, 512, 0x8000))
+        return answer.format(frame=f"{frame:#x}")
 
 
 Hints = list[list[Any]]
