@@ -33,7 +33,8 @@ def _part(k: Kernel, pgmap: PgMap, draw: Random) -> tuple[int, int]:
     size = max(arch.spp, 1 << pgmap.vmemmap_shift)
     unit = draw.choice((arch.spp, arch.pages_per_section, size, size))
     inside = start + draw.randrange(max(1, (end - start) // unit)) * unit
-    at = draw.choice((start, start, end, inside, *(pfn // unit * unit for pfn in (start, inside, end))))
+    compounds = start // size * size, start // size * size + size
+    at = draw.choice((start, start, end, inside, *compounds, *(pfn // unit * unit for pfn in (start, inside, end))))
     vpn = max(0, at // arch.spp + draw.choice((-2, -1, 0, 0, 0, 1, 2)))
     return vpn, vpn + draw.choice((1, 1, 2, max(1, unit // arch.spp)))
 

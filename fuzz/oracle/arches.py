@@ -76,7 +76,7 @@ def _kept_tails(cand: Kernel, lo: int, hi: int, compound: int) -> bool:
             before.add(s, e)
     for s, e in cand.tables.touched:
         before.remove(s, e)
-    return any(e - s > 1 or s * spp % compound for s, e in before.items())
+    return any(vpn * spp % compound for s, e in before.items() for vpn in range(s, e))
 
 
 def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:

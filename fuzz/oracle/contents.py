@@ -26,11 +26,8 @@ def _view(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, Content | Row]]:
     """What the struct pages of [lo, hi) show."""
     arch = k.arch
     first, end = arch.pfn(arch.vpn(lo)), arch.pfn(arch.vpn_end(hi))
-    seen = k.memmap.view(first, end)
-    if first == lo and end == hi:
-        return seen
     out = []
-    for s, e, content in seen:
+    for s, e, content in k.memmap.view(first, end):
         s, e = max(s, lo), min(e, hi)
         if s < e:
             out.append((s, e, content))

@@ -13,6 +13,8 @@ from mm.runs import RunMap
 
 _FIELDS = {"leaf": ("owner",), "pte": ("protection", "owner"), "tail": ("protection", "shared frame", "shared frame")}
 _FIELDS["alias"] = ("protection", "owner", "shared frame")
+_END = (1 << 63, 1 << 63, None)
+"""Behind all runs."""
 
 
 def page_class(k: Kernel, pieces: Pieces, pfn: int) -> str:
@@ -38,8 +40,8 @@ def apart(a: Sequence[tuple[int, int, Any]], b: Sequence[tuple[int, int, Any]]) 
     i = j = 0
     at = 0
     while i < len(a) or j < len(b):
-        la, ha, va = a[i] if i < len(a) else (1 << 63, 1 << 63, None)
-        lb, hb, vb = b[j] if j < len(b) else (1 << 63, 1 << 63, None)
+        la, ha, va = a[i] if i < len(a) else _END
+        lb, hb, vb = b[j] if j < len(b) else _END
         at = max(at, min(la, lb))
         x, y = va if la <= at else None, vb if lb <= at else None
         if x != y:

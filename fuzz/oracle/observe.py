@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from mm.kernel import Kernel
 from mm.mmzone import Zone
 from mm.page import Content, Row
-from mm.pgtable import Strided, frame_at
+from mm.pgtable import Mapping, Strided, frame_at
 
 V = TypeVar("V")
 Part = tuple[int, int, V]
@@ -86,40 +86,30 @@ def append(out: list[Segment], lo: int, hi: int, form: Form) -> None:
 def mapping(k: Kernel, tails: Tails, lo: int, hi: int) -> list[Segment]:
     """The segments of vmemmap pages [lo, hi)."""
     out: list[Segment] = []
-    owners = k.pages.owners
-    form: Form
-    last: Form = ()
-    first, end = lo, -1
     for s, e, m in k.tables.entries.runs(lo, hi):
-        if m.kind == "pte" or m.kind == "leaf":
-            frame = s + m.delta
-            run = owners.run(frame)
-            if run is None or run[1] < frame + e - s:
-                if last:
-                    append(out, first, end, last)
-                    last = ()
-                for a, b, owner in _owned(k, frame, frame + e - s):
-                    form = ("leaf", owner) if m.kind == "leaf" else ("pte", m.rw, owner)
-                    append(out, a - m.delta, b - m.delta, form)
-                continue
-            form = ("pte", m.rw, run[2]) if m.kind == "pte" else ("leaf", run[2])
-        elif m.kind == "shared":
-            name = tails.get(m.frame)
-            if name is not None:
-                form = ("tail", m.rw, *name)
-            else:
-                form = ("alias", m.rw, owners.get(m.frame), home(k, s, m.frame))
-        else:
-            form = row(k, tails, s, e, m)
-        if s == end and form == last:
-            end = e
-            continue
-        if last:
-            append(out, first, end, last)
-        first, end, last = s, e, form
-    if last:
-        append(out, first, end, last)
+        form = form_of(k, tails, s, e, m)
+        if form is not None:
+            append(out, s, e, form)
+        elif m.kind == "pte" or m.kind == "leaf":
+            for a, b, owner in _owned(k, s + m.delta, e + m.delta):
+                append(out, a - m.delta, b - m.delta, ("leaf", owner) if m.kind == "leaf" else ("pte", m.rw, owner))
     return out
+
+
+def form_of(k: Kernel, tails: Tails, lo: int, hi: int, m: Mapping) -> Form | None:
+    """The form of vmemmap pages [lo, hi), which are of one run; None if their frames have several owners."""
+    if m.kind == "strided":
+        return row(k, tails, lo, hi, m)
+    owners = k.pages.owners
+    if m.kind == "shared":
+        name = tails.get(m.frame)
+        if name is not None:
+            return "tail", m.rw, *name
+        return "alias", m.rw, owners.get(m.frame), home(k, lo, m.frame)
+    run = owners.run(lo + m.delta)
+    if run is None or run[1] < hi + m.delta:
+        return None
+    return ("pte", m.rw, run[2]) if m.kind == "pte" else ("leaf", run[2])
 
 
 def _owned(k: Kernel, lo: int, hi: int) -> list[tuple[int, int, str]]:
@@ -223,18 +213,15 @@ def unlike(
     while i < len(a) and j < len(b):
         la, ha, va = a[i]
         lb, hb, vb = b[j]
-        if la < at:
-            la = at
-        if lb < at:
-            lb = at
+        la, lb = max(la, at), max(lb, at)
         if la < lb:
-            at = ha if ha < lb else lb
+            at = min(ha, lb)
             x.append((la, at, va))
         elif lb < la:
-            at = hb if hb < la else la
+            at = min(hb, la)
             y.append((lb, at, vb))
         else:
-            at = ha if ha < hb else hb
+            at = min(ha, hb)
             if va != vb and not same(la, at, va, vb):
                 x.append((la, at, va))
                 y.append((la, at, vb))

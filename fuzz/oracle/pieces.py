@@ -22,7 +22,6 @@ from fuzz.oracle.observe import (
     append,
     append_pages,
     home,
-    tails_by_frame,
     without,
 )
 from mm.arch import Arch
@@ -85,9 +84,6 @@ def lent_form(ref: Kernel, start: int, order: int) -> Form | None:
     if m is None or m.kind == "leaf":
         return "pte", True, OWNER_MEMMAP
     frame = frame_at(m, vpn)
-    name = tails_by_frame(ref).get(frame)
-    if name is not None:
-        return "tail", True, *name
     return "alias", True, ref.pages.owners.get(frame), home(ref, at, frame)
 
 
@@ -222,16 +218,18 @@ class Pieces:
         return (hi - lo) // spp if per >= spp else -(-hi // per) - lo // per
 
     def _count_sections(self, lo: int, hi: int, p: Piece, counted: list[int], frames: list[int]) -> None:
-        """Count pieces of compound pages that are larger than a section."""
+        """Count pieces of compound pages that are larger than a section. Where the candidate has one that is no whole
+        section the program ends (docs/findings/0001); it counts there what it has.
+        """
         size = 1 << p.order
-        for s, e in self._sections(lo, hi):
+        for s, _ in self._sections(lo, hi):
             # Accounting looks at absolute addresses, population at the start of the range (Q14).
             absolute, relative = s % size == 0, (s - self.base(p)) % size == 0
             counted[0] += REF_KEEP * absolute
             frames[0] += (self.arch.vmemmap_per_section if self.addr_pfn_drifts else REF_KEEP) * relative
-            full = 0 if p.whole else (e - s) // self.arch.spp
-            counted[1] += full or absolute
-            frames[1] += full or relative
+            if p.whole:
+                counted[1] += absolute
+                frames[1] += relative
 
     @property
     def section_order(self) -> int:
@@ -315,11 +313,11 @@ class Pieces:
     @staticmethod
     def _head_and_rest(out: list[Segment], lo: int, hi: int, s: int, e: int, head: bool, rest: Form) -> None:
         """Piece [s, e), clipped to [lo, hi): one private page if it begins a compound page, and `rest`."""
-        if head and lo <= s < hi:
-            append(out, s, s + 1, ("pte", True, OWNER_MEMMAP))
-        a, b = max(s + head, lo), min(e, hi)
-        if a < b:
-            append(out, a, b, rest)
+        first = s + head
+        for a, b, form in ((s, first, ("pte", True, OWNER_MEMMAP)), (first, e, rest)):
+            a, b = max(a, lo), min(b, hi)
+            if a < b:
+                append(out, a, b, form)
 
     # -- contents ---------------------------------------------------------------------------------------------------
 

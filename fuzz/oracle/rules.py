@@ -141,7 +141,7 @@ def boot_initialized(machine: Machine, ref: Kernel) -> int:
         return 0
     size = max(ref.hstates)
     top = {nid: max(end for n, _, end in machine.ram_ranges() if n == nid) for nid in range(machine.nodes)}
-    counted = zone_end = less = 0
+    less = 0
     deferred: set[int] = set()
     for nid, start, end in machine.ram_ranges():
         for zone in ref.nodes[nid].zones:
@@ -149,10 +149,8 @@ def boot_initialized(machine: Machine, ref: Kernel) -> int:
             if s >= e:
                 continue
             if machine.deferred_init and zone.end_pfn == top[nid]:
-                if zone_end != zone.end_pfn and nid not in deferred:
-                    zone_end, counted = zone.end_pfn, 0
-                late = s if nid in deferred else -(-(s + max(0, per - counted)) // per) * per
-                counted += e - s
+                # No gigantic page lies in sections that a range of less than one section in front of them moves.
+                late = s if nid in deferred else -(-(s + per) // per) * per
                 if late < e:
                     deferred.add(nid)
                     e = late
