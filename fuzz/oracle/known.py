@@ -60,7 +60,7 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
     leaves = arch.vmemmap_leaf_for_part
     if leaves and any(pgmap.altmap is not None and pgmap.altmap.alloc < 0 for pgmap, _ in remaps):
         return True
-    # What was taken away is mapped anew.
+    # What was taken away is mapped anew, or was to be; what an altmap got back too much it has given then.
     rebound = any(before is not None for _, before in remaps[1:])
     if leaves and not died and not rebound:
         return False
@@ -74,7 +74,7 @@ def shared_vmemmap_page(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]], 
             if ref.tables.get(first // arch.spp) is not None and not rebound:
                 continue
             # s390 waits until nothing needs the leaf, arm64 takes the page from those who do, riscv64 the leaf.
-            if (leaves and died) or ref.sections.subsections.overlaps(first // sub, (first + unit) // sub):
+            if leaves or ref.sections.subsections.overlaps(first // sub, (first + unit) // sub):
                 return True
     return False
 
