@@ -206,7 +206,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "contents:migratetypes": (pageblock, pageblock, area, owner, online),
     "compare": (*_EXCUSED, *_MAPPED, *_WRITTEN, *_COUNTED, *_BLOCKS, pool, translation, shortage, remap),
     **dict.fromkeys(("compare:_mapping", "compare:_unlike"), _MAPPED),
-    "compare:_touched": (*[points] * 4, *[passed] * 4, entry, struct_page, *_COUNTED, *_BLOCKS),
+    "compare:_touched": (*[points] * 4, *[passed] * 4, *[struct_page] * 4, entry, *_COUNTED, *_BLOCKS),
     "compare:_struct_pages": (*_WRITTEN, *_MAPPED),
     "compare:_frames": (references, references, shared_page, entry),
     "tlb:either": (translation,),
@@ -251,7 +251,8 @@ FAILING: Final = frozenset(
 """Those of them that are about allocations that fail."""
 
 MIMICKING: Final = frozenset(
-    {"compare:_unlike", "compare:_mapping", "compare:_struct_pages", "alike", "rules", "pieces", "sections"}
+    {"compare:_unlike", "compare:_mapping", "compare:_struct_pages", "alike", "rules", "pieces"}
+    | {"sections", "history"}
 )
 """Those that look at what the series promises to change: the candidate is as the reference there."""
 
