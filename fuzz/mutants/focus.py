@@ -214,6 +214,8 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     **dict.fromkeys(("compare:_known", "compare:_leaves"), (*_MAPPED, *_WRITTEN, counter, log)),
     **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _DEVICES),
     "compare:_returns": (log, fired, lack, subsection),
+    "history:after": (entry_protection, entry_protection, entry_protection, pageblock, struct_page, counter),
+    **dict.fromkeys(("history:_remapped", "history:_boot"), (entry_protection,)),
     "history:dropped": (log, section, section, subsection, block),
     **dict.fromkeys(
         ("history:altmap_in_error_path", "history:left_of_block"), (fired, passed, altmap, subsection, block)

@@ -85,14 +85,11 @@ class History:
         for _, nr in ref.sections.unpopulated:
             self.accounting.lose(ref.arch.vpn_end(nr))
             self.used.add(UNDERFLOW)
-        if self.blocks.starts:
-            for lo, hi, migratetype in ref.pageblocks.items():
-                if migratetype == MIGRATE_MOVABLE:
-                    self.blocks.remove(lo, hi)
-        if self.tails.starts:
-            self._written(written)
-        if self.writable.starts:
-            self._remapped()
+        for lo, hi, migratetype in ref.pageblocks.items():
+            if migratetype == MIGRATE_MOVABLE:
+                self.blocks.remove(lo, hi)
+        self._written(written)
+        self._remapped()
         if operation == "boot":
             self._boot()
         for lo, end in ref.tables.undone:
