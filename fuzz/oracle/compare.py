@@ -110,10 +110,9 @@ class Oracle:
         elif faults.points is not None:
             faults.points = cand.faults.points = None
         self._short = self._shortages()
-        if ref.memory_blocks.tried or cand.memory_blocks.tried:
-            ref.memory_blocks.tried.clear()
-            cand.memory_blocks.tried.clear()
-        self._meets = name in parting.ADDING and parting.meets(ref, name, args)
+        ref.memory_blocks.tried.clear()
+        cand.memory_blocks.tried.clear()
+        self._meets = parting.meets(ref, name, args)
         self._hit = parting.NOBODY, parting.NOBODY
         if name in parting.POISONING:
             pfn = args["at"] >> ref.arch.page_shift
