@@ -84,7 +84,7 @@ def altmap_left(ref: Kernel, remaps: list[tuple[PgMap, RunSet | None]]) -> RunSe
     middle."""
     out = RunSet()
     for pgmap, before in remaps:
-        if before is not None and pgmap.altmap is not None and pgmap.altmap.alloc > 0:
+        if before is not None and pgmap.altmap is not None:
             for start, end in pgmap.ranges:
                 for lo, hi, owner in ref.pages.owners.runs(start, end):
                     if owner == OWNER_ALTMAP:
@@ -109,10 +109,8 @@ def surplus_above_nr(ref: Kernel, cand: Kernel) -> set[int]:
     surplus (demotion, shrinking) has left with more surplus pages than pages on a node, on both sides."""
     out: set[int] = set()
     for order, h in ref.hstates.items():
-        for nid in range(len(h.nr)):
-            if h.surplus[nid] > h.nr[nid]:
-                other = cand.hstates[order]
-                if (h.surplus, h.nr) == (other.surplus, other.nr):
-                    out.add(order)
-                break
+        other = cand.hstates[order]
+        above = any(surplus > nr for surplus, nr in zip(h.surplus, h.nr, strict=True))
+        if above and (h.surplus, h.nr) == (other.surplus, other.nr):
+            out.add(order)
     return out

@@ -29,7 +29,7 @@ from mm.kernel import Kernel
 from mm.mmzone import ZONE_DEVICE
 from mm.page import POISON, RAW, Compound, Content, Tail
 from mm.pgmap import PgMap
-from mm.pgtable import Leaf, Pte, Shared, frame_at
+from mm.pgtable import Leaf, Pte, Shared
 from mm.runs import RunMap
 
 Ranges = list[tuple[int, int]]
@@ -207,9 +207,6 @@ def _mapped(ref: Kernel, cand: Kernel, pgmap: PgMap, reached: Ranges, compare: C
                 if (start, end) in reached and not _made(ref, cand, vpn, second):
                     return False
                 apart.append((vpn, vpn + 1))
-        for start, end in reached:
-            if not _lent(ref, pgmap.vmemmap_shift, start, end, apart):
-                return False
     touched = union(ref.tables.touched + cand.tables.touched)
     return compare(without(touched, union(apart))) is None
 
@@ -246,24 +243,6 @@ def _made(ref: Kernel, cand: Kernel, vpn: int, second: bool) -> bool:
         return isinstance(m, Shared) and m.rw
     # The head stays missing where the second page was there.
     return isinstance(m, Pte) and m.rw if m is not None else cand.tables.get(vpn + 1) is not None
-
-
-def _lent(ref: Kernel, order: int, start: int, end: int, apart: Ranges) -> bool:
-    """Whether the tails of the compound page that a range begins inside of share the frame of its second page, or have
-    frames of their own where that page lies in a leaf."""
-    arch = ref.arch
-    second = (start >> order << order) // arch.spp + 1
-    m = ref.tables.get(second)
-    lo, hi = max(start // arch.spp, second + 1), min(-(-end // arch.spp), second - 1 + arch.vmemmap_pages(order))
-    frame = None if m is None or isinstance(m, Leaf) else frame_at(m, second)
-    for s, e in without([(lo, hi)], union(apart[:])):
-        for _, _, its in ref.tables.runs(s, e):
-            # A leaf was there before, on both sides.
-            if not isinstance(its, Leaf) and not (
-                isinstance(its, Pte) if frame is None else isinstance(its, Shared) and its.frame == frame
-            ):
-                return False
-    return m is not None
 
 
 # -- what struct pages show -----------------------------------------------------------------------------------------
