@@ -14,10 +14,12 @@ from fuzz.oracle import tlb
 from fuzz.oracle.effects import answers, boot, device, huge, memory, pages
 from fuzz.oracle.effects.common import Args, Before, Law, Look, SideLike
 from fuzz.oracle.finding import Difference, Outcome
+from mm.kernel import Kernel
 
-Seen = tuple[Before, answers.Answers, int, tuple[int, int]]
+Seen = tuple[Before, answers.Answers, int, tuple[int, int, int]]
 """The state before an operation, as far as its law and its rule want it; the huge pages that wait for the work item;
-the first allocation point that is to fail, and how many are."""
+the first allocation point that is to fail, how many are, and if any, how many arrays of struct mem_section there
+are."""
 
 
 @final
@@ -36,7 +38,7 @@ class Effect:
     def before(self, side: SideLike, args: Args) -> Seen:
         """Look at a side before the operation."""
         k = side.kernel
-        armed = k.faults.nth, k.faults.times
+        armed = k.faults.nth, k.faults.times, _arrays(k) if k.faults.nth else 0
         return self.look(side, args), answers.allowed(self.rule, side, args), len(k.hpage_freelist), armed
 
     def missing(
@@ -46,7 +48,7 @@ class Effect:
         operation leaves; `name` is that of the side, `result` the operation's handle."""
         if isinstance(rc, str):
             return None
-        then, allowed, waiting, (nth, times) = seen
+        then, allowed, waiting, (nth, times, arrays) = seen
         text = self.law(side, args, rc, then, result)
         if text is None and (rc > 0 or (allowed is not None and rc not in allowed)):
             text = f"the state before allows {sorted(allowed or ())}"
@@ -60,10 +62,24 @@ class Effect:
             wanted = min(max(faults.reached - nth + 1, 0), times)
             if faults.failed != wanted or (faults.fired is not None) is not (wanted > 0):
                 text = f"{faults.failed} points failed of {faults.reached}, {times} were to from number {nth} on"
+            elif arrays:
+                text = _roots(side.kernel, arrays)
         if text is None:
             return tlb.left(side.kernel, name)
         drift = "ok" if rc >= 0 else str(rc)
         return Difference("returns", f"{name}: effect", drift, f"{name}: {operation} returned {rc}, but {text}")
+
+
+def _arrays(k: Kernel) -> int:
+    return len(k.paths.section_root_arrays()[1])
+
+
+def _roots(k: Kernel, before: int) -> str | None:
+    """sparse_index_init (mm/sparse.c) allocates for an array that is not there yet, and for no other."""
+    faults, made = k.faults, _arrays(k) - before
+    passed = sum([count for kind, count in faults.points or () if kind == "ROOT"])
+    failed = faults.failed if faults.fired == "ROOT" or faults.failed > 1 else 0
+    return None if 0 <= passed - made <= failed else f"{passed} arrays were asked for, {made} are new"
 
 
 def nothing(side: SideLike, args: Args) -> None:
