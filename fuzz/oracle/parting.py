@@ -192,8 +192,17 @@ def _way_round(k: Kernel, own: bool, device: PgMap | None) -> bool:
     if failed == "VMB" or device is None:
         return failed == "VMB"
     if failed == "VMF":
-        return own or (device.altmap is not None and k.arch.memmap_from_ram)
+        return k.arch.memmap_from_ram if device.altmap is not None else own and _second_page(k, device)
     return own and failed in TABLE_POINTS and bool(inside(k.arch, device))
+
+
+def _second_page(k: Kernel, device: PgMap) -> bool:
+    """Whether the page that a compound page of a device did not get was its second one: it takes two, the head's first.
+    Where it is larger than a section, others may take a frame for it too."""
+    if not shares_tails(k.arch, device.vmemmap_shift, altmap=False):
+        return False
+    pages = _first_points(k.faults.points or [], k.faults.first, frozenset({"VMF"}))[1]["VMF"]
+    return 1 << device.vmemmap_shift > k.arch.pages_per_section or pages % 2 == 0
 
 
 def points_differ(
