@@ -17,8 +17,8 @@ from mm.virtio_mem import subblock_pages
 
 MOVED: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Whose frames are moved away."""
-UNUSED: Final = frozenset({OWNER_OFFLINE, OWNER_PAGES_MOVABLE})
-"""Whose frames may stay, or do so only where memory ran short."""
+UNUSED: Final = frozenset({OWNER_OFFLINE})
+"""Whose frames may stay."""
 
 
 def block_before(side: SideLike, args: Args) -> tuple[int, Any]:
@@ -127,11 +127,18 @@ def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return None if now == MemoryBlocks.OFFLINE else f"block {block} is not offline"
     if now != was:
         return f"block {block} changed from {was} to {now}"
-    if rc == -EBUSY and k.pages.short == short and not k.faults.fired and block not in k.memory_blocks.altmaps:
-        lo = block * k.memory_blocks.pages
-        if not in_the_way(k, lo, lo + k.memory_blocks.pages, UNUSED):
-            return f"nothing is in the way in block {block}"
+    if rc == -EBUSY and not _stuck(k, block, short):
+        return f"nothing is in the way in block {block}"
     return f"block {block} is not there" if (rc == -ENODEV) is not (was is None) else None
+
+
+def _stuck(k: Kernel, block: int, short: int) -> bool:
+    """Whether a block has what keeps it online (offline_pages, mm/memory_hotplug.c): pages of programs only where
+    memory ran short, of which there were `short` cases before. A free huge page that is not dissolved for want of
+    memory is -ENOMEM."""
+    lo = block * k.memory_blocks.pages
+    idle = UNUSED if k.pages.short != short or k.faults.fired else UNUSED | {OWNER_PAGES_MOVABLE}
+    return in_the_way(k, lo, lo + k.memory_blocks.pages, idle)
 
 
 def ranges_before(side: SideLike, args: Args) -> tuple[Any, list[tuple[int, int, Any]]]:
@@ -160,10 +167,9 @@ def unplugged_whole(side: SideLike, args: Args, rc: int, then: Before, result: s
     asked, so that the first one that is not empty is the one that did not go."""
     before, short = then
     k = side.kernel
-    if rc == -EBUSY and k.pages.short == short and not k.faults.fired:
+    if rc == -EBUSY:
         block = _not_empty(k, before[1])
-        lo = block * k.memory_blocks.pages
-        if not in_the_way(k, lo, lo + k.memory_blocks.pages, UNUSED):
+        if not _stuck(k, block, short):
             return f"nothing is in the way in block {block}"
     return gone(side, args, rc, before, result)
 
