@@ -218,18 +218,17 @@ class Pieces:
         return (hi - lo) // spp if per >= spp else -(-hi // per) - lo // per
 
     def _count_sections(self, lo: int, hi: int, p: Piece, counted: list[int], frames: list[int]) -> None:
-        """Count pieces of compound pages that are larger than a section. Where the candidate has one that is no whole
-        section the program ends (docs/findings/0001); it counts there what it has.
-        """
+        """Count pieces of compound pages that are larger than a section. A device that could not be added leaves those
+        that are no whole section, too."""
         size = 1 << p.order
-        for s, _ in self._sections(lo, hi):
+        for s, e in self._sections(lo, hi):
             # Accounting looks at absolute addresses, population at the start of the range (Q14).
             absolute, relative = s % size == 0, (s - self.base(p)) % size == 0
             counted[0] += REF_KEEP * absolute
             frames[0] += (self.arch.vmemmap_per_section if self.addr_pfn_drifts else REF_KEEP) * relative
-            if p.whole:
-                counted[1] += absolute
-                frames[1] += relative
+            full = 0 if p.whole else (e - s) // self.arch.spp
+            counted[1] += full or absolute
+            frames[1] += full or relative
 
     @property
     def section_order(self) -> int:
