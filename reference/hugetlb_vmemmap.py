@@ -47,7 +47,7 @@ NOT_HUGETLB = "VM_WARN_ON_ONCE_FOLIO(!folio_test_hugetlb(folio))"
 def hugetlb_vmemmap_optimizable(k: Kernel, h: HState) -> bool:
     """hugetlb_vmemmap_optimizable (mm/hugetlb_vmemmap.h): the memmap is larger than what is kept, and no struct page
     crosses the border of two vmemmap pages."""
-    if k.arch.struct_page & (k.arch.struct_page - 1):
+    if k.arch.struct_page.bit_count() > 1:
         return False
     return k.arch.hvo and k.arch.vmemmap_pages(h.order) > HUGETLB_VMEMMAP_RESERVE
 
