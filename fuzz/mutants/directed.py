@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Final, NamedTuple
 
 from fuzz.execute import Lockstep
-from fuzz.mutants.focus import EXCUSING, FAILING, FOCUS, MIMICKING
+from fuzz.mutants.focus import EXCUSING, FAILING, FOCUS, KINDS_OF, MIMICKING, ONE_SIDED
 from fuzz.mutants.planted import KINDS, SIDES, Fault, Hints, Source
 from fuzz.mutants.probe import instrumented, marked
 from fuzz.mutants.sites import Mutant
@@ -36,6 +36,8 @@ MORE: Final = (0, 0, 0, 1, 2, 4, 30)
 """How many operations follow the fault."""
 CLIMB: Final = 0.6
 """Share of faults that are varied from such as came near, once there are any."""
+ALIKE: Final = 0.6
+"""Share of faults on both sides for a law of one side: on one side alone a comparison is there first."""
 
 
 OUT_OF_REACH: Final = 1 << 30
@@ -79,14 +81,15 @@ class Directed(Turns):
         self.failing = 0.0
         """Share of fresh faults in an operation with a failed allocation."""
         self.excusing = focus in EXCUSING
-        if focus == "tlb":
-            kinds += ["flush"] * len(KINDS)
-        elif self.excusing:
+        kinds += KINDS_OF.get(focus, ())
+        if self.excusing:
             kinds += [*["refusal"] * (len(KINDS) // 2), *["answer"] * (len(KINDS) // 4)]
             self.failing = 0.7 if own in FAILING else 0.3
         elif focus in MIMICKING:
             kinds += ["mimic"] * (len(KINDS) // 2)
         self.kinds = kinds
+        self.alike = ALIKE if module in ONE_SIDED else 0.0
+        """Share of faults that are on both sides alike, beside those that happen to be."""
         self._begun = 0
         """How often the mutant had differed when the last fault was planted."""
         self.runs = self.doubles = 0
@@ -139,7 +142,10 @@ class Directed(Turns):
 
     def _kind(self) -> tuple[tuple[int, ...], str]:
         kind = self.draw.choice(self.kinds)
-        return ((1,) if kind == "mimic" else self.draw.choice(SIDES)), kind
+        if kind == "mimic":
+            return (1,), kind
+        alike = self.alike and self.draw.random() < self.alike
+        return ((0, 1) if alike else self.draw.choice(SIDES)), kind
 
     def _varied(self, fault: Fault) -> Fault:
         draw, source, at = self.draw, fault.source, fault.at

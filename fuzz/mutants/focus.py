@@ -24,6 +24,7 @@ from fuzz.mutants.spoil import (
     free_pages,
     free_zone,
     holder,
+    isolated,
     log,
     managed_zone,
     online,
@@ -54,16 +55,36 @@ from fuzz.mutants.spoil_books import (
     area,
     cma_lists,
     direct_map,
+    driver_frames,
     early_area,
+    gone,
     leaks,
     left_behind,
     on_another_node,
     outside,
+    representation,
+    root_array,
+    roots,
     window,
 )
 from fuzz.mutants.spoil_devices import DEVICES
 from fuzz.mutants.spoil_near import request
-from fuzz.mutants.spoil_whole import WHOLE, made_areas, map_type, no_block, ram, record, swapped, traded, turns
+from fuzz.mutants.spoil_whole import (
+    WHOLE,
+    idle_table,
+    in_pieces,
+    left_over,
+    made_areas,
+    map_type,
+    no_block,
+    no_table,
+    program_elsewhere,
+    ram,
+    record,
+    swapped,
+    traded,
+    turns,
+)
 from fuzz.oracle.finding import Outcome
 from mm.errno import EBUSY, EEXIST, ENOMEM, EOPNOTSUPP
 from mm.kernel import Kernel
@@ -183,6 +204,45 @@ _BLOCKS: Final = (block, altmap, window, section, section_node, subsection, page
 _ALTMAPS: Final = (block, altmap, window, page_map)
 _DEVICES: Final = (remap, page_map, subsection, counter, initialized, counted, references, shared_page, altmap)
 
+_LAWS: Final[dict[str, tuple[Spoiler, ...]]] = {
+    "zone_counters": (zone, zone, managed_zone, counted, online, owner),
+    "free_areas": (in_pieces, cma_lists, isolated, free),
+    "totals": (free, free_zone, cma_lists),
+    "page_tables": (no_table, no_table, roots, table),
+    "vmemmap_window": (outside,),
+    "blocks": (block, no_block, online, unplugged, driver_frames, left_behind, owner, section),
+    "_shared_blocks": (online, no_block, block),
+    "_added_later": (no_block, online, block, gone, resource),
+    "section_words": (section, subsection, gone, online),
+    "memory_maps": (gone, entry),
+    "resources": (resource, gone, page_map, subsection),
+    "_covered": (resource, gone, holder, unplugged, driver_frames),
+    "device_zones": (zone, section, page_map),
+    "pageblocks": (pageblock, gone),
+    "altmaps": (altmap, window),
+    "holders": (holder, owner, program_elsewhere),
+    "poison": (poison, record, folio),
+    "pools": (pool, free_pages, folio, folios, waiting, on_another_node),
+}
+_BOOKS: Final[dict[str, tuple[Spoiler, ...]]] = {
+    **dict.fromkeys(("runs", "_maps", "_sets"), (representation,)),
+    "windows": (window, window, altmap, owner),
+    "areas": (area, area, area, folio, cma_lists, zone),
+    "busy": (resource, gone, left_over, no_block),
+    "direct_map": (direct_map,),
+    "out_of_use": (poison, owner, record),
+}
+_INVARIANTS: Final[dict[str, tuple[Spoiler, ...]]] = {
+    "_partition": (free, owner, freed, online),
+    **dict.fromkeys(("_mapped", "_unlike", "_join", "_of"), (entry, entry, owner, counter, counted, table)),
+    **dict.fromkeys(
+        ("_references", "_private", "_private_use", "_tail_slots", "_device"), (references, shared_page, entry, owner)
+    ),
+    **dict.fromkeys(("_tables", "_levels"), (table, no_table, idle_table, entry, owner)),
+    **dict.fromkeys(("_pools", "_rows"), _POOLED),
+    **dict.fromkeys(("_row_alike", "_folio"), (folio, entry, entry_protection, entry_protection, table)),
+}
+
 FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "accounting": (*_COUNTED, *_POOLED, *_BLOCKS, page_map),
     **dict.fromkeys(("accounting:counters", "accounting:_explain", "accounting:leak", "accounting:lose"), _COUNTED),
@@ -223,21 +283,45 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     **dict.fromkeys(("zones:room", "accounting:room_before"), (lack, lack, lack, *_COUNTED)),
     "history": (*_MAPPED, *_WRITTEN, *_COUNTED, pageblock, owner),
     "listed": (*_BLOCKS, entry, struct_page, owner, pool, free_pages),
-    "roots": (section, section_node),
+    "roots": (root_array, root_array, root_array, section),
+    "effect": (points, fired, waiting, translation),
     "sections": (section, section_node, subsection),
     "laws": (*WHOLE, *_BLOCKS, *_COUNTED, *_POOLED, resource, page_map, holder),
     "books": (*WHOLE, area, area, altmap, window, cma_lists, free, owner, resource),
-    "books:direct_map": (direct_map,),
-    "laws:vmemmap_window": (outside,),
+    **{f"laws:{name}": found for name, found in _LAWS.items()},
+    **{f"books:{name}": found for name, found in _BOOKS.items()},
+    **{f"invariants:{name}": found for name, found in _INVARIANTS.items()},
     "invariants": (*WHOLE, *_MAPPED, *_POOLED, owner, references, counter, counted),
     "boot": (made_areas, made_areas, ram, area, zone, pool, turns, request, request, early_area, leaks, left_behind),
     "cma": (made_areas, area, area, request),
     "order": (swapped, traded, traded, turns, free_pages, pool, on_another_node),
     "huge": (*_POOLED, record, record, swapped, traded, turns),
     "device": (map_type, left_behind, page_map, resource, block, subsection, table, entry),
-    "memory": (no_block, no_block, *_BLOCKS, resource, poison, record, holder, stuck),
+    "pages": (program_elsewhere, holder, owner, stuck, on_another_node, folio, folio),
+    "memory": (no_block, no_block, *_BLOCKS, resource, poison, record, holder, stuck, program_elsewhere, idle_table),
+    "memory:_idle_table": (idle_table,),
+    **dict.fromkeys(("boot:_memory", "boot:_turns"), (ram, ram, zone, online)),
+    "boot:_leak_detector": (leaks,),
 }
 """By module of fuzz.oracle, or by module and function."""
+
+KINDS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "tlb": ("flush",) * 25,
+    "answers": ("answer",) * 25 + ("misled", "argument") * 4,
+    "device": ("handle", "handle", "answer", "misled") * 2,
+    "memory": ("misled", "misled", "answer", "argument", "idle") * 2,
+    "huge": ("misled", "misled", "answer", "idle") * 2,
+    "order": ("misled", "misled", "misled", "idle") * 3,
+    "pages": ("misled", "answer", "handle") * 4,
+    **dict.fromkeys(("boot", "boot:_memory", "boot:_turns"), ("misled",) * 12),
+}
+"""Other faults than spoiled states that are planted more often, by the same names."""
+
+ONE_SIDED: Final = frozenset(
+    {"answers", "boot", "cma", "common", "device", "effect", "huge", "memory", "order", "pages"}
+    | {"laws", "books", "invariants", "contents", "roots", "listed"}
+)
+"""Modules with laws that look at one side alone."""
 
 EXCUSING: Final = frozenset(
     {"parting", "known", "unaligned", "compare:_fork", "compare:_lack", "compare:_refused", "compare:_returns"}

@@ -34,11 +34,29 @@ from fuzz.oracle.finding import NO_MEMMAP, Finding, Outcome, outcome_class
 from fuzz.program.model import Op, Program
 from fuzz.side import Side
 from mm.dev_dax import DevDax, Driver, KmemState
-from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP
+from mm.errno import (
+    E2BIG,
+    EAGAIN,
+    EBUSY,
+    EEXIST,
+    EHWPOISON,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOENT,
+    ENOMEM,
+    ENOTRECOVERABLE,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+)
 from mm.kernel import Kernel
 from mm.tlb import RecordingTlb
 
-ERRNOS: Final = (EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP)
+ERRNOS: Final = (
+    *(EBUSY, EEXIST, EHWPOISON, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, ENOMEM, ENXIO, EOPNOTSUPP),
+    *(EAGAIN, EPERM, ENOTRECOVERABLE, E2BIG),
+)
 DEATHS: Final = (
     "bug: panic: planted",
     f"{NO_MEMMAP}section 0x1",

@@ -255,6 +255,27 @@ def roots(k: Kernel, draw: Random) -> str | None:
     return f"processes have the top-level entries {have.items()}"
 
 
+def root_array(k: Kernel, draw: Random) -> str | None:
+    """An array of struct mem_section is gone, or there is one that nobody asked for, or they are of another size."""
+    paths: Any = k.paths
+    have = paths.section_root_arrays()[1]
+    if not have:
+        return None
+    new = draw.choice((0, have[-1] + 1, have[-1] + 9))
+    root = draw.choice((have[0], have[-1], draw.choice(have), new, new))
+    if hasattr(paths, "sections_per_root") and draw.random() < 0.3:
+        paths.sections_per_root += draw.choice((-1, 1))
+        return f"{paths.sections_per_root} sections in an array"
+    if hasattr(paths, "section_roots"):
+        change = paths.section_roots.remove if root in have else paths.section_roots.add
+        change(root, root + 1)
+    elif root in have:
+        paths.roots.remove(root)
+    else:
+        paths.roots.add(root)
+    return f"array {root:#x} of sections is {'gone' if root in have else 'new'}"
+
+
 def left_behind(k: Kernel, draw: Random) -> str | None:
     """A reference of a memory block, or the ops of a driver in a page map, of which another one is sound; or what a
     parameter shows."""

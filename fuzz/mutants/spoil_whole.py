@@ -18,8 +18,8 @@ from mm.hstate import HState
 from mm.kernel import Kernel
 from mm.machine import Machine
 from mm.memory import MemoryBlocks
-from mm.page_alloc import OWNER_CMA, OWNER_HWPOISON, OWNER_PAGES, OWNER_PAGES_MOVABLE
-from mm.pgtable import PMD_TABLE, PUD_TABLE
+from mm.page_alloc import OWNER_CMA, OWNER_HWPOISON, OWNER_PAGES, OWNER_PAGES_MOVABLE, OWNER_PGTABLE
+from mm.pgtable import PMD_TABLE, PTE_TABLE, PUD_TABLE
 
 
 def used_pool(k: Kernel, draw: Random) -> HState:
@@ -171,6 +171,26 @@ def no_table(k: Kernel, draw: Random) -> str | None:
         zone.managed_pages += k.vmstat.nr_page_table_pages > 0
     k.vmstat.nr_page_table_pages -= 1
     return f"table {index:#x} of level {level} is gone, frame {frame:#x} is free"
+
+
+def idle_table(k: Kernel, draw: Random) -> str | None:
+    """A page table is left, or made, where nothing is mapped, and its frame is counted."""
+    zones = [zone for node in k.nodes for zone in node.zones if zone.frags.starts]
+    if not zones or not k.tables.entries.ends:
+        return None
+    end = k.tables.entries.ends[-1]
+    lo, hi = draw.choice([run for run in k.tables.touched if run[0] < run[1]] or [(end, end + 1)])
+    level = draw.choice((PTE_TABLE, PMD_TABLE))
+    index = draw.choice((lo, hi - 1)) // k.tables.spans[level]
+    while k.tables.tables[level].get(index) is not None:
+        index += 1
+    zone = draw.choice(zones)
+    frame = zone.frags.starts[0]
+    zone.frags.remove(frame, frame + 1)
+    k.pages.owners.set(frame, frame + 1, OWNER_PGTABLE)
+    k.tables.tables[level].set(index, index + 1, frame - index)
+    k.vmstat.nr_page_table_pages += 1
+    return f"table {index:#x} of level {level} is in frame {frame:#x}"
 
 
 def no_block(k: Kernel, draw: Random) -> str | None:

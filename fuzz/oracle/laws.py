@@ -214,11 +214,8 @@ def _shared_blocks(k: Kernel, lo: int, hi: int) -> bool:
     """Whether each block with pages of [lo, hi), which are online in one zone, has pages of another zone too, so that
     its zone can be that one (early_node_zone_for_memory_block, drivers/base/memory.c, has none then)."""
     per = k.memory_blocks.pages
-    first, last = lo // per, (hi - 1) // per
-    if last - first > 1:
-        return False
-    keys = [{zone.key for _, _, zone in k.pages.zone_of.runs(b * per, (b + 1) * per)} for b in (first, last)]
-    return all(len(zones) > 1 for zones in keys)
+    each = (k.pages.zone_of.runs(block * per, (block + 1) * per) for block in range(lo // per, -(-hi // per)))
+    return all(len({zone.key for _, _, zone in zones}) > 1 for zones in each)
 
 
 def _added_later(k: Kernel, lo: int, hi: int) -> list[tuple[int, int]]:

@@ -8,9 +8,10 @@ several answers open. What nobody may return is a positive number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final
 
-from fuzz.oracle.effects.common import Args, SideLike, dax_align_valid, self_hosted, subsections_of
+from fuzz.oracle.effects.common import Args, SideLike, data_of, dax_align_valid, self_hosted, subsections_of
 from fuzz.oracle.effects.memory import block_before
 from mm.errno import (
     E2BIG,
@@ -51,24 +52,16 @@ ANYWHERE: Final = frozenset({OWNER_HUGETLB, OWNER_PAGES_MOVABLE})
 """Who can be moved, or makes room."""
 
 
-_made: Final[dict[int | tuple[int, ...], Answers]] = {}
-"""Sets made before."""
-
-
+@cache
 def one(errno: int) -> Answers:
     """Nothing but this errno."""
-    got = _made.get(errno)
-    if got is None:
-        got = _made[errno] = frozenset({-errno})
-    return got
+    return frozenset({-errno})
 
 
+@cache
 def some(*errnos: int) -> Answers:
     """0, or one of these."""
-    got = _made.get(errnos)
-    if got is None:
-        got = _made[errnos] = frozenset({0, *(-errno for errno in errnos)})
-    return got
+    return frozenset({0, *(-errno for errno in errnos)})
 
 
 def allowed(rule: Rule, side: SideLike, args: Args) -> Answers:
@@ -187,8 +180,7 @@ def added(side: SideLike, args: Args) -> Answers:
         return one(EINVAL)
     if k.sections.subsections.overlaps(*subsections_of(k, lo, hi)):
         return frozenset({-EEXIST, -ENOMEM, -EOPNOTSUPP})
-    per = k.arch.pages_per_section
-    return some(ENOMEM) if not k.sections.flags.overlaps(lo // per, hi // per) else None
+    return some(ENOMEM)
 
 
 def _room_in_vmemmap(k: Kernel, lo: int, hi: int) -> bool:
@@ -424,19 +416,14 @@ def created(side: SideLike, args: Args) -> Answers:
 
 def _namespace(k: Kernel, lo: int, hi: int, args: Args) -> Answers:
     """nd_namespace_store (drivers/nvdimm/claim.c): at least 16M; nd_pfn_init (drivers/nvdimm/pfn_devs.c): whole
-    subsections, and between an info block of 8K with the memory map and the last whole page of the alignment there is
-    room for data."""
-    page, sub = k.arch.page, k.arch.pages_per_subsection
-    if hi - lo < (16 << 20) // page:
+    subsections, and there is room for data."""
+    if hi - lo < (16 << 20) // k.arch.page:
         return one(ENXIO)
-    if lo % sub:
+    if lo % k.arch.pages_per_subsection:
         return one(EINVAL)
     if k.arch.struct_page > 64:  # MAX_STRUCT_PAGE_SIZE
         return one(EINVAL)
-    align = max(args["align"] // page, sub)
-    info = -(-(8 << 10) // page)
-    data = lo + info - (lo + info - hi) * 64 // page  # 64 bytes for each page behind the info block, rounded up
-    data, end = -(-data // align) * align, hi // align * align
+    data, end = data_of(k, lo, hi, args["align"])
     if data >= end:
         return one(EBUSY if end < lo else ENXIO)
     return None if args["driver"] == "kmem" else some(EBUSY, EEXIST, ENOMEM, EINVAL, EOPNOTSUPP)
@@ -451,19 +438,16 @@ def _probe(k: Kernel, ranges: list[tuple[int, int]], align: int, driver: str) ->
     for i, (lo, hi) in enumerate(ranges):
         if hi > limit or k.iomem.overlaps(lo, hi):
             return one(EBUSY)
-        for first, end in ranges[:i]:
-            if lo < end and first < hi:
-                return one(EBUSY)
+        if any(lo < end and first < hi for first, end in ranges[:i]):
+            return one(EBUSY)
     if driver == "devdax" and align.bit_length() - 1 > k.arch.max_folio_order:
         return one(EINVAL)
-    if not _room_in_vmemmap(k, *ranges[0]):
-        return one(EINVAL)
-    sub, per = k.arch.pages_per_subsection, k.arch.pages_per_section
-    if ranges[0][0] % sub:
-        return one(EINVAL)
-    if k.sections.subsections.overlaps(ranges[0][0] // sub, -(-ranges[0][1] // sub)):
-        return frozenset({-EEXIST, -ENOMEM, -EOPNOTSUPP})
     lo, hi = ranges[0]
+    if not _room_in_vmemmap(k, lo, hi) or lo % k.arch.pages_per_subsection:
+        return one(EINVAL)
+    if k.sections.subsections.overlaps(*subsections_of(k, lo, hi)):
+        return frozenset({-EEXIST, -ENOMEM, -EOPNOTSUPP})
+    per = k.arch.pages_per_section
     fresh = len(ranges) == 1 and not lo % per and not k.sections.flags.overlaps(lo // per, -(-hi // per))
     return some(ENOMEM) if fresh else None
 

@@ -77,3 +77,14 @@ def dax_align_valid(arch: Arch, align: int) -> bool:
     shift = align.bit_length() - 1
     wanted = shift in (arch.page_shift, arch.pmd_shift) or (arch.pud_thp and shift == arch.pud_shift)
     return wanted and align == 1 << shift
+
+
+def data_of(k: Kernel, lo: int, hi: int, align: int) -> tuple[int, int]:
+    """The frames of a namespace in [lo, hi) that are data (nd_pfn_init, drivers/nvdimm/pfn_devs.c): behind an info
+    block of 8K and the memory map, from a multiple of the alignment (in bytes; at least a subsection) to another one;
+    none if they end where they begin or before."""
+    page = k.arch.page
+    info = -(-(8 << 10) // page)
+    data = lo + info - (lo + info - hi) * 64 // page  # 64 bytes for each page behind the info block, rounded up
+    pages = max(align // page, k.arch.pages_per_subsection)
+    return -(-data // pages) * pages, hi // pages * pages

@@ -95,7 +95,7 @@ LAWS: Final[dict[str, Effect]] = {
     "dax online": Effect(memory.online_before, memory.online, answers.onlined),
     "dax offline": Effect(memory.offline_before, memory.offline, answers.offlined),
     "memory add": Effect(memory.range_before, memory.added, answers.added),
-    "memory remove": Effect(memory.ranges_before, memory.removed, answers.removed),
+    "memory remove": Effect(memory.ranges_before, memory.gone, answers.removed),
     "memory unplug": Effect(memory.unplug_before, memory.unplugged_whole, answers.unplugged),
     "subblock unplug": Effect(memory.subblock_before, memory.unplugged, answers.subblock_unplug),
     "subblock plug": Effect(memory.subblock_before, memory.plugged, answers.subblock_plug),

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way, states_of, subsections_of
 from fuzz.oracle.effects.pages import refused
-from mm.errno import EBUSY, EEXIST, EHWPOISON, EINVAL, ENODEV
+from mm.errno import EBUSY
 from mm.kernel import Kernel
 from mm.memory import MemoryBlocks
 from mm.mmzone import ZONE_MOVABLE, ZONE_NORMAL
@@ -66,19 +66,10 @@ def online_before(side: SideLike, args: Args) -> tuple[int, Any, tuple[int, int]
 def online(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """memory_block_online (drivers/base/memory.c)."""
     block, was, wanted = then
-    blocks = side.kernel.memory_blocks
-    now = blocks.zone.get(block)
-    if rc == 0:
-        if was != MemoryBlocks.OFFLINE:
-            return f"block {block} was not offline"
-        if now is None or now == MemoryBlocks.OFFLINE:
-            return f"block {block} is not online"
-        return None if now == wanted else f"block {block} is online in zone {now}"
-    if now != was:
-        return f"block {block} changed from {was} to {now}"
-    why = {-ENODEV: was is None, -EINVAL: was not in (None, MemoryBlocks.OFFLINE)}
-    why[-EHWPOISON] = block in blocks.nr_hwpoison
-    return None if why.get(rc, True) else f"block {block} was {was}"
+    now = side.kernel.memory_blocks.zone.get(block)
+    if rc:
+        return None if now == was else f"block {block} changed from {was} to {now}"
+    return None if now == wanted else f"block {block} is in zone {now}, not {wanted}"
 
 
 def offline_before(side: SideLike, args: Args) -> tuple[int, Any, int, tuple[int, int, int] | None]:
@@ -120,8 +111,6 @@ def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
     k = side.kernel
     now = k.memory_blocks.zone.get(block)
     if rc == 0:
-        if was in (None, MemoryBlocks.OFFLINE):
-            return f"block {block} was not online"
         if left is not None and _in_use(k, left[0]) != left[1:]:
             return f"{_in_use(k, left[0])} frames are in use on node {left[0]}, {left[1:]} were to be left there"
         return None if now == MemoryBlocks.OFFLINE else f"block {block} is not offline"
@@ -129,7 +118,7 @@ def offline(side: SideLike, args: Args, rc: int, then: Before, result: str | Non
         return f"block {block} changed from {was} to {now}"
     if rc == -EBUSY and not _stuck(k, block, short):
         return f"nothing is in the way in block {block}"
-    return f"block {block} is not there" if (rc == -ENODEV) is not (was is None) else None
+    return None
 
 
 def _stuck(k: Kernel, block: int, short: int) -> bool:
@@ -191,7 +180,7 @@ def gone(side: SideLike, args: Args, rc: int, then: Before, result: str | None) 
     memory, states = then
     k = side.kernel
     if memory is None:
-        return None if rc == -ENODEV else "there is no such memory"
+        return None
     lo, hi = memory[0], memory[0] + memory[1]
     now = states_of(k, lo, hi)
     if rc:
@@ -216,36 +205,23 @@ def _idle_table(k: Kernel, lo: int, hi: int) -> str | None:
     return None
 
 
-def removed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
-    """try_remove_memory: refused as long as a block is online."""
-    _, states = then
-    online = any(state != MemoryBlocks.OFFLINE for _, _, state in states)
-    if rc == 0 and online:
-        return "a block was online"
-    if rc == -EBUSY and not online:
-        return "no block was online"
-    return gone(side, args, rc, then, result)
-
-
-def range_before(side: SideLike, args: Args) -> tuple[int, int, list[Any], list[Any]] | None:
+def range_before(side: SideLike, args: Args) -> tuple[int, int, list[Any]] | None:
     k = side.kernel
     page = k.arch.page
     if args["at"] % page or args["size"] % page:
         return None
     lo, hi = args["at"] // page, (args["at"] + args["size"]) // page
-    return lo, hi, k.iomem.runs(lo, hi), k.sections.subsections.runs(*subsections_of(k, lo, hi))
+    return lo, hi, k.iomem.runs(lo, hi)
 
 
 def added(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """add_memory (mm/memory_hotplug.c): blocks of the whole range, of that node, or nothing."""
     if then is None:
-        return None if rc == -EINVAL else "the range is not whole pages"
-    lo, hi, busy, have = then
+        return None
+    lo, hi, busy = then
     k = side.kernel
     if rc:
-        if k.iomem.runs(lo, hi) != busy:
-            return "the range is reserved"
-        return "the range was free" if rc == -EEXIST and not busy and not have else None
+        return None if k.iomem.runs(lo, hi) == busy else "the range is reserved"
     per = k.memory_blocks.pages
     first, last = lo // per, hi // per
     states, nids = k.memory_blocks.zone.runs(first, last), k.memory_blocks.nid.runs(first, last)
@@ -282,23 +258,20 @@ def subblock_before(side: SideLike, args: Args) -> Subblocks | None:
     size = subblock_pages(k)
     lo = block * k.memory_blocks.pages + args["first"] * size
     hi = lo + args["count"] * size
-    gone = k.memory_blocks.unplugged.count(lo, hi) if lo < hi else 0
+    gone = k.memory_blocks.unplugged.count(lo, hi)
     return Subblocks(lo, hi, gone, state != MemoryBlocks.OFFLINE, k.pages.short)
 
 
-def _subblocks_stay(side: SideLike, rc: int, then: Subblocks | None) -> str | None:
+def _subblocks_stay(side: SideLike, then: Subblocks | None) -> str | None:
     """What is wrong with plugging or unplugging that did nothing: there is no block, or it failed."""
-    if then is None:
-        return None if rc == -ENODEV else "there is no such block"
-    lo, hi, gone, _, _ = then
-    same = lo >= hi or side.kernel.memory_blocks.unplugged.count(lo, hi) == gone
+    same = then is None or side.kernel.memory_blocks.unplugged.count(then.lo, then.hi) == then.gone
     return None if same else "subblocks changed"
 
 
 def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """virtio_mem_sbm_unplug_sb_online (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
-        text = _subblocks_stay(side, rc, then)
+        text = _subblocks_stay(side, then)
         return refused(side.kernel, then.lo, then.hi, then.short) if text is None and then and rc == -EBUSY else text
     lo, hi, _, online, _ = then
     k = side.kernel
@@ -312,7 +285,7 @@ def unplugged(side: SideLike, args: Args, rc: int, then: Before, result: str | N
 def plugged(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """virtio_mem_sbm_plug_any_sb (drivers/virtio/virtio_mem.c)."""
     if rc or then is None:
-        return _subblocks_stay(side, rc, then)
+        return _subblocks_stay(side, then)
     lo, hi, _, online, _ = then
     k = side.kernel
     if k.memory_blocks.unplugged.overlaps(lo, hi):

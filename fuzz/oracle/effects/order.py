@@ -94,14 +94,10 @@ def _disturbed(k: Kernel, then: Heads) -> bool:
 
 def mapped(count: int, then: Heads, folios: list[Folio]) -> str | None:
     """Sound pages from the heads of the task's nodes, the nearest first; the task runs on node 0."""
-    sound = [folio for found in then.lists.values() for folio in found if not folio.hwpoison]
-    if any(then.surplus) or any(
-        len(found) < count and len(found) < then.free[nid] for nid, found in then.lists.items()
-    ):
+    first = [folio for found in then.lists.values() for folio in found]
+    if any(folio.hwpoison for folio in first) or len(first) < count or folios == first[:count]:
         return None
-    if any(folio.hwpoison for found in then.lists.values() for folio in found) or len(sound) < count:
-        return None
-    return None if folios == sound[:count] else f"{_list(folios)} were taken, at the heads are {_list(sound[:count])}"
+    return f"{_list(folios)} were taken, at the heads are {_list(first[:count])}"
 
 
 def unmapped(h: HState, folios: list[Folio]) -> str | None:

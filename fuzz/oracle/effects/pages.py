@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fuzz.oracle.effects.common import Args, Before, SideLike, in_the_way
-from mm.errno import EBUSY, ENODEV
+from mm.errno import EBUSY
 from mm.kernel import Kernel
 from mm.mmzone import ZONE_MOVABLE
 from mm.page_alloc import OWNER_HUGETLB, OWNER_HWPOISON, OWNER_LEAKED, OWNER_PAGES, OWNER_PAGES_MOVABLE
@@ -111,7 +111,7 @@ def extents_before(side: SideLike, args: Args) -> Any:
 def freed(side: SideLike, args: Args, rc: int, then: Before, result: str | None) -> str | None:
     """Nobody has the pages, but for those that are poisoned."""
     if then is None:
-        return None if rc == -ENODEV else "there were no pages"
+        return None
     owners = side.kernel.pages.owners
     for pfn, n in then:
         if any(owner not in (OWNER_HWPOISON, OWNER_LEAKED) for _, _, owner in owners.runs(pfn, pfn + n)):
