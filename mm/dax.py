@@ -26,8 +26,10 @@ INFO_BLOCK = 8 << 10
 """Bytes at the start of a namespace for its info block (SZ_8K, drivers/nvdimm/pfn_devs.c)."""
 
 LEAST_NAMESPACE = 16 << 20
-MAX_STRUCT_PAGE_SIZE = 64
 """Bytes (SZ_16M)."""
+
+MAX_STRUCT_PAGE_SIZE = 64
+"""Bytes (drivers/nvdimm/nd.h)."""
 
 
 def dax_align_valid(k: Kernel, align: int) -> bool:
