@@ -8,6 +8,7 @@ Each rule still demands that the sides differ by what the architecture's code ex
 
 from __future__ import annotations
 
+from fuzz.oracle.finding import NO_MEMMAP, UNMAPPED, Outcome
 from fuzz.oracle.pieces import by_section, shares_tails
 from mm.errno import ENOMEM
 from mm.kernel import Kernel, gigantic_folios
@@ -102,6 +103,17 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     tables = v.nr_page_table_pages - own[0] - (w.nr_page_table_pages - own[1])
     left = [f + t + len(k.paths.zone_tails()) for f, t, k in zip(free, own, (ref, cand), strict=True)]
     return moved == (-n, n) and tables == splits and left[0] == left[1]
+
+
+def starved_boot(ref: Kernel, cand: Kernel, rcs: tuple[Outcome, Outcome], past: bool) -> bool:
+    """Whether only the framework can boot, as the memory map of the gigantic pages needs more than it has left. The
+    `past` (v7.0-base) drops sections without a memory map, and dies of a struct page of one."""
+    mine, theirs = rcs
+    died = str(mine).startswith((NO_MEMMAP, UNMAPPED) if past else NO_MEMMAP)
+    if not ref.arch.hvo or ref.arch.prehvo or theirs != 0 or not died:
+        return False
+    pages = sum([ref.arch.vmemmap_pages(f.order) - 1 for f in gigantic_folios(cand) if f.vmemmap_optimized])
+    return sum([zone.free_pages(cand.arch.pmd_order) for node in cand.nodes for zone in node.zones]) < pages
 
 
 def _tables_of_ordinary(k: Kernel) -> int:

@@ -536,6 +536,8 @@ class Oracle:
         ref, cand, name, args = self.ref, self.cand, self._name, self._args
         if parting.another_user(self._hit):
             return "placement-fork"
+        if name == "boot" and arches.starved_boot(ref, cand, (rc, rc2), self.history is not None):
+            return "boot-preoptimized"
         if isinstance(rc, str) or isinstance(rc2, str):
             return None
         added = self._added
@@ -572,7 +574,8 @@ class Oracle:
             return "placement-fork"
         if name == "pages contig" and parting.contig_fork(ref, cand, rcs, *parting.span(ref, args)):
             return "placement-fork"
-        if rc == rc2 and (name in parting.MOVING or name.startswith("hugetlb")):
+        alike = rc == rc2 and (name in parting.MOVING or name.startswith("hugetlb"))
+        if alike or parting.none_left(name, rcs, (ref, cand), args):
             n, preferred = parting.first_choice(ref, name, args)
             if parting.folios_fork(ref, cand, n, preferred):
                 return "placement-fork"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final, NamedTuple
 
+from fuzz.oracle.effects.order import aligned_blocks
 from fuzz.oracle.finding import Difference, Outcome
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from fuzz.oracle.unaligned import inside
@@ -472,6 +473,16 @@ def folios_fork(ref: Kernel, cand: Kernel, n: int, preferred: int) -> bool:
         handled += [(pfn, k, other) for pfn in _only(k, a, b)]
         huge += [(pfn, k, other) for pfn in _only(k, _huge(k, a), _huge(other, a))]
     return _first_was_gone(handled, n, preferred) or _first_was_gone(huge, n, preferred)
+
+
+def none_left(name: str, rcs: tuple[int, int], kernels: tuple[Kernel, Kernel], args: dict[str, Any]) -> bool:
+    """Whether the side that has no gigantic pages for a mapping lacks free memory in one piece for them: with as much
+    free, a single frame in it is enough."""
+    if name != "hugetlb map" or sorted(rcs) != [-ENOMEM, 0]:
+        return False
+    k = kernels[rcs.index(-ENOMEM)]
+    h = k.hstates[first_choice(k, name, args)[0].bit_length() - 1]
+    return h.gigantic and aligned_blocks(k, h, [node.nid for node in k.nodes]) < args["count"]
 
 
 Choices = list[tuple[int, Kernel, Kernel]]
