@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from fuzz.execute import Lockstep
-from fuzz.oracle.parting import Lack, Room, came_further, had_less
+from fuzz.oracle.arches import starved_boot
+from fuzz.oracle.finding import NO_MEMMAP, UNMAPPED
+from fuzz.oracle.parting import Lack, Room, came_further, had_less, none_left
 from fuzz.program.text import parse
 from mm.errno import EBUSY, ENOMEM
 from mm.page_alloc import OWNER_PAGES_MOVABLE
@@ -36,3 +38,37 @@ def test_less_in_one_zone_is_less() -> None:
     assert not had_less(Lack((0, 0), (0, 1)), (high, more))
     assert not had_less(Lack((0, 0), (0, 0)), (high, more))
     assert not had_less(Lack((0, 0), (1, 1)), (more, more))
+
+
+def test_a_gigantic_page_needs_memory_in_one_piece() -> None:
+    program = parse((REGRESSIONS / "clause-gigantic-page-in-one-piece.vmm").read_text(encoding="utf-8"))
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        rcs = pair.step(op).rcs
+    kernels = pair.reference.kernel, pair.candidate.kernel
+    assert rcs == (-ENOMEM, 0)
+    assert none_left("hugetlb map", (-ENOMEM, 0), kernels, op.args)
+    assert not none_left("hugetlb resize", (-ENOMEM, 0), kernels, op.args)
+    assert not none_left("hugetlb map", (-ENOMEM, -ENOMEM), kernels, op.args)
+    assert not none_left("hugetlb map", (-ENOMEM, 0), kernels, {**op.args, "size": 2 << 20})  # for others
+    pages = kernels[0].pages
+    zone = pages.zone_of.get(0xC0000)
+    assert zone is not None
+    zone.blocks.add(0xC0000 >> pages.block_order, 0x100000 >> pages.block_order)
+    assert not none_left("hugetlb map", (-ENOMEM, 0), kernels, op.args)  # with a piece it had no reason
+
+
+def test_a_boot_that_only_the_framework_survives() -> None:
+    program = parse((REGRESSIONS / "clause-boot-without-room-for-memmap.vmm").read_text(encoding="utf-8"))
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        rcs = pair.step(op).rcs
+    ref, cand = pair.reference.kernel, pair.candidate.kernel
+    assert starved_boot(ref, cand, rcs, past=False)
+    unmapped = f"{UNMAPPED}0x1000 is written but not mapped"
+    assert not starved_boot(ref, cand, (unmapped, 0), past=False)  # 7.3 panics in time
+    assert starved_boot(ref, cand, (unmapped, 0), past=True)
+    assert not starved_boot(ref, cand, (f"{NO_MEMMAP}a section", -ENOMEM), past=False)
+    zone = max((zone for node in cand.nodes for zone in node.zones), key=lambda zone: zone.end_pfn)
+    zone.frags.add(zone.end_pfn, zone.end_pfn + 132 * 4095)
+    assert not starved_boot(ref, cand, rcs, past=False)  # there was memory for it
