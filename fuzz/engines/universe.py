@@ -159,10 +159,10 @@ def _untouched(pair: Lockstep, at: int) -> bool:
     for side in (pair.reference, pair.candidate):
         k: Any = side.kernel
         lo, hi = at >> side.page_shift, (at + SECTION) >> side.page_shift
-        section, spp = lo // k.arch.pages_per_section, k.arch.spp
-        if k.iomem.overlaps(lo, hi) or k.tables.entries.overlaps(lo // spp, hi // spp):
+        section, first, last = lo // k.arch.pages_per_section, k.arch.vpn(lo), k.arch.vpn_end(hi)
+        if k.iomem.overlaps(lo, hi) or k.tables.entries.overlaps(first, last):
             return False
-        if k.sections.flags.get(section) or k.tables.tables[0].overlaps(lo // spp // 512, -(-hi // spp // 512)):
+        if k.sections.flags.get(section) or k.tables.tables[0].overlaps(first // 512, -(-last // 512)):
             return False
         if any(zone.start_pfn < hi and lo < zone.end_pfn for node in k.nodes for zone in node.zones):
             return False

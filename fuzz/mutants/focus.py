@@ -202,7 +202,7 @@ _EXCUSED: Final = (lack, lack, fired, passed, points, stuck, stuck, tried, freed
 _BLOCKS: Final = (block, altmap, window, section, section_node, subsection, pageblock, unplugged)
 
 _ALTMAPS: Final = (block, altmap, window, page_map)
-_DEVICES: Final = (remap, page_map, subsection, counter, initialized, counted, references, shared_page, altmap)
+_ADDED: Final = (remap, page_map, subsection, counter, initialized, counted, references, shared_page, altmap)
 
 _LAWS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "zone_counters": (zone, zone, managed_zone, counted, online, owner),
@@ -272,7 +272,7 @@ FOCUS: Final[dict[str, tuple[Spoiler, ...]]] = {
     "tlb:either": (translation,),
     **dict.fromkeys(("compare:_fork", "compare:_lack", "compare:_refused"), _EXCUSED),
     **dict.fromkeys(("compare:_known", "compare:_leaves"), (*_MAPPED, *_WRITTEN, counter, log)),
-    **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _DEVICES),
+    **dict.fromkeys(("compare:_expect", "compare:_remapped", "compare:_created"), _ADDED),
     "compare:_returns": (log, fired, lack, subsection),
     "history:after": (entry_protection, entry_protection, entry_protection, pageblock, struct_page, counter),
     **dict.fromkeys(("history:_remapped", "history:_boot"), (entry_protection,)),

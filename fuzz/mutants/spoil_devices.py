@@ -30,13 +30,14 @@ def _part(k: Kernel, pgmap: PgMap, draw: Random) -> tuple[int, int]:
     """Vmemmap pages between two borders of a device, or a few behind or in front of one."""
     arch = k.arch
     start, end = draw.choice(pgmap.ranges)
-    size = max(arch.spp, 1 << pgmap.vmemmap_shift)
-    unit = draw.choice((arch.spp, arch.pages_per_section, size, size))
+    page = arch.pfn(1)
+    size = max(page, 1 << pgmap.vmemmap_shift)
+    unit = draw.choice((page, arch.pages_per_section, size, size))
     inside = start + draw.randrange(max(1, (end - start) // unit)) * unit
     compounds = start // size * size, start // size * size + size
     at = draw.choice((start, start, end, inside, *compounds, *(pfn // unit * unit for pfn in (start, inside, end))))
-    vpn = max(0, at // arch.spp + draw.choice((-2, -1, 0, 0, 0, 1, 2)))
-    return vpn, vpn + draw.choice((1, 1, 2, max(1, unit // arch.spp)))
+    vpn = max(0, arch.vpn(at) + draw.choice((-2, -1, 0, 0, 0, 1, 2)))
+    return vpn, vpn + draw.choice((1, 1, 2, max(1, arch.vpn(unit))))
 
 
 def device_entry(k: Kernel, draw: Random) -> str | None:
@@ -57,7 +58,10 @@ def device_entry(k: Kernel, draw: Random) -> str | None:
     if before is not None:
         frame = frame_at(before, lo - 1)
         others += [Shared(frame, True), Shared(frame, False), Pte(frame + 1 - lo, True)]
-    new = draw.choice([other for other in others if other != was])
+    others = [other for other in others if other != was]
+    if not others:
+        return None  # nothing is mapped there, nor in front of it
+    new = draw.choice(others)
     entries.clear(lo, hi)
     if new is not None:
         entries.set(lo, hi, new)
@@ -71,7 +75,7 @@ def device_page(k: Kernel, draw: Random) -> str | None:
     pgmap = _device(k, draw)
     if pgmap is None:
         return None
-    lo, hi = (vpn * k.arch.spp for vpn in _part(k, pgmap, draw))
+    lo, hi = map(k.arch.pfn, _part(k, pgmap, draw))
     order, nid = pgmap.vmemmap_shift, pgmap.nid
     own: RunMap[Content] = k.memmap.own
     was = own.get(lo)

@@ -13,6 +13,7 @@ from fuzz.mutants.panel import PLANTED_ALIKE, Panel
 from fuzz.mutants.planted import Fault, Faults, Source, answer_off, argument_off, sentence
 from fuzz.mutants.spoil import SPOILERS, Spoiler, neighbour
 from fuzz.mutants.spoil_books import BOOKS
+from fuzz.mutants.spoil_devices import DEVICES
 from fuzz.mutants.spoil_whole import OF_OPERATIONS, WHOLE
 from fuzz.mutants.trials import POSTED, corpus_trials
 from fuzz.oracle.finding import Finding
@@ -72,10 +73,23 @@ def suited(pair: Lockstep, spoiler: Spoiler) -> Lockstep:
     return other
 
 
-@pytest.mark.parametrize("spoiler", dict.fromkeys((*SPOILERS, *BOOKS, *WHOLE)), ids=lambda spoiler: spoiler.__name__)
+@pytest.mark.parametrize(
+    "spoiler", dict.fromkeys((*SPOILERS, *BOOKS, *WHOLE, *DEVICES)), ids=lambda spoiler: spoiler.__name__
+)
 def test_every_spoiler_finds_something_and_says_what(busy: Lockstep, spoiler: Spoiler) -> None:
     k = suited(busy, spoiler).candidate.kernel
     assert any(spoiler(k, Random(seed)) for seed in range(4))
+
+
+@pytest.mark.parametrize("spoiler", dict.fromkeys(DEVICES), ids=lambda spoiler: spoiler.__name__)
+def test_devices_are_spoiled_where_struct_pages_cross_the_borders_of_vmemmap_pages(spoiler: Spoiler) -> None:
+    machine = "machine arch=loongarch64 page=4K ram=1G nodes=1 kfence=on"
+    program = parse(f"vmm 1\n{machine}\nboot\nd0 = dax create at=0x100000000 size=512M align=2M\n")
+    pair = Lockstep(program.machine)
+    for op in program.ops:
+        assert pair.step(op).rcs == (0, 0)
+    said = [spoiler(pair.candidate.kernel, Random(seed)) for seed in range(100)]
+    assert sum(text is not None for text in said) > 50
 
 
 @pytest.mark.parametrize(
