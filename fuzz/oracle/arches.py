@@ -97,7 +97,7 @@ def preoptimized_boot(ref: Kernel, cand: Kernel) -> bool:
     order = max(ref.hstates)
     splits = n * (arch.vmemmap_pages(order) // arch.ptrs_per_pte)
     v, w = ref.vmstat, cand.vmstat
-    free = [sum(z.free_pages(arch.pmd_order) for node in k.nodes for z in node.zones) for k in (ref, cand)]
+    free = [_free_pages(k) for k in (ref, cand)]
     moved = w.nr_memmap - v.nr_memmap, w.nr_memmap_boot - v.nr_memmap_boot
     own = [_tables_of_ordinary(k) for k in (ref, cand)]
     tables = v.nr_page_table_pages - own[0] - (w.nr_page_table_pages - own[1])
@@ -109,11 +109,16 @@ def starved_boot(ref: Kernel, cand: Kernel, rcs: tuple[Outcome, Outcome], past: 
     """Whether only the framework can boot, as the memory map of the gigantic pages needs more than it has left. The
     `past` (v7.0-base) drops sections without a memory map, and dies of a struct page of one."""
     mine, theirs = rcs
-    died = str(mine).startswith((NO_MEMMAP, UNMAPPED) if past else NO_MEMMAP)
-    if not ref.arch.hvo or ref.arch.prehvo or theirs != 0 or not died:
+    if not ref.arch.hvo or ref.arch.prehvo or theirs != 0 or not isinstance(mine, str):
+        return False
+    if not mine.startswith(NO_MEMMAP) and not (past and UNMAPPED.match(mine)):
         return False
     pages = sum([ref.arch.vmemmap_pages(f.order) - 1 for f in gigantic_folios(cand) if f.vmemmap_optimized])
-    return sum([zone.free_pages(cand.arch.pmd_order) for node in cand.nodes for zone in node.zones]) < pages
+    return _free_pages(cand) < pages
+
+
+def _free_pages(k: Kernel) -> int:
+    return sum(zone.free_pages(k.arch.pmd_order) for node in k.nodes for zone in node.zones)
 
 
 def _tables_of_ordinary(k: Kernel) -> int:

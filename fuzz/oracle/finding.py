@@ -21,7 +21,7 @@ NO_MEMMAP: Final = "bug: panic: Failed to allocate memmap for "
 """The death of a kernel whose boot memory does not suffice for its memmap. It goes on to say what for: a section
 (mm/sparse.c:sparse_init_nid), or in 7.3 a HugeTLB page (mm/hugetlb_vmemmap.c:hugetlb_vmemmap_init_early), whose memmap
 the framework populates with its section (unified-framework.md 1.4, patch 10)."""
-UNMAPPED: Final = "bug: page fault: struct page of pfn "
+UNMAPPED: Final = re.compile(r"bug: page fault: struct page of pfn (0x[0-9a-f]+) is written but not mapped")
 """The death of a kernel that writes a struct page without a mapping."""
 
 

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from fuzz.oracle.accounting import Accounting
 from fuzz.oracle.difference import maps_difference
-from fuzz.oracle.finding import NO_MEMMAP, Difference, Outcome
+from fuzz.oracle.finding import NO_MEMMAP, UNMAPPED, Difference, Outcome
 from fuzz.oracle.observe import Form, PageSegment, Segment, append, append_pages
 from fuzz.oracle.pieces import REF_KEEP, shares_tails
 from mm.errno import ENOMEM
@@ -43,7 +43,6 @@ DROP: Final = "history-boot-populate-drop"
 
 _NOT_RAM: Final = re.compile(r"bug: bad page state: frame (0x[0-9a-f]+) is freed but is not online RAM")
 
-_UNMAPPED: Final = re.compile(r"bug: page fault: struct page of pfn (0x[0-9a-f]+) is written but not mapped")
 
 V = TypeVar("V")
 Runs = list[tuple[int, int]]
@@ -252,7 +251,7 @@ class History:
         for lo, hi, word in self.ref.sections.flags.items():
             if word & SECTION_HAS_MEM_MAP:
                 missing.remove(lo, hi)
-        died = _UNMAPPED.match(rc) if isinstance(rc, str) else None
+        died = UNMAPPED.match(rc) if isinstance(rc, str) else None
         if died is not None:
             return int(died[1], 16) // per in missing
         return rc == 0 and bool(missing.starts)

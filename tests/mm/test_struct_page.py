@@ -7,12 +7,12 @@ import pytest
 
 from fuzz.execute import Lockstep
 from fuzz.oracle.effects import answers, huge
-from fuzz.program.text import parse
 from mm.arch import ARCHES, Arch
 from mm.errno import EINVAL, ENOENT
 from mm.machine import Machine
 from mm.page import RAW, Plain
 from mm.pgtable import PMD_TABLE, Leaf, Pte
+from tests.mm.agreed import agreed
 
 K, M, G = 1 << 10, 1 << 20, 1 << 30
 SIZE = 80
@@ -21,12 +21,7 @@ WIDE = Machine(arch="loongarch64", kfence=True).geometry()
 
 def run(rest: str = "", page: str = "4K", kfence: str = "on") -> tuple[Lockstep, list[object]]:
     """A pair after a program that the models agree on, and what it returned."""
-    program = parse(f"vmm 1\nmachine arch=loongarch64 page={page} ram=1G nodes=1 kfence={kfence}\nboot\n{rest}")
-    pair = Lockstep(program.machine)
-    results = [pair.step(op) for op in program.ops]
-    assert not any(result.finding for result in results)
-    assert pair.finish() is None
-    return pair, [result.rcs[0] for result in results]
+    return agreed(f"arch=loongarch64 page={page} ram=1G nodes=1 kfence={kfence}", rest)
 
 
 def test_geometry() -> None:

@@ -4,20 +4,15 @@ import pytest
 
 from fuzz.execute import Lockstep
 from fuzz.oracle import laws
-from fuzz.program.text import parse
 from mm.errno import E2BIG, EINVAL
+from tests.mm.agreed import agreed
 
 T = 1 << 40
 
 
 def run(base: str, rest: str = "", arch: str = "riscv64") -> tuple[Lockstep, list[object]]:
     """A pair after a program that the models agree on, and what it returned."""
-    program = parse(f"vmm 1\nmachine arch={arch} page=4K ram=1G nodes=1 base={base}\nboot\n{rest}")
-    pair = Lockstep(program.machine)
-    results = [pair.step(op) for op in program.ops]
-    assert not any(result.finding for result in results)
-    assert pair.finish() is None
-    return pair, [result.rcs[0] for result in results]
+    return agreed(f"arch={arch} page=4K ram=1G nodes=1 base={base}", rest)
 
 
 @pytest.mark.parametrize(("base", "first"), [("0", 0), ("128T", 128 * T)])

@@ -4,21 +4,28 @@ from pathlib import Path
 
 from fuzz.execute import Lockstep
 from fuzz.oracle.arches import starved_boot
-from fuzz.oracle.finding import NO_MEMMAP, UNMAPPED
+from fuzz.oracle.finding import NO_MEMMAP, Outcome
 from fuzz.oracle.parting import Lack, Room, came_further, had_less, none_left
+from fuzz.program.model import Op
 from fuzz.program.text import parse
 from mm.errno import EBUSY, ENOMEM
+from mm.kernel import Kernel
 from mm.page_alloc import OWNER_PAGES_MOVABLE
 
 REGRESSIONS = Path(__file__).parents[3] / "corpus" / "regressions"
 
 
-def test_a_block_that_only_one_side_came_to() -> None:
-    program = parse((REGRESSIONS / "clause-unplug-got-further.vmm").read_text(encoding="utf-8"))
+def played(name: str) -> tuple[Kernel, Kernel, tuple[Outcome, Outcome], Op]:
+    """Both kernels after a regression, what its last operation returned, and that operation."""
+    program = parse((REGRESSIONS / f"{name}.vmm").read_text(encoding="utf-8"))
     pair = Lockstep(program.machine)
     for op in program.ops:
         rcs = pair.step(op).rcs
-    ref, cand = pair.reference.kernel, pair.candidate.kernel
+    return pair.reference.kernel, pair.candidate.kernel, rcs, op
+
+
+def test_a_block_that_only_one_side_came_to() -> None:
+    ref, cand, rcs, _ = played("clause-unplug-got-further")
     assert rcs == (-ENOMEM, -EBUSY)
     assert came_further(ref, cand, (-ENOMEM, -EBUSY)) == (-EBUSY,)
     assert came_further(ref, cand, (-EBUSY, -ENOMEM)) == ()  # the reference came no further
@@ -41,17 +48,14 @@ def test_less_in_one_zone_is_less() -> None:
 
 
 def test_a_gigantic_page_needs_memory_in_one_piece() -> None:
-    program = parse((REGRESSIONS / "clause-gigantic-page-in-one-piece.vmm").read_text(encoding="utf-8"))
-    pair = Lockstep(program.machine)
-    for op in program.ops:
-        rcs = pair.step(op).rcs
-    kernels = pair.reference.kernel, pair.candidate.kernel
+    ref, cand, rcs, op = played("clause-gigantic-page-in-one-piece")
+    kernels = ref, cand
     assert rcs == (-ENOMEM, 0)
     assert none_left("hugetlb map", (-ENOMEM, 0), kernels, op.args)
     assert not none_left("hugetlb resize", (-ENOMEM, 0), kernels, op.args)
     assert not none_left("hugetlb map", (-ENOMEM, -ENOMEM), kernels, op.args)
     assert not none_left("hugetlb map", (-ENOMEM, 0), kernels, {**op.args, "size": 2 << 20})  # for others
-    pages = kernels[0].pages
+    pages = ref.pages
     zone = pages.zone_of.get(0xC0000)
     assert zone is not None
     zone.blocks.add(0xC0000 >> pages.block_order, 0x100000 >> pages.block_order)
@@ -59,13 +63,9 @@ def test_a_gigantic_page_needs_memory_in_one_piece() -> None:
 
 
 def test_a_boot_that_only_the_framework_survives() -> None:
-    program = parse((REGRESSIONS / "clause-boot-without-room-for-memmap.vmm").read_text(encoding="utf-8"))
-    pair = Lockstep(program.machine)
-    for op in program.ops:
-        rcs = pair.step(op).rcs
-    ref, cand = pair.reference.kernel, pair.candidate.kernel
+    ref, cand, rcs, _ = played("clause-boot-without-room-for-memmap")
     assert starved_boot(ref, cand, rcs, past=False)
-    unmapped = f"{UNMAPPED}0x1000 is written but not mapped"
+    unmapped = "bug: page fault: struct page of pfn 0x1000 is written but not mapped"
     assert not starved_boot(ref, cand, (unmapped, 0), past=False)  # 7.3 panics in time
     assert starved_boot(ref, cand, (unmapped, 0), past=True)
     assert not starved_boot(ref, cand, (f"{NO_MEMMAP}a section", -ENOMEM), past=False)
