@@ -155,8 +155,16 @@ class Trace:
     """The text of the program."""
     page: int
     """Bytes of a page."""
-    struct_pages: int
-    """Struct pages in a vmemmap page."""
+    struct_page: int
+    """Bytes of a struct page."""
+
+    def vpn(self, pfn: int) -> int:
+        """The vmemmap page in which the struct page of `pfn` begins."""
+        return pfn * self.struct_page // self.page
+
+    def pfn(self, vpn: int) -> int:
+        """The first page whose struct page does not begin before vmemmap page `vpn`."""
+        return -(-vpn * self.page // self.struct_page)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -213,7 +221,7 @@ def trace(program: Program, profile: Profile = "posted") -> Trace:
         None if finding else terminal,
         format_program(program),
         arch.page,
-        arch.spp,
+        arch.struct_page,
     )
 
 

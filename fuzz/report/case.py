@@ -79,7 +79,7 @@ def place(finding: Finding, told: Trace) -> int | None:
     if page:
         return int(page[1], 16)
     pfn = _PFN.search(finding.detail)
-    return int(pfn[1], 16) // told.struct_pages if pfn else None
+    return told.vpn(int(pfn[1], 16)) if pfn else None
 
 
 def place_pfn(finding: Finding) -> int | None:

@@ -77,8 +77,8 @@ def bands(told: Trace, ranges: tuple[tuple[int, int], ...], number: int) -> list
         apart = "".join(
             _rect(scale, max(lo, first), min(hi, end), 0, 4) for lo, hi, _, _ in unlike if lo < end and hi > first
         )
-        pages, at = end - first, first * told.struct_pages * told.page
-        size = format_size(pages * told.struct_pages * told.page)
+        pages, at = end - first, told.pfn(first) * told.page
+        size = format_size(told.pfn(end) * told.page - at)
         label = f"vmemmap {first:#x}..{end:#x}: {pages:,} page{'s' * (pages > 1)}, of {size} at {at:#x}"
         out.append(Band(first, end, label, sides, apart))
     return out

@@ -7,6 +7,11 @@ import pytest
 
 from fuzz.execute import Lockstep
 from fuzz.oracle.effects import answers, huge
+from fuzz.oracle.finding import Finding
+from fuzz.program.text import parse
+from fuzz.report.case import place
+from fuzz.report.strips import bands
+from fuzz.trace import trace
 from mm.arch import ARCHES, Arch
 from mm.errno import EINVAL, ENOENT
 from mm.machine import Machine
@@ -139,3 +144,16 @@ def test_what_the_oracle_knows() -> None:
         allowed = answers.created(side, args)
         assert allowed is not None
         assert (allowed == {-EINVAL}) is (kfence == "on")
+
+
+def test_what_a_report_says() -> None:
+    """Half of a section, and the address at which it begins; the vmemmap page of a struct page that a finding names."""
+    line = "machine arch=loongarch64 page=4K ram=1G nodes=1 kfence=on"
+    told = trace(parse(f"vmm 1\n{line}\nboot\n"))
+    per = WIDE.vmemmap_per_section
+    (band,) = bands(told, ((per, per + per // 2),), 1)
+    assert band.label.endswith(f"{per // 2:,} pages, of 256M at {512 * M:#x}")
+    found = Finding(
+        "structpages", "content", "boot", ("ok", "ok"), "", "", f"struct page of pfn {512 * M // (4 * K):#x}: ..."
+    )
+    assert place(found, told) == per
